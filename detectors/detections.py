@@ -1,0 +1,67 @@
+"""The one box container: labels and predictions of an image, as tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from schemas.labels import BoxLabel, ImageLabels, LabelOrigin
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes of one image.
+
+    Attributes:
+        boxes: `(N, 4)` float, [x1, y1, x2, y2] in pixels.
+        classes: `(N,)` int64, contiguous class indices.
+        scores: `(N,)` float in [0, 1]; 1 for labels nobody scored.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    @classmethod
+    def of(cls, boxes: Tensor, classes: Tensor, scores: Tensor | None = None) -> "Detections":
+        """From tensors or nested lists; scores default to 1."""
+        boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        classes = torch.as_tensor(classes, dtype=torch.int64, device=boxes.device).reshape(-1)
+        if scores is None:
+            scores = torch.ones(len(boxes), device=boxes.device)
+        return cls(boxes, classes, torch.as_tensor(scores, dtype=torch.float32, device=boxes.device))
+
+    @classmethod
+    def from_labels(cls, labels: ImageLabels) -> "Detections":
+        """The boxes of stored labels, in pixels of the stored image."""
+        xywh = torch.tensor([box.bbox for box in labels.boxes], dtype=torch.float32).reshape(-1, 4)
+        boxes = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), dim=1)
+        classes = torch.tensor([box.category_id for box in labels.boxes], dtype=torch.int64)
+        return cls.of(boxes, classes, torch.tensor([box.score for box in labels.boxes]))
+
+    def to_labels(self, size: int, origins: list[LabelOrigin]) -> ImageLabels:
+        """Stored labels for a square image of `size` pixels; boxes are clipped to it."""
+        clipped = self.boxes.clamp(0, size).tolist()
+        boxes = tuple(
+            BoxLabel(bbox=(x1, y1, x2 - x1, y2 - y1), category_id=category, score=min(max(score, 0.0), 1.0), origin=origin)
+            for (x1, y1, x2, y2), category, score, origin in zip(
+                clipped, self.classes.tolist(), self.scores.tolist(), origins, strict=True
+            )
+            if x2 > x1 and y2 > y1
+        )
+        return ImageLabels(width=size, height=size, boxes=boxes)
+
+    def to(self, device: torch.device) -> "Detections":
+        """The same on another device."""
+        return Detections(self.boxes.to(device), self.classes.to(device), self.scores.to(device))
+
+    def scaled(self, factor: float) -> "Detections":
+        """The same for an image enlarged by `factor`."""
+        return Detections(self.boxes * factor, self.classes, self.scores)
+
+    def select(self, keep: Tensor) -> "Detections":
+        """The boxes that `keep` (a mask or indices) names."""
+        return Detections(self.boxes[keep], self.classes[keep], self.scores[keep])

@@ -1,0 +1,234 @@
+"""Train the embedded default on rendered scenes: `python -m detectors.embedded.train --out FILE --minutes 18`.
+
+The loop is short and its own; the loss is the library's. Training stops on the clock: the learning rate follows the
+share of the given minutes that has passed, so a slower machine trains for fewer steps in the same time.
+"""
+
+import contextlib
+import copy
+import io
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+import yaml
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.nms import non_max_suppression
+
+from detectors.embedded import ARCHITECTURE, WEIGHTS
+from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VALIDATION_SEED, Scene, render_scene
+
+TRAINING_SCENES: int = 8000
+VALIDATION_SCENES: int = 256
+BATCH_SIZE: int = 32
+LEARNING_RATE: float = 2e-3
+WEIGHT_DECAY: float = 0.02
+WARMUP_STEPS: int = 200
+EMA_DECAY: float = 0.998
+GRADIENT_NORM: float = 10.0
+MAX_BYTES: int = 3_000_000
+"""Largest weights file; the weights are stored in float16 where float32 would exceed it."""
+
+
+def build_model() -> DetectionModel:
+    """The untrained embedded detector, float32 on the CPU, with the library's default loss gains in `args`."""
+    architecture: dict[str, Any] = yaml.safe_load(ARCHITECTURE.read_text(encoding="utf-8"))
+    model = DetectionModel(architecture, nc=len(CLASS_NAMES), verbose=False)
+    model.args = get_cfg()
+    return model
+
+
+def render_scenes(seed: int, count: int) -> list[Scene]:
+    """Scenes 0 to `count` - 1 of the sequence `seed`, rendered by one process per core."""
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        return pool.map(partial(render_scene, seed), range(count), chunksize=64)
+
+
+def to_image(scene: Scene) -> Tensor:
+    """The image of a scene as (3, H, W) float32 RGB in [0, 1]."""
+    return torch.from_numpy(scene.image).permute(2, 0, 1).float() / 255
+
+
+def augment(image: NDArray[np.uint8], boxes: NDArray[np.float32], rng: np.random.Generator) -> tuple[Any, Any]:
+    """One of the eight flips and quarter turns of a square image, and one of the six orders of its colour channels.
+
+    image: (H, H, 3). boxes: (N, 4) xyxy in units of the image side. Returns both, changed.
+    """
+    if rng.random() < 0.5:
+        image, boxes = image.swapaxes(0, 1), boxes[:, [1, 0, 3, 2]]
+    if rng.random() < 0.5:
+        image, boxes = image[:, ::-1], np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
+    if rng.random() < 0.5:
+        image, boxes = image[::-1], np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], axis=1)
+    return image[..., rng.permutation(3)], boxes
+
+
+def training_batches(scenes: list[Scene], rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
+    """Endless shuffled batches in the form the library's loss takes.
+
+    img: (B, 3, H, W) float32 in [0, 1]. batch_idx: (M,) float32 image of each object. cls: (M,) float32.
+    bboxes: (M, 4) float32 (centre x, centre y, width, height) in units of the image side.
+    """
+    while True:
+        order = rng.permutation(len(scenes))
+        for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
+            chosen = [scenes[i] for i in order[start : start + BATCH_SIZE]]
+            changed = [augment(scene.image, scene.boxes / scene.image.shape[0], rng) for scene in chosen]
+            corners = torch.from_numpy(np.concatenate([boxes for _, boxes in changed])).float()
+            images = torch.from_numpy(np.stack([image for image, _ in changed]))
+            counts = torch.tensor([len(scene.classes) for scene in chosen])
+            yield {
+                "img": images.permute(0, 3, 1, 2).float() / 255,
+                "batch_idx": torch.arange(len(chosen)).repeat_interleave(counts).float(),
+                "cls": torch.from_numpy(np.concatenate([scene.classes for scene in chosen])).float(),
+                "bboxes": torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1),
+            }
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.AdamW:
+    """AdamW with weight decay on convolution kernels only."""
+    kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.99))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Move the exponential moving average of parameters and running statistics towards `model`, in place."""
+    decay = EMA_DECAY * (1 - math.exp(-(step + 1) / 400))
+    current = model.state_dict()
+    for name, value in average.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(current[name], 1 - decay)
+        else:
+            value.copy_(current[name])
+
+
+def train(
+    model: DetectionModel, scenes: list[Scene], seconds: float, seed: int, report: Callable[[str], None]
+) -> DetectionModel:
+    """Train `model` in place for `seconds` and return the moving average of its weights.
+
+    Raises RuntimeError if the loss stops being finite.
+    """
+    average = copy.deepcopy(model).eval()
+    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = make_optimizer(model)
+    started = time.monotonic()
+    for step, batch in enumerate(training_batches(scenes, np.random.default_rng(seed))):
+        share = (time.monotonic() - started) / seconds
+        if share >= 1:
+            break
+        rate = LEARNING_RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))) * min(1, (step + 1) / WARMUP_STEPS)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
+        losses, parts = model.loss(batch)
+        loss = losses.sum() / BATCH_SIZE
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"the training loss is {loss.item()} at step {step}; lower LEARNING_RATE")
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        update_average(average, model, step)
+        if step % 100 == 0:
+            named = " ".join(f"{name} {float(value):.3f}" for name, value in parts.items())
+            speed = step * BATCH_SIZE / (share * seconds)
+            report(f"step {step} ({share:.0%}) rate {rate:.2e} {named} images/s {speed:.0f}")
+    return average
+
+
+@torch.no_grad()
+def detect(model: nn.Module, scenes: list[Scene]) -> list[Tensor]:
+    """Detections of each scene, (K, 6) float32: x1, y1, x2, y2 in pixels, score, class index."""
+    found: list[Tensor] = []
+    for start in range(0, len(scenes), BATCH_SIZE):
+        images = torch.stack([to_image(scene) for scene in scenes[start : start + BATCH_SIZE]])
+        outputs = model(images)
+        found += non_max_suppression(outputs, conf_thres=0.001, iou_thres=0.7, multi_label=True, max_time_img=10.0)
+    return found
+
+
+def evaluate(model: nn.Module, scenes: list[Scene]) -> tuple[dict[str, float], dict[str, float]]:
+    """COCO box metrics of `model` on `scenes`: (mAP50-95 and mAP50), and mAP50-95 by class name."""
+    truth: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for index, (scene, found) in enumerate(zip(scenes, detect(model.eval(), scenes), strict=True)):
+        for (x1, y1, x2, y2), label in zip(scene.boxes.tolist(), scene.classes.tolist(), strict=True):
+            box, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
+            truth.append(
+                {"id": len(truth) + 1, "image_id": index, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
+            )
+        for x1, y1, x2, y2, score, label in found.tolist():
+            box = [x1, y1, x2 - x1, y2 - y1]
+            results.append({"image_id": index, "category_id": int(label), "bbox": box, "score": score})
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground = COCO()
+        ground.dataset = {
+            "info": {},
+            "images": [{"id": index} for index in range(len(scenes))],
+            "categories": [{"id": index, "name": name} for index, name in enumerate(CLASS_NAMES)],
+            "annotations": truth,
+        }
+        ground.createIndex()
+        evaluation = COCOeval(ground, ground.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    per_class = {name: float(precision[:, :, index].mean()) for index, name in enumerate(CLASS_NAMES)}
+    return {"mAP50-95": float(evaluation.stats[0]), "mAP50": float(evaluation.stats[1])}, per_class
+
+
+def save_weights(model: nn.Module, out: Path, metadata: dict[str, str]) -> None:
+    """Write the state dictionary as safetensors, in float16 if float32 would not fit in `MAX_BYTES`."""
+    state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    if sum(value.nbytes for value in state.values()) > 0.98 * MAX_BYTES:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, out, metadata=metadata)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Weights file to write (safetensors).")] = WEIGHTS,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Training time, without rendering and evaluation.")] = 18.0,
+    seed: Annotated[int, typer.Option(help="Seed of initial weights, order and augmentation.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
+) -> None:
+    """Train the embedded detector on rendered scenes, measure it on validation scenes and save it."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    report = partial(print, flush=True)
+    started = time.monotonic()
+    scenes = render_scenes(TRAINING_SEED, TRAINING_SCENES)
+    report(f"rendered {len(scenes)} training scenes in {time.monotonic() - started:.0f} s")
+    model = train(build_model(), scenes, minutes * 60, seed, report)
+
+    command = f"python -m detectors.embedded.train --minutes {minutes:g} --seed {seed} --threads {threads}"
+    names = ",".join(CLASS_NAMES)
+    save_weights(model, out, {"class_names": names, "image_size": str(SCENE_SIZE), "command": command})
+    stored = build_model()
+    stored.load_state_dict(load_file(out))
+    metrics, per_class = evaluate(stored, render_scenes(VALIDATION_SEED, VALIDATION_SCENES))
+    for name, value in {**metrics, **per_class}.items():
+        report(f"{name} {value:.3f}")
+    report(f"{sum(p.numel() for p in stored.parameters())} parameters, {out.stat().st_size} bytes in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

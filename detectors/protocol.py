@@ -1,0 +1,88 @@
+"""What a detector family implements. A new family is one new file that does, and one line in `registry`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detectors.detections import Detections
+from schemas.teacher import TeacherIdentity
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """Raw outputs of the detection head, before decoding.
+
+    Attributes:
+        class_logits: `(B, C, A)` each: independent class logits of A anchors.
+        box_logits: `(B, 4, R, A)` each: logits of box-edge distributions over R bins; R = 1 is a plain distance.
+        raw: what the family's own loss takes.
+    """
+
+    class_logits: tuple[Tensor, ...]
+    box_logits: tuple[Tensor, ...]
+    raw: Any
+
+
+class Detector(Protocol):
+    """A detector of some family: the teacher, or the student made from it.
+
+    Images are `(B, 3, H, W)` float, in the range the network sees on real images (Ultralytics: RGB in [0, 1]), sides a
+    multiple of the stride. The network is always in eval mode: batch-norm statistics never move.
+    """
+
+    identity: TeacherIdentity
+    network: nn.Module
+
+    def head_outputs(self, images: Tensor) -> HeadOutputs:
+        """Raw head outputs, with gradients to the images and the weights."""
+        ...
+
+    def task_loss(self, outputs: HeadOutputs, labels: Sequence[Detections]) -> Tensor:
+        """The family's own detection loss, a scalar: mean over the B images."""
+        ...
+
+    def predict(
+        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+    ) -> list[Detections]:
+        """Decoded, suppressed predictions of each image, best first; `multi_label` lets an anchor carry many classes."""
+        ...
+
+    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+        """An `(h, w, 3)` image on a `(size, size, 3)` canvas, the family's way; also its scale and (left, top) border."""
+        ...
+
+    def copy(self) -> Self:
+        """An independent copy."""
+        ...
+
+    def fold_batch_norm(self) -> None:
+        """Fold every batch norm into the convolution before it, in place; the function stays the same."""
+        ...
+
+    def statistics_sites(self) -> list[nn.BatchNorm2d]:
+        """Layers whose running statistics describe the training images, in the order of the forward pass."""
+        ...
+
+    def distillation_sites(self) -> list[str]:
+        """Modules whose outputs a student should reproduce, by name."""
+        ...
+
+    def first_layer(self) -> str:
+        """Name of the layer that sees the pixels."""
+        ...
+
+    def output_layers(self) -> list[str]:
+        """Names of the layers whose outputs are decoded."""
+        ...
+
+    def head_layers(self) -> list[str]:
+        """Names of all layers of the detection head, output layers included."""
+        ...
+
+    def float_layers(self) -> list[str]:
+        """Names of the layers that no policy quantizes (decoding)."""
+        ...

@@ -1,0 +1,51 @@
+"""Which adapter serves which family, and on which device it runs."""
+
+from typing import Any
+
+import torch
+
+from detectors.protocol import Detector
+from detectors.source import EMBEDDED, checkpoint_path
+from detectors.ultralytics_yolo import UltralyticsDetector
+from schemas.errors import ConfigError
+from schemas.teacher import TeacherIdentity, TeacherSource
+
+FAMILIES: dict[str, Any] = {"ultralytics": UltralyticsDetector}
+
+
+def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
+    """Load a full-precision detector.
+
+    Raises:
+        InputError: the checkpoint is missing, is of another family, or does not load safely.
+    """
+    family = FAMILIES[source.family]
+    path = checkpoint_path(source)
+    teacher: Detector = family.embedded() if source.path == EMBEDDED else family.load(path, source.trust_pickle)
+    teacher.network.to(device)
+    return teacher
+
+
+def build_detector(identity: TeacherIdentity) -> Detector:
+    """A detector of the same architecture with unset weights.
+
+    Raises:
+        VerificationError: the architecture does not build.
+    """
+    detector: Detector = FAMILIES[identity.family].build(identity)
+    return detector
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of a configuration; `auto` is cuda where there is one, else cpu.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: got {name!r}, which is not usable here; take auto, cpu or cuda:N") from error
+    return torch.device(name)

@@ -1,0 +1,254 @@
+"""Ultralytics YOLO detectors (v3 to 26), through the library's own loss, letterboxing and NMS."""
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"  # build networks without eval(), whatever an architecture says
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # a job never installs packages
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from ultralytics.cfg import get_cfg
+from ultralytics.data.augment import LetterBox
+from ultralytics.nn.modules.head import Detect
+from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+from ultralytics.utils.nms import non_max_suppression
+
+from detectors.detections import Detections
+from detectors.embedded import ARCHITECTURE, WEIGHTS
+from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
+from detectors.protocol import HeadOutputs
+from schemas.errors import InputError, VerificationError
+from schemas.storage import file_digest
+from schemas.teacher import PixelFormat, TeacherIdentity
+
+NMS_SECONDS_PER_IMAGE = 1e3
+"""Suppression is never cut short by the clock: results must not depend on the machine's load."""
+LOSS_GAINS = ("box", "cls", "dfl")
+
+
+class UltralyticsDetector:
+    """Implements `detectors.protocol.Detector`. Images are RGB in [0, 1]."""
+
+    def __init__(self, identity: TeacherIdentity, network: DetectionModel, gains: dict[str, float] | None = None) -> None:
+        self.identity = identity
+        self.network = network.eval()
+        self.network.requires_grad_(False)
+        self.network.args = get_cfg(overrides=gains or {})
+        self._criterion: Any = None
+
+    @classmethod
+    def load(cls, path: Path, trust_pickle: bool = False) -> Self:
+        """Read an Ultralytics checkpoint; only allow-listed classes are built unless `trust_pickle`.
+
+        Raises:
+            InputError: not an Ultralytics detection checkpoint, or it needs classes beyond the allow-list.
+        """
+        try:
+            checkpoint, _ = torch_safe_load(path, safe_only=not trust_pickle)
+        except Exception as error:  # the library raises TypeError, RuntimeError, pickle and import errors alike
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"teacher {path}: not an Ultralytics YOLO checkpoint that loads safely ({reason}); "
+                "check teacher.family, or set teacher.trust_pickle for a file you made yourself"
+            ) from error
+        stored = checkpoint.get("ema") or checkpoint.get("model")
+        if not isinstance(stored, nn.Module) or type(getattr(stored, "model", [None])[-1]).__name__ not in DETECTION_HEADS:
+            raise InputError(f"teacher {path}: holds no Ultralytics *detection* model (segmentation, pose and others do not fit)")
+        args = checkpoint.get("train_args") or {}
+        names = stored.names
+        identity = TeacherIdentity(
+            family="ultralytics",
+            architecture=_plain_architecture(stored.yaml | {"nc": len(names)}),
+            sha256=file_digest(path),
+            class_names=tuple(str(names[index]) for index in range(len(names))),
+            input_size=int(args.get("imgsz", 640)),
+            stride=int(stored.stride.max()),
+            pixels=PixelFormat(),
+        )
+        detector = cls.build(identity, {gain: float(args[gain]) for gain in LOSS_GAINS if gain in args})
+        try:
+            detector.network.load_state_dict(stored.float().state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"teacher {path}: its weights do not fit its own architecture ({reason})") from error
+        return detector
+
+    @classmethod
+    def build(cls, identity: TeacherIdentity, gains: dict[str, float] | None = None) -> Self:
+        """The architecture of `identity`, weights unset.
+
+        Raises:
+            VerificationError: it does not build.
+        """
+        try:
+            network = DetectionModel(copy.deepcopy(identity.architecture), ch=3, nc=len(identity.class_names), verbose=False)
+        except Exception as error:  # whatever a foreign architecture makes the library raise
+            raise VerificationError(f"the architecture of the teacher does not build ({error})") from error
+        if type(network.model[-1]).__name__ not in DETECTION_HEADS:
+            raise VerificationError("the architecture of the teacher has no detection head")
+        network.names = dict(enumerate(identity.class_names))
+        return cls(identity, network, gains)
+
+    @classmethod
+    def embedded(cls) -> Self:
+        """The small detector that ships with this project, trained on its own rendered scenes."""
+        identity = TeacherIdentity(
+            family="ultralytics",
+            architecture=yaml.safe_load(ARCHITECTURE.read_text(encoding="utf-8")),
+            sha256=file_digest(WEIGHTS),
+            class_names=CLASS_NAMES,
+            input_size=SCENE_SIZE,
+            stride=32,
+        )
+        detector = cls.build(identity)
+        detector.network.load_state_dict(load_file(WEIGHTS))
+        return detector
+
+    @property
+    def _head(self) -> Detect:
+        return self.network.model[-1]
+
+    def head_outputs(self, images: Tensor) -> HeadOutputs:
+        """See `Detector`. The head alone runs in training mode, so that nothing is decoded."""
+        self._head.training = True
+        try:
+            raw = self.network(images)
+        finally:
+            self._head.training = False
+        branches = [raw[name] for name in ("one2many", "one2one") if name in raw] or [raw]
+        return HeadOutputs(
+            class_logits=tuple(branch["scores"] for branch in branches),
+            box_logits=tuple(branch["boxes"].unflatten(1, (4, -1)) for branch in branches),
+            raw=raw,
+        )
+
+    def task_loss(self, outputs: HeadOutputs, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`: box, class and distribution loss of the library, with the gains it was trained with."""
+        if self._criterion is None:
+            self._criterion = self.network.init_criterion()
+        logits = outputs.class_logits[0]
+        height, width = (side * int(self._head.stride[0]) for side in _feature_size(outputs.raw))
+        size = logits.new_tensor([width, height, width, height])
+        boxes = torch.cat([label.boxes for label in labels]).to(logits.device) / size
+        batch = {
+            "batch_idx": torch.cat([torch.full((len(label),), float(i)) for i, label in enumerate(labels)]).to(logits.device),
+            "cls": torch.cat([label.classes for label in labels]).to(logits),
+            "bboxes": torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), dim=1),
+        }
+        loss, _ = self._criterion(outputs.raw, batch)
+        return loss.sum() / len(labels)
+
+    @torch.no_grad()
+    def predict(
+        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+    ) -> list[Detections]:
+        """See `Detector`."""
+        self._head.max_det = max_detections
+        decoded = self.network(images)[0]
+        found = non_max_suppression(
+            decoded,
+            conf_thres=confidence,
+            iou_thres=iou,
+            multi_label=multi_label,
+            max_det=max_detections,
+            nc=len(self.identity.class_names),
+            max_time_img=NMS_SECONDS_PER_IMAGE,
+            end2end=self._head.end2end,
+        )
+        return [Detections.of(rows[:, :4], rows[:, 5].long(), rows[:, 4]) for rows in found]
+
+    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+        """See `Detector`."""
+        box = LetterBox(new_shape=(size, size), auto=False, padding_value=self.identity.pixels.padding)
+        placed = box.get_params({"img": image})
+        return box(image=image), placed["ratio"][0], (placed["left"], placed["top"])
+
+    def copy(self) -> Self:
+        """See `Detector`."""
+        twin = copy.copy(self)
+        twin.network = copy.deepcopy(self.network)
+        twin._criterion = None
+        return twin
+
+    def fold_batch_norm(self) -> None:
+        """See `Detector`. Every block of the library that pairs `conv` and `bn` is covered."""
+        for block in self.network.modules():
+            conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                block.conv = fuse_conv_bn_eval(conv, norm)
+                block.bn = nn.Identity()
+        self.network.requires_grad_(False)
+
+    def statistics_sites(self) -> list[nn.BatchNorm2d]:
+        """See `Detector`."""
+        return [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def distillation_sites(self) -> list[str]:
+        """See `Detector`: the blocks of the network that carry weights, the head excepted."""
+        blocks = list(self.network.model.named_children())[:-1]
+        return [f"model.{name}" for name, block in blocks if any(True for _ in block.parameters())]
+
+    def first_layer(self) -> str:
+        """See `Detector`."""
+        return next(name for name, module in self.network.named_modules() if isinstance(module, nn.Conv2d))
+
+    def output_layers(self) -> list[str]:
+        """See `Detector`: the last convolution of each branch and level."""
+        branches = [
+            branch for name, branch in self._head.named_children() if name.removeprefix("one2one_") in ("cv2", "cv3")
+        ]
+        last = {list(level.modules())[-1] for branch in branches for level in branch}
+        return [name for name, module in self.network.named_modules() if module in last]
+
+    def head_layers(self) -> list[str]:
+        """See `Detector`."""
+        inside = {module for module in self._head.modules() if isinstance(module, nn.Conv2d)}
+        return [name for name, module in self.network.named_modules() if module in inside]
+
+    def float_layers(self) -> list[str]:
+        """See `Detector`: the fixed convolution that takes the mean of a box-edge distribution."""
+        inside = set(self._head.dfl.modules())
+        return [name for name, module in self.network.named_modules() if module in inside]
+
+
+DETECTION_HEADS = ("Detect", "v10Detect")
+
+
+def download(name: str) -> Path:
+    """Download a published checkpoint by name (`yolo11n.pt`) into the working folder.
+
+    Raises:
+        InputError: no such checkpoint is published, or it cannot be fetched.
+    """
+    if name not in GITHUB_ASSETS_NAMES:
+        raise InputError(f"teacher {name}: no such file, and not a published Ultralytics checkpoint; check teacher.path")
+    try:
+        path = Path(attempt_download_asset(name))
+    except Exception as error:  # urllib, ssl and the library's own errors
+        raise InputError(f"teacher {name}: not a file here, and the download failed ({error})") from error
+    if not path.is_file():
+        raise InputError(f"teacher {name}: not a file here, and the download failed; fetch it where there is a network")
+    return path
+
+
+def _plain_architecture(architecture: dict[str, Any]) -> dict[str, Any]:
+    """The architecture as JSON has it: no tuples, no paths."""
+    plain: dict[str, Any] = yaml.safe_load(yaml.safe_dump(architecture))
+    return plain
+
+
+def _feature_size(raw: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the finest feature map of raw head outputs."""
+    branch = raw.get("one2many", raw)
+    height, width = branch["feats"][0].shape[-2:]
+    return int(height), int(width)

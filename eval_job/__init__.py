@@ -1,0 +1,1 @@
+"""Stage 3: COCO and VOC metrics, latency and size, the report."""

@@ -1,0 +1,1 @@
+"""The conductor: run configuration, local and Docker executors, the zsq command line."""

@@ -1,0 +1,1 @@
+"""Stage 2: quantize, calibrate, distil and train, save the student."""

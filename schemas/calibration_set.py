@@ -1,0 +1,135 @@
+"""The calibration set: shards of synthetic images with labels, and the manifest that makes them a whole."""
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field
+
+from schemas.base import Contract, Document, canonical_digest
+from schemas.labels import ImageLabels
+from schemas.provenance import Provenance
+from schemas.synth_config import SynthConfig
+from schemas.teacher import TeacherIdentity
+
+MANIFEST = "manifest.json"
+AREA_EDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
+"""Bin edges of the box-area histogram, as shares of the image area."""
+POSITION_CELLS = 4
+"""Side of the grid on which box centres are counted."""
+
+
+class LabelMode(StrEnum):
+    """Whether anyone's labels were used; visible to whoever receives the set."""
+
+    SAMPLED = "sampled"
+    GIVEN = "given"
+
+
+class ImageSource(StrEnum):
+    """What the images are. Only `synthesized` sets come out of a zero-shot run; the others are baselines."""
+
+    SYNTHESIZED = "synthesized"
+    NOISE = "noise"
+    REAL = "real"
+
+
+class LabelStatistics(Contract):
+    """How the labels of a set are distributed."""
+
+    images: int = Field(ge=0)
+    boxes: int = Field(ge=0)
+    boxes_per_image: float = Field(ge=0)
+    class_histogram: dict[str, int] = Field(description="boxes of each class that occurs, most frequent first")
+    area_histogram: tuple[int, ...] = Field(description=f"boxes by share of the image area, edges {AREA_EDGES}")
+    position_histogram: tuple[tuple[int, ...], ...] = Field(
+        description=f"box centres on a {POSITION_CELLS} x {POSITION_CELLS} grid, rows from the top"
+    )
+    origin_histogram: dict[str, int] = Field(description="boxes of each origin")
+
+    @classmethod
+    def of(cls, labels: list[ImageLabels], class_names: tuple[str, ...]) -> "LabelStatistics":
+        """Statistics of the labels of a whole set."""
+        classes: dict[str, int] = {}
+        origins: dict[str, int] = {}
+        areas = [0] * (len(AREA_EDGES) - 1)
+        positions = [[0] * POSITION_CELLS for _ in range(POSITION_CELLS)]
+        for image in labels:
+            for box in image.boxes:
+                x, y, w, h = box.bbox
+                name = class_names[box.category_id]
+                classes[name] = classes.get(name, 0) + 1
+                origins[box.origin.value] = origins.get(box.origin.value, 0) + 1
+                share = w * h / (image.width * image.height)
+                areas[min(sum(share >= edge for edge in AREA_EDGES[1:]), len(areas) - 1)] += 1
+                column = int((x + w / 2) / image.width * POSITION_CELLS)
+                row = int((y + h / 2) / image.height * POSITION_CELLS)
+                positions[min(max(row, 0), POSITION_CELLS - 1)][min(max(column, 0), POSITION_CELLS - 1)] += 1
+        boxes = sum(areas)
+        return cls(
+            images=len(labels),
+            boxes=boxes,
+            boxes_per_image=boxes / len(labels) if labels else 0.0,
+            class_histogram=dict(sorted(classes.items(), key=lambda item: (-item[1], item[0]))),
+            area_histogram=tuple(areas),
+            position_histogram=tuple(tuple(row) for row in positions),
+            origin_histogram=dict(sorted(origins.items())),
+        )
+
+
+class AveragePrecision(Contract):
+    """COCO mean average precision by pycocotools, 0 to 1; -1 where no box of that kind exists."""
+
+    map50_95: float = Field(ge=-1, le=1)
+    map50: float = Field(ge=-1, le=1)
+    map75: float = Field(ge=-1, le=1)
+    map_small: float = Field(ge=-1, le=1)
+    map_medium: float = Field(ge=-1, le=1)
+    map_large: float = Field(ge=-1, le=1)
+
+
+class ShardRecord(Document):
+    """One tar of the set; also stored beside it as `<shard>.json`."""
+
+    file: str = Field(pattern=r"^calib-\d{6}\.tar$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=1)
+    samples: int = Field(ge=1)
+    first_sample: int = Field(ge=0, description="index of the first sample in the whole set")
+    seed: int = Field(ge=0, description="the set's seed; a sample's randomness comes from (seed, sample index)")
+    key: str = Field(description="provenance key of the run that wrote the shard")
+
+
+class CalibrationSetManifest(Document):
+    """`manifest.json`: its presence means the set is whole."""
+
+    teacher: TeacherIdentity
+    label_mode: LabelMode
+    image_source: ImageSource = ImageSource.SYNTHESIZED
+    synth: SynthConfig
+    image_size: int = Field(ge=32, le=4096, description="side of the square images, pixels")
+    seed: int = Field(ge=0)
+    shards: tuple[ShardRecord, ...] = Field(min_length=1)
+    statistics: LabelStatistics
+    teacher_agreement: AveragePrecision | None = Field(
+        description="the teacher's mAP on the stored, decoded images against their labels; null where there are none"
+    )
+    provenance: Provenance
+    licence: str = Field(
+        default="Synthetic images derived from the teacher's weights; the teacher's licence may extend to them.",
+        description="licence note for whoever receives the set",
+    )
+
+    @property
+    def digest(self) -> str:
+        """Digest of the set's content: its teacher and the digests of its shards, in order."""
+        return canonical_digest({"teacher": self.teacher.sha256, "shards": [shard.sha256 for shard in self.shards]})
+
+    @property
+    def samples(self) -> int:
+        """Number of images."""
+        return sum(shard.samples for shard in self.shards)
+
+
+def shard_record_path(folder: Path, file: str) -> Path:
+    """Where the `ShardRecord` of shard `file` lies."""
+    return folder / f"{file.removesuffix('.tar')}.json"

@@ -1,0 +1,40 @@
+"""Write the JSON Schema of every stored document and configuration: `python -m schemas.export docs/schemas`."""
+
+import json
+from pathlib import Path
+
+import typer
+
+from schemas.base import Contract
+from schemas.calibration_set import CalibrationSetManifest, ShardRecord
+from schemas.eval_config import EvalConfig
+from schemas.evaluation import EvalReport
+from schemas.labels import ImageLabels
+from schemas.qat_config import QatConfig
+from schemas.run_config import RunConfig
+from schemas.storage import write_text
+from schemas.student import StudentManifest
+from schemas.synth_config import SynthConfig
+
+EXPORTED: tuple[type[Contract], ...] = (
+    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, QatConfig, RunConfig, ShardRecord, StudentManifest,
+    SynthConfig,
+)  # fmt: skip
+
+
+def json_schema_files() -> dict[str, str]:
+    """File name → text of each JSON Schema (draft 2020-12)."""
+    return {
+        f"{model.__name__}.json": json.dumps(model.model_json_schema(mode="serialization"), indent=2) + "\n"
+        for model in EXPORTED
+    }
+
+
+def main(folder: Path) -> None:
+    """Write one file per contract into `folder`."""
+    for name, text in json_schema_files().items():
+        write_text(folder / name, text)
+
+
+if __name__ == "__main__":
+    typer.run(main)

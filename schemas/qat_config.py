@@ -1,0 +1,93 @@
+"""Configuration of stage 2, quantization-aware training. All defaults live here."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from schemas.base import Contract
+from schemas.teacher import TeacherSource
+
+
+class Quantizer(StrEnum):
+    """Which learned quantizer."""
+
+    LSQ = "lsq"
+    """Learned step size, symmetric (arXiv 1902.08153)."""
+    LSQ_PLUS = "lsq+"
+    """Learned step size and zero point on activations (arXiv 2004.09576)."""
+
+
+class Policy(StrEnum):
+    """What is quantized, and how."""
+
+    PAPER = "paper"
+    """Per-tensor symmetric; first layer and detection head in float; batch norm kept apart (arXiv 2507.16782)."""
+    DEPLOY = "deploy"
+    """Batch norm folded; per-channel symmetric weights, per-tensor activations; head quantized up to its output
+    convolutions; those and the first layer at 8 bits; DFL and box decoding in float."""
+
+
+class BitPolicy(Contract):
+    """Bits and policy; always named in a result."""
+
+    policy: Policy = Policy.DEPLOY
+    weight_bits: int = Field(default=8, ge=2, le=8)
+    activation_bits: int = Field(default=8, ge=2, le=8)
+    quantizer: Quantizer | None = Field(default=None, description="null: lsq+ for deploy, lsq for paper")
+
+    @property
+    def name(self) -> str:
+        """Short name, for example `W4A8 deploy`."""
+        return f"W{self.weight_bits}A{self.activation_bits} {self.policy.value}"
+
+    @property
+    def activation_quantizer(self) -> Quantizer:
+        """The quantizer in use for activations."""
+        if self.quantizer is not None:
+            return self.quantizer
+        return Quantizer.LSQ if self.policy is Policy.PAPER else Quantizer.LSQ_PLUS
+
+
+class DistillationWeights(Contract):
+    """Weights of the terms of the training loss."""
+
+    task: float = Field(default=0.01, ge=0, description="α, detection loss of the student; paper 0.01 (YOLO11)")
+    outputs: float = Field(default=0.1, ge=0, description="β, KL divergence on the head's outputs; paper 0.1")
+    features: float = Field(default=1.0, ge=0, description="γ, squared error of features; paper 1")
+    temperature: float = Field(default=4.0, gt=0, description="τ of the KL divergence; paper 4")
+
+
+class AugmentationConfig(Contract):
+    """Label-preserving changes to the images of each batch."""
+
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
+    shift: float = Field(default=0.1, ge=0, le=0.5, description="largest shift, share of the side")
+    scale: float = Field(default=0.25, ge=0, lt=1, description="scale is drawn from 1 ± this")
+    mosaic: float = Field(default=0.0, ge=0, le=1, description="probability of a batch of 2 x 2 mosaics")
+    brightness: float = Field(default=0.1, ge=0, lt=1, description="gain is drawn from 1 ± this")
+
+
+class QatConfig(Contract):
+    """Stage 2: a student from a teacher and a calibration set."""
+
+    teacher: TeacherSource = TeacherSource()
+    bits: BitPolicy = BitPolicy()
+    ptq_only: bool = Field(default=False, description="stop after calibration: post-training quantization")
+    steps: int = Field(default=250, ge=1, le=10_000_000, description="optimiser steps")
+    batch: int = Field(default=8, ge=1, le=1024, description="images per step")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Adam on weights, cosine decay; paper 1e-5, long runs")
+    step_size_learning_rate: float = Field(
+        default=1e-3, ge=0, le=1, description="Adam on step sizes and zero points, relative to each initial step size"
+    )
+    calibration_images: int = Field(default=128, ge=1, description="at most this many images initialise step sizes")
+    weights: DistillationWeights = DistillationWeights()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        if not self.ptq_only and not (self.weights.task or self.weights.outputs or self.weights.features):
+            raise ValueError("weights.task, weights.outputs and weights.features are all 0: nothing to train on; set ptq_only")
+        return self

@@ -1,0 +1,55 @@
+"""Configuration of a whole run: three stages that share a teacher, a size, a seed and a device."""
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from schemas.base import Contract
+from schemas.eval_config import EvalConfig
+from schemas.qat_config import QatConfig
+from schemas.synth_config import SynthConfig
+from schemas.teacher import TeacherSource
+
+SHARED = {
+    "teacher": ("synth", "qat", "eval"),
+    "device": ("synth", "qat", "eval"),
+    "image_size": ("synth", "eval"),
+    "seed": ("synth", "qat"),
+}
+"""Settings given once for the run, and the stages that take them."""
+
+
+class RunConfig(Contract):
+    """Everything `zsq run` needs. A shared setting goes to each stage that does not set its own."""
+
+    storage: str = Field(default="runs/default", min_length=1, description="folder for set, student and report")
+    teacher: TeacherSource = TeacherSource()
+    image_size: int | None = Field(default=None, ge=32, le=4096, description="pixels; null: the teacher's own")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = "auto"
+    synth: SynthConfig = SynthConfig()
+    qat: QatConfig = QatConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        shared = dict(values)
+        for name, stages in SHARED.items():
+            for stage in stages:
+                section = shared.get(stage, {})
+                if name in values and isinstance(section, dict):
+                    shared[stage] = {name: values[name]} | section
+        return shared
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> Self:
+        for stage in ("qat", "eval"):
+            if (theirs := getattr(self, stage).teacher) != self.synth.teacher:
+                raise ValueError(
+                    f"{stage}.teacher is {theirs.path!r} but synth.teacher is {self.synth.teacher.path!r}: "
+                    "a run has one teacher; set it once, as teacher"
+                )
+        return self

@@ -1,0 +1,106 @@
+"""Configuration of stage 1, label sampling and inversion. All defaults live here."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from schemas.base import Contract
+from schemas.teacher import TeacherSource
+
+
+class LabelSource(StrEnum):
+    """How the labels of synthetic images come about."""
+
+    ADAPTIVE = "adaptive"
+    """Start from one random box; the teacher adds and removes boxes while images form (arXiv 2507.16782)."""
+    RANDOM = "random"
+    """One random box per image."""
+    TILE = "tile"
+    """A 2 x 2 grid of boxes that fill the image."""
+    MULTI = "multi"
+    """Several random boxes that hardly overlap."""
+    GIVEN = "given"
+    """Boxes from a COCO JSON file or a folder of YOLO txt files, without their images."""
+
+
+class LossWeights(Contract):
+    """Weights of the terms of the inversion loss."""
+
+    task: float = Field(default=0.5, ge=0, description="detection loss of the teacher; paper 0.5")
+    batch_norm: float = Field(default=0.05, ge=0, description="batch-norm statistics of every layer; paper 0.05")
+    first_layer: float = Field(default=5.0, ge=0, description="the same at the first layer, on top; paper 5")
+    total_variation: float = Field(default=0.002, ge=0, description="total variation; paper 0.002")
+
+
+class LabelConfig(Contract):
+    """How labels are sampled."""
+
+    source: LabelSource = LabelSource.ADAPTIVE
+    path: str | None = Field(default=None, description="COCO JSON file or folder of YOLO txt files, for source: given")
+    size: int = Field(default=160, ge=64, le=1280, description="image side while sampling, pixels; paper 160")
+    iterations: int = Field(default=300, ge=1, le=100_000, description="optimisation steps per image")
+    warm_up: int = Field(default=100, ge=0, description="steps before the teacher first relabels")
+    interval: int = Field(default=100, ge=1, description="steps between relabellings; paper 100")
+    confidence: float = Field(default=0.2, gt=0, lt=1, description="lowest score that adds a box; paper 0.2")
+    overlap: float = Field(default=0.35, gt=0, lt=1, description="IoU with a current box below which one is new; paper 0.35")
+    min_area: float = Field(default=0.01, ge=0, lt=1, description="smallest box, share of the image; paper 0.01")
+    max_area: float = Field(default=0.85, gt=0, le=1, description="largest box, share of the image; paper 0.85")
+    batch: int = Field(default=16, ge=1, le=1024, description="images optimised together")
+    learning_rate: float = Field(default=0.2, gt=0, description="Adam, cosine decay to 0; paper 0.2")
+    weights: LossWeights = LossWeights()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.source is LabelSource.GIVEN and not self.path:
+            raise ValueError("source is 'given' but path is not set: name a COCO JSON file or a folder of YOLO txt files")
+        if self.source is not LabelSource.GIVEN and self.path:
+            raise ValueError(f"path is set but source is '{self.source}': set source to 'given' or leave path out")
+        if self.min_area >= self.max_area:
+            raise ValueError(f"min_area {self.min_area} must be below max_area {self.max_area}")
+        if self.source is LabelSource.ADAPTIVE and self.warm_up >= self.iterations:
+            raise ValueError(f"warm_up {self.warm_up} must be below iterations {self.iterations}, or nothing is relabelled")
+        return self
+
+
+class Initialisation(StrEnum):
+    """What inversion starts from."""
+
+    NOISE = "noise"
+    """Uniform noise."""
+    SAMPLED = "sampled"
+    """The images that label sampling ended with, enlarged; needs source: adaptive."""
+
+
+class InversionConfig(Contract):
+    """How images are made for the labels."""
+
+    iterations: int = Field(default=300, ge=1, le=100_000, description="optimisation steps per image; paper 3,000")
+    learning_rate: float = Field(default=0.2, gt=0, description="Adam, cosine decay to 0; paper 0.2")
+    initialisation: Initialisation = Initialisation.NOISE
+    batch: int = Field(default=8, ge=1, le=1024, description="images optimised together; batch-norm terms see them as one")
+    weights: LossWeights = LossWeights()
+
+
+class SynthConfig(Contract):
+    """Stage 1: a calibration set from a teacher."""
+
+    teacher: TeacherSource = TeacherSource()
+    image_size: int | None = Field(
+        default=None, ge=32, le=4096, description="side of the square images, pixels; null: the teacher's own"
+    )
+    images: int = Field(default=64, ge=1, le=1_000_000)
+    shard_size: int = Field(default=32, ge=1, le=100_000, description="images per shard, the unit of resumption")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    labels: LabelConfig = LabelConfig()
+    inversion: InversionConfig = InversionConfig()
+    device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.inversion.initialisation is Initialisation.SAMPLED and self.labels.source is not LabelSource.ADAPTIVE:
+            raise ValueError(
+                f"inversion.initialisation is 'sampled' but labels.source is '{self.labels.source}', which makes no "
+                "images: set labels.source to 'adaptive' or inversion.initialisation to 'noise'"
+            )
+        return self

@@ -1,0 +1,45 @@
+"""The full-precision detector, as named in configurations and as identified in artifacts."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from schemas.base import Contract
+
+Family = Literal["ultralytics"]
+
+
+class TeacherSource(Contract):
+    """Where the teacher comes from."""
+
+    path: str = Field(
+        default="embedded",
+        min_length=1,
+        description="checkpoint file, name of a published checkpoint (yolo11n.pt, downloaded), or `embedded`",
+    )
+    family: Family = Field(default="ultralytics", description="detector family that reads the checkpoint")
+    trust_pickle: bool = Field(
+        default=False, description="allow full unpickling, which runs code from the file; only for files you made"
+    )
+
+
+class PixelFormat(Contract):
+    """What the network takes as input."""
+
+    channels: Literal["RGB", "BGR"] = "RGB"
+    scale: float = Field(default=255.0, gt=0, description="8-bit values are divided by this")
+    mean: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), description="subtracted after scaling")
+    std: tuple[float, float, float] = Field(default=(1.0, 1.0, 1.0), description="divided by after the mean")
+    padding: int = Field(default=114, ge=0, le=255, description="8-bit value of letterbox borders")
+
+
+class TeacherIdentity(Contract):
+    """Which detector an artifact belongs to; enough to build the same architecture without the checkpoint."""
+
+    family: Family
+    architecture: dict[str, Any] = Field(description="the family's own description of the network, plain values")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="digest of the checkpoint file")
+    class_names: tuple[str, ...] = Field(min_length=1)
+    input_size: int = Field(ge=32, le=4096, description="side of the square the teacher was trained at, pixels")
+    stride: int = Field(ge=1, le=512, description="input sides must be multiples of this, pixels")
+    pixels: PixelFormat = PixelFormat()
