@@ -42,7 +42,9 @@ def average_precision(
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all areas, 100 per image
     counted = {category for label in truth for category in label.classes.tolist()}
     per_class = {
-        class_names[category]: float(np.mean(precision[:, :, category])) for category in sorted(counted)
+        class_names[category]: float(np.mean(precision[:, :, category]))
+        for category in sorted(counted)
+        if precision[:, :, category].min() >= 0  # -1 where every label is a crowd region
     }
     names = ("map50_95", "map50", "map75", "map_small", "map_medium", "map_large")
     summary = dict(zip(names, (float(value) for value in evaluation.stats[:6]), strict=True))

@@ -1,6 +1,7 @@
 """The one box container: labels and predictions of an image, as tensors."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ class Detections:
         return self.boxes.shape[0]
 
     @classmethod
-    def of(cls, boxes: Tensor, classes: Tensor, scores: Tensor | None = None) -> "Detections":
+    def of(
+        cls, boxes: Tensor | list[Any], classes: Tensor | list[int], scores: Tensor | list[float] | None = None
+    ) -> "Detections":
         """From tensors or nested lists; scores default to 1."""
         boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         classes = torch.as_tensor(classes, dtype=torch.int64, device=boxes.device).reshape(-1)

@@ -1,1 +1,1 @@
-"""Stage 3: COCO and VOC metrics, latency and size, the report."""
+"""Stage 3, evaluation: what the teacher and its students are worth on real images, side by side."""

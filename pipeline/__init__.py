@@ -1,1 +1,1 @@
-"""The conductor: run configuration, local and Docker executors, the zsq command line."""
+"""The conductor: run configuration, executors, the zsq command line. Starts without torch."""

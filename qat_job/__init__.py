@@ -1,1 +1,1 @@
-"""Stage 2: quantize, calibrate, distil and train, save the student."""
+"""Stage 2: quantize the teacher, calibrate, distil and train on a calibration set, save the student."""

@@ -1,1 +1,1 @@
-"""Quantizers, the conversion policy, student save and load, and ONNX export with Q/DQ nodes."""
+"""Quantizers, what a policy quantizes, step-size initialisation, and the student's files."""

@@ -3,6 +3,8 @@
 import difflib
 import hashlib
 import json
+import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -43,7 +45,9 @@ class Document(Contract):
         if not major.isdigit():
             raise ValueError(f"not a version of the form 'major.minor': {value!r}")
         if int(major) > int(SCHEMA_VERSION.partition(".")[0]):
-            raise ValueError(f"written by a newer zsq (schema {value}); this one reads up to {SCHEMA_VERSION}: upgrade zsq")
+            raise ValueError(
+                f"written by a newer zsq (schema {value}); this one reads up to {SCHEMA_VERSION}: upgrade zsq"
+            )
         return value
 
     @classmethod
@@ -85,6 +89,32 @@ def validate_config(model: type[C], values: dict[str, Any], where: str) -> C:
         raise ConfigError(f"{where}: holds a value that JSON cannot express ({error})") from error
 
 
+class PlainLoader(yaml.SafeLoader):
+    """Safe YAML in which `1e-4` is a number, as in YAML 1.2, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, PlainLoader)  # a SafeLoader: plain values only
+
+
 def read_config_values(path: Path) -> dict[str, Any]:
     """The nested plain values of a YAML configuration file.
 
@@ -92,7 +122,7 @@ def read_config_values(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, carries tags, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path}: cannot be read ({error}); check the path") from error
     except (yaml.YAMLError, RecursionError) as error:
@@ -114,16 +144,20 @@ def set_by_dotted_key(values: dict[str, Any], assignment: str) -> dict[str, Any]
     if not equals or not key:
         raise ConfigError(f"--set {assignment!r}: write it as key=value, for example labels.source=random")
     try:
-        value: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _load_yaml(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {assignment!r}: the value is not plain YAML") from error
-    head, dot, rest = key.partition(".")
-    if not dot:
-        return values | {head: value}
-    below = values.get(head) or {}
-    if not isinstance(below, dict):
-        raise ConfigError(f"--set {assignment!r}: {head} is a plain value, it has no key {rest!r}")
-    return values | {head: set_by_dotted_key(below, f"{rest}={text}")}
+    *sections, last = key.split(".")
+    if not all((*sections, last)):
+        raise ConfigError(f"--set {assignment!r}: the key has an empty part")
+    changed = section = dict(values)
+    for name in sections:
+        below = section.get(name)
+        if below is not None and not isinstance(below, dict):
+            raise ConfigError(f"--set {assignment!r}: {name} is a plain value, it has no keys")
+        section[name] = section = dict(below or {})
+    section[last] = value
+    return changed
 
 
 def canonical_digest(value: Any) -> str:
@@ -134,7 +168,14 @@ def canonical_digest(value: Any) -> str:
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """A validation error as one line: each field, what it got and what it takes."""
-    return "; ".join(_describe_one(dict(item), model) for item in error.errors(include_url=False))
+    lines: list[str] = []
+    seen: list[tuple[tuple[int | str, ...], str, Any]] = []
+    for item in error.errors(include_url=False):
+        if (item["loc"][1:], item["type"], item["input"]) in seen:
+            continue  # a run's shared setting reaches its stages too: once is enough
+        seen.append((item["loc"], item["type"], item["input"]))
+        lines.append(_describe_one(dict(item), model))
+    return "; ".join(lines)
 
 
 def _describe_one(item: dict[str, Any], model: type[BaseModel]) -> str:

@@ -2,8 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.base import Contract, Document, canonical_digest
 from schemas.labels import ImageLabels
@@ -118,6 +119,13 @@ class CalibrationSetManifest(Document):
         default="Synthetic images derived from the teacher's weights; the teacher's licence may extend to them.",
         description="licence note for whoever receives the set",
     )
+
+    @model_validator(mode="after")
+    def _each_shard_once(self) -> Self:
+        files = [shard.file for shard in self.shards]
+        if len(set(files)) != len(files):
+            raise ValueError("names a shard more than once")
+        return self
 
     @property
     def digest(self) -> str:

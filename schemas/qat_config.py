@@ -1,7 +1,7 @@
 """Configuration of stage 2, quantization-aware training. All defaults live here."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -76,7 +76,9 @@ class QatConfig(Contract):
     ptq_only: bool = Field(default=False, description="stop after calibration: post-training quantization")
     steps: int = Field(default=250, ge=1, le=10_000_000, description="optimiser steps")
     batch: int = Field(default=8, ge=1, le=1024, description="images per step")
-    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Adam on weights, cosine decay; paper 1e-5, long runs")
+    learning_rate: float = Field(
+        default=1e-4, gt=0, le=1, description="Adam on weights, cosine decay; paper 1e-5, long runs"
+    )
     step_size_learning_rate: float = Field(
         default=1e-3, ge=0, le=1, description="Adam on step sizes and zero points, relative to each initial step size"
     )
@@ -89,5 +91,11 @@ class QatConfig(Contract):
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
         if not self.ptq_only and not (self.weights.task or self.weights.outputs or self.weights.features):
-            raise ValueError("weights.task, weights.outputs and weights.features are all 0: nothing to train on; set ptq_only")
+            raise ValueError(
+                "weights.task, weights.outputs and weights.features are all 0: nothing to train on; set ptq_only"
+            )
         return self
+
+    def keyed(self) -> dict[str, Any]:
+        """What decides the student: everything but locations (their digests count) and the device."""
+        return self.model_dump(mode="json", exclude={"device": True, "teacher": {"path"}})

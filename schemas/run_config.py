@@ -39,7 +39,9 @@ class RunConfig(Contract):
         shared = dict(values)
         for name, stages in SHARED.items():
             for stage in stages:
-                section = shared.get(stage, {})
+                section = shared.get(stage)
+                if section is None:  # not there, or a heading with every line below it commented out
+                    section = shared[stage] = {}
                 if name in values and isinstance(section, dict):
                     shared[stage] = {name: values[name]} | section
         return shared

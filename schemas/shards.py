@@ -46,7 +46,7 @@ class Sample:
                 if image.size != (self.labels.width, self.labels.height):
                     raise VerificationError(f"{self.shard}: image of {image.size} pixels, its labels say otherwise")
                 return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise VerificationError(f"{self.shard}: holds a PNG that does not decode ({error})") from error
 
 
@@ -68,7 +68,9 @@ def open_calibration_set(folder: Path) -> CalibrationSet:
     """
     path = folder / MANIFEST
     if not path.exists():
-        raise InputError(f"{folder}: no finished calibration set here ({MANIFEST} is missing); run synth, or check the path")
+        raise InputError(
+            f"{folder}: no finished calibration set here ({MANIFEST} is missing); run synth, or check the path"
+        )
     manifest = CalibrationSetManifest.read(path)
     samples: list[Sample] = []
     for record in manifest.shards:
@@ -108,7 +110,7 @@ def read_shard(path: Path, expected: int) -> list[Sample]:
                 key, _, kind = member.name.partition(".")
                 if not member.isreg() or not key.isdigit() or kind not in ("png", "json"):
                     raise VerificationError(f"{path}: unexpected member {member.name[:80]!r}")
-                if key in (images if kind == "png" else labels) or len(images) > expected:
+                if key in (images if kind == "png" else labels) or max(len(images), len(labels)) > expected:
                     raise VerificationError(f"{path}: member {member.name[:80]!r} is there twice or one too many")
                 if member.size > (MAX_PNG_BYTES if kind == "png" else MAX_LABELS_BYTES):
                     raise VerificationError(f"{path}: member {member.name!r} of {member.size} bytes is too large")
@@ -139,7 +141,10 @@ def write_shard(
     file = f"calib-{index:06d}.tar"
     count = 0
     with atomic_path(folder / file) as temporary:
-        with temporary.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, mtime=0, user="zsq", group="zsq") as tar:
+        with (
+            temporary.open("wb") as stream,
+            webdataset.TarWriter(stream, encoder=False, mtime=0, user="zsq", group="zsq") as tar,
+        ):
             for pixels, labels in samples:
                 tar.write(
                     {

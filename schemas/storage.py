@@ -29,9 +29,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The content is fsynced before the rename and the folder after it, so that a reader sees the old file or the whole
     new one, also after a power cut.
+
+    Raises:
+        InputError: the folder cannot be created or written.
     """
     make_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise InputError(
+            f"folder {path.parent}: cannot be written ({error.strerror or error}); choose another one"
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:

@@ -1,7 +1,7 @@
 """Configuration of stage 1, label sampling and inversion. All defaults live here."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -43,7 +43,9 @@ class LabelConfig(Contract):
     warm_up: int = Field(default=100, ge=0, description="steps before the teacher first relabels")
     interval: int = Field(default=100, ge=1, description="steps between relabellings; paper 100")
     confidence: float = Field(default=0.2, gt=0, lt=1, description="lowest score that adds a box; paper 0.2")
-    overlap: float = Field(default=0.35, gt=0, lt=1, description="IoU with a current box below which one is new; paper 0.35")
+    overlap: float = Field(
+        default=0.35, gt=0, lt=1, description="IoU with a current box below which one is new; paper 0.35"
+    )
     min_area: float = Field(default=0.01, ge=0, lt=1, description="smallest box, share of the image; paper 0.01")
     max_area: float = Field(default=0.85, gt=0, le=1, description="largest box, share of the image; paper 0.85")
     batch: int = Field(default=16, ge=1, le=1024, description="images optimised together")
@@ -53,13 +55,17 @@ class LabelConfig(Contract):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.source is LabelSource.GIVEN and not self.path:
-            raise ValueError("source is 'given' but path is not set: name a COCO JSON file or a folder of YOLO txt files")
+            raise ValueError(
+                "source is 'given' but path is not set: name a COCO JSON file or a folder of YOLO txt files"
+            )
         if self.source is not LabelSource.GIVEN and self.path:
             raise ValueError(f"path is set but source is '{self.source}': set source to 'given' or leave path out")
         if self.min_area >= self.max_area:
             raise ValueError(f"min_area {self.min_area} must be below max_area {self.max_area}")
         if self.source is LabelSource.ADAPTIVE and self.warm_up >= self.iterations:
-            raise ValueError(f"warm_up {self.warm_up} must be below iterations {self.iterations}, or nothing is relabelled")
+            raise ValueError(
+                f"warm_up {self.warm_up} must be below iterations {self.iterations}, or nothing is relabelled"
+            )
         return self
 
 
@@ -78,7 +84,9 @@ class InversionConfig(Contract):
     iterations: int = Field(default=300, ge=1, le=100_000, description="optimisation steps per image; paper 3,000")
     learning_rate: float = Field(default=0.2, gt=0, description="Adam, cosine decay to 0; paper 0.2")
     initialisation: Initialisation = Initialisation.NOISE
-    batch: int = Field(default=8, ge=1, le=1024, description="images optimised together; batch-norm terms see them as one")
+    batch: int = Field(
+        default=8, ge=1, le=1024, description="images optimised together; batch-norm terms see them as one"
+    )
     weights: LossWeights = LossWeights()
 
 
@@ -104,3 +112,7 @@ class SynthConfig(Contract):
                 "images: set labels.source to 'adaptive' or inversion.initialisation to 'noise'"
             )
         return self
+
+    def keyed(self) -> dict[str, Any]:
+        """What decides the content of the set: everything but locations (their digests count) and the device."""
+        return self.model_dump(mode="json", exclude={"device": True, "teacher": {"path"}, "labels": {"path"}})

@@ -1,1 +1,1 @@
-"""Stage 1: sample labels, invert the teacher into images, write the calibration set."""
+"""Stage 1: sample labels, invert the teacher into images, write them as a calibration set."""

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 _SCRATCH = tempfile.mkdtemp(prefix="zsq-tests-")
@@ -18,9 +19,18 @@ os.environ["YOLO_OFFLINE"] = "true"  # no update check, no telemetry
 os.environ["YOLO_AUTOINSTALL"] = "false"  # no pip at run time
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # ultralytics would set 1
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics  # noqa: E402
+from schemas.labels import BoxLabel, ImageLabels, LabelOrigin  # noqa: E402
+from schemas.provenance import Provenance  # noqa: E402
+from schemas.shards import write_shard  # noqa: E402
+from schemas.storage import write_text  # noqa: E402
+from schemas.synth_config import SynthConfig  # noqa: E402
+from schemas.teacher import TeacherIdentity  # noqa: E402
 
 torch.set_num_threads(2)
 
@@ -53,3 +63,61 @@ def real_teacher(shared_path: Path) -> Path:
 def coco_val(shared_path: Path) -> Path:
     """128 images of COCO val2017: `images/`, YOLO `labels/` and COCO `instances.json`."""
     return _existing(shared_path / "data" / "coco-val128")
+
+
+@pytest.fixture(scope="session")
+def make_calibration_set() -> Callable[[Path], CalibrationSetManifest]:
+    """Writes a small set without a teacher: two shards of three 32 px noise images, one box each, cat or dog."""
+
+    def make(folder: Path) -> CalibrationSetManifest:
+        config = SynthConfig(image_size=32, images=6, shard_size=3, seed=7)
+        provenance = Provenance.of("synth", config.keyed(), {"teacher": "a" * 64})
+        labels = [
+            ImageLabels(
+                width=32,
+                height=32,
+                boxes=(
+                    BoxLabel(
+                        bbox=(2.0 * index, 4.0, 16.0, 8.0),
+                        category_id=index % 3 // 2,
+                        score=0.5,
+                        origin=LabelOrigin.RELABELLED if index % 2 else LabelOrigin.SAMPLED,
+                    ),
+                ),
+            )
+            for index in range(6)
+        ]
+        images = np.random.default_rng(7).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+        shards = [
+            write_shard(
+                folder,
+                number,
+                zip(images[first : first + 3], labels[first : first + 3], strict=True),
+                first_sample=first,
+                seed=7,
+                key=provenance.key,
+            )
+            for number, first in enumerate((0, 3))
+        ]
+        manifest = CalibrationSetManifest(
+            teacher=TeacherIdentity(
+                family="ultralytics",
+                architecture={},
+                sha256="a" * 64,
+                class_names=("cat", "dog"),
+                input_size=32,
+                stride=32,
+            ),
+            label_mode=LabelMode.SAMPLED,
+            synth=config,
+            image_size=32,
+            seed=7,
+            shards=tuple(shards),
+            statistics=LabelStatistics.of(labels, ("cat", "dog")),
+            teacher_agreement=None,
+            provenance=provenance,
+        )
+        write_text(folder / MANIFEST, manifest.to_json())
+        return manifest
+
+    return make

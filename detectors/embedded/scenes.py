@@ -107,7 +107,8 @@ class _Placement:
         """Object coordinates of the points (x, y), in pixels; the shape spans about [-1, 1]."""
         dx, dy = x - np.float32(self.centre[0]), y - np.float32(self.centre[1])
         cos, sin = (np.float32(v) for v in self.rotation)
-        return (dx * cos + dy * sin) / np.float32(self.half[0]), (dy * cos - dx * sin) / np.float32(self.half[1])
+        across, along = (np.float32(1 / half) for half in self.half)
+        return (dx * cos + dy * sin) * across, (dy * cos - dx * sin) * along
 
     def coverage(self, size: int, shift: float = 0.0, softness: float = 1.0) -> Floats:
         """Share of each pixel that the shape, moved by `shift` pixels on both axes, covers: (size, size) in [0, 1].
@@ -148,7 +149,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Floats:
     grid = rng.random((cells + 1, cells + 1), dtype=np.float32)
     position = np.arange(size, dtype=np.float32) * np.float32(cells / size)
     low = position.astype(np.int64)
-    t = position - low
+    t = position - np.floor(position)
     t = t * t * (3 - 2 * t)
     rows = grid[low] * (1 - t)[:, None] + grid[low + 1] * t[:, None]
     return rows[:, low] * (1 - t) + rows[:, low + 1] * t
@@ -204,8 +205,8 @@ def _background(rng: np.random.Generator, size: int) -> Floats:
         image = _blend(image, rng.random(3, dtype=np.float32), np.clip(width - distance + np.float32(0.5), 0.0, 1.0))
     for _ in range(int(rng.integers(0, 5)) if rng.uniform() < 0.5 else 0):
         cx, cy = (np.float32(v) for v in rng.uniform(0.0, size, 2))
-        radius = np.float32(rng.uniform(0.05, 0.3) * size)
-        fade = np.clip(1 - np.sqrt((x - cx) ** 2 + (y - cy) ** 2) / radius, 0.0, 1.0)
+        radius = rng.uniform(0.05, 0.3) * size
+        fade = np.clip(1 - np.sqrt((x - cx) ** 2 + (y - cy) ** 2) * np.float32(1 / radius), 0.0, 1.0)
         image = _blend(image, rng.random(3, dtype=np.float32), fade * np.float32(rng.uniform(0.4, 0.9)))
     return image
 
@@ -230,8 +231,8 @@ def _paint(rng: np.random.Generator, image: Floats, placement: _Placement, cover
 
 
 def _visible_masks(coverages: list[Floats]) -> list[NDArray[np.bool_]]:
-    """For each object, back to front, the (H, W) pixels that it owns and no later object covers."""
-    covered = np.zeros(coverages[0].shape, dtype=bool) if coverages else None
+    """For each of one or more objects, back to front, the (H, W) pixels that it owns and no later one covers."""
+    covered: NDArray[np.bool_] = np.zeros_like(coverages[0], dtype=bool)
     masks: list[NDArray[np.bool_]] = []
     for coverage in reversed(coverages):
         solid = coverage >= 0.5

@@ -47,7 +47,7 @@ def build_model() -> DetectionModel:
     """The untrained embedded detector, float32 on the CPU, with the library's default loss gains in `args`."""
     architecture: dict[str, Any] = yaml.safe_load(ARCHITECTURE.read_text(encoding="utf-8"))
     model = DetectionModel(architecture, nc=len(CLASS_NAMES), verbose=False)
-    model.args = get_cfg()
+    model.args = get_cfg()  # type: ignore[assignment]  # nn.Module declares every attribute a tensor or a module
     return model
 
 

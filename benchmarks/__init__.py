@@ -1,0 +1,1 @@
+"""Measurements: accuracy grids, baselines and timings. Run as `python -m benchmarks.<name>`."""

@@ -1,0 +1,97 @@
+"""Command line of stage 3: `python -m eval_job`. What the container runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detectors.source import checkpoint_digest
+from eval_job.data import find_validation_data
+from schemas.base import read_config_values, set_by_dotted_key, validate_config
+from schemas.errors import ConfigError, InputError
+from schemas.eval_config import EvalConfig
+from schemas.evaluation import REPORT, EvalReport
+from schemas.provenance import Provenance
+from schemas.stage import run_stage, up_to_date
+from schemas.student import MANIFEST, PTQ_FOLDER, StudentManifest
+
+NOT_IN_KEY = {"teacher", "data", "images", "device", "batch"}
+"""Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    output: Annotated[Path, typer.Option(help="Folder for report.json and the detections.")],
+    config: Annotated[Path | None, typer.Option(envvar="ZSQ_CONFIG", help="EvalConfig as YAML.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")
+    ] = None,
+    student: Annotated[
+        list[Path] | None, typer.Option(help="Finished student folder, its ptq/ included; repeatable.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a different evaluation in --output.")] = False,
+) -> None:
+    """Evaluate the full-precision teacher and its students on labelled images."""
+    with run_stage("eval") as stage:
+        values = read_config_values(config) if config else {}
+        for assignment in assignments or []:
+            values = set_by_dotted_key(values, assignment)
+        settings = validate_config(EvalConfig, values, str(config or "eval configuration"))
+
+        teacher_digest = checkpoint_digest(settings.teacher)
+        folders = _with_ptq(student or [])
+        manifests = {folder: StudentManifest.read(folder / MANIFEST) for folder in folders}
+        _check_teacher(manifests, teacher_digest)
+        settings = settings.model_copy(update={"image_size": _image_size(settings.image_size, manifests)})
+        data = find_validation_data(settings.data, settings.images)
+        data_digest = data.digest()
+        inputs = {"teacher": teacher_digest, "data": data_digest}
+        inputs |= {f"student {n}": manifest.weights_sha256 for n, manifest in enumerate(manifests.values(), start=1)}
+        provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
+        if up_to_date(_done(output), provenance, output, overwrite):
+            stage.reporter.message(f"up to date: {output / REPORT}", path=str(output / REPORT))
+            return
+
+        from eval_job import job  # torch takes seconds to import, and "up to date" needs none of it
+
+        job.run(settings, folders, output, data, data_digest, provenance, stage)
+
+
+def _done(output: Path) -> Provenance | None:
+    return EvalReport.read(output / REPORT).provenance if (output / REPORT).exists() else None
+
+
+def _with_ptq(students: Sequence[Path]) -> list[Path]:
+    """Each student folder, after its own state before training where that was kept."""
+    folders: list[Path] = []
+    for student in students:
+        ptq = student / PTQ_FOLDER
+        folders += [ptq, student] if ptq.is_dir() else [student]
+    return list(dict.fromkeys(folders))
+
+
+def _check_teacher(manifests: dict[Path, StudentManifest], teacher_digest: str) -> None:
+    for folder, manifest in manifests.items():
+        if manifest.teacher.sha256 != teacher_digest:
+            raise InputError(
+                f"student {folder}: was made from another teacher (sha256 {manifest.teacher.sha256[:12]}…, "
+                f"this one is {teacher_digest[:12]}…); set teacher.path to its own teacher"
+            )
+
+
+def _image_size(configured: int | None, manifests: dict[Path, StudentManifest]) -> int | None:
+    """The configured size, else that of the students' calibration sets; None leaves it to the teacher."""
+    sizes = {manifest.calibration_set.image_size for manifest in manifests.values()}
+    if configured is None and len(sizes) > 1:
+        raise ConfigError(
+            f"image_size: not set, and the students were made at different sizes ({', '.join(map(str, sorted(sizes)))} "
+            "pixels); set image_size to one of them, or evaluate the students apart"
+        )
+    return configured or next(iter(sizes), None)
+
+
+if __name__ == "__main__":
+    app()

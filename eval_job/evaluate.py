@@ -1,0 +1,125 @@
+"""Running a detector over the validation images."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectors.detections import Detections
+from detectors.protocol import Detector
+from eval_job.validation_set import Pixels, ValidationImage
+from schemas.teacher import PixelFormat
+
+READERS = 2
+"""Threads that read the next batch while the detector looks at this one."""
+
+Batches = Sequence[Sequence[ValidationImage]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector finds.
+
+    Attributes:
+        detections: of each image, best first, boxes in pixels of the image, on the CPU.
+        seconds_per_image: forward pass and NMS, median over the batches.
+    """
+
+    detections: list[Detections]
+    seconds_per_image: float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A letterboxed image and the way back: its scale, (left, top) border, and size before, all in pixels."""
+
+    canvas: Pixels
+    scale: float
+    border: tuple[int, int]
+    width: int
+    height: int
+
+
+def predict(
+    detector: Detector,
+    images: Sequence[ValidationImage],
+    device: torch.device,
+    *,
+    image_size: int,
+    batch: int,
+    confidence: float,
+    iou: float,
+    max_detections: int,
+    track: Callable[[Batches], Iterable[Sequence[ValidationImage]]] = iter,
+) -> Prediction:
+    """Predictions of `detector` on every image, each letterboxed to a square.
+
+    Args:
+        detector: on `device`.
+        images: at least one.
+        device: where it runs.
+        image_size: side of the square, pixels.
+        batch: images per forward pass.
+        confidence: lowest score kept.
+        iou: NMS threshold.
+        max_detections: boxes kept per image.
+        track: iterates the batches, and may report or stop.
+
+    Raises:
+        InputError: an image cannot be decoded, or is not the one that was labelled.
+    """
+    batches = [images[start : start + batch] for start in range(0, len(images), batch)]
+    detections: list[Detections] = []
+    seconds: list[float] = []
+    for prepared, _ in zip(_read_ahead(detector, batches, image_size), track(batches), strict=True):
+        pixels = network_input([image.canvas for image in prepared], detector.identity.pixels, device)
+        start = _now(device)
+        found = detector.predict(
+            pixels, confidence=confidence, iou=iou, max_detections=max_detections, multi_label=True
+        )
+        seconds.append((_now(device) - start) / len(prepared))
+        detections += [_in_image(each, image) for each, image in zip(found, prepared, strict=True)]
+    return Prediction(detections, statistics.median(seconds))
+
+
+def network_input(canvases: Sequence[Pixels], pixels: PixelFormat, device: torch.device) -> Tensor:
+    """`(B, 3, H, W)` float network input from `(H, W, 3)` uint8 RGB images of one size."""
+    images = torch.from_numpy(np.stack(canvases)).to(device).permute(0, 3, 1, 2).float()
+    if pixels.channels == "BGR":
+        images = images.flip(1)
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (pixels.mean, pixels.std))
+    return ((images / pixels.scale - mean) / std).contiguous()
+
+
+def _read_ahead(detector: Detector, batches: Batches, image_size: int) -> Iterator[list[_Prepared]]:
+    def prepare(image: ValidationImage) -> _Prepared:
+        pixels = image.pixels()
+        canvas, scale, border = detector.letterbox(pixels, image_size)
+        return _Prepared(canvas, scale, border, width=pixels.shape[1], height=pixels.shape[0])
+
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead = pool.map(prepare, batches[0])
+        for following in [*batches[1:], []]:
+            prepared = list(ahead)
+            ahead = pool.map(prepare, following)
+            yield prepared
+
+
+def _in_image(found: Detections, image: _Prepared) -> Detections:
+    """Detections on a letterboxed canvas, in pixels of the image it shows and clipped to it."""
+    left, top = image.border
+    corners = (found.boxes.cpu() - torch.tensor([left, top, left, top])) / image.scale
+    limits = torch.tensor([image.width, image.height, image.width, image.height])
+    return Detections(corners.clamp(min=0).minimum(limits), found.classes.cpu(), found.scores.cpu())
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

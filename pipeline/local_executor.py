@@ -1,0 +1,51 @@
+"""Stages as child processes of this one."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from pipeline.plan import StageCommand
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class LocalExecutor:
+    """Runs each stage as `python -m <job>` on this machine, with this interpreter."""
+
+    def run(self, command: StageCommand) -> int:
+        return run_job(command.module, command.arguments)
+
+
+def run_job(module: str, arguments: Sequence[str]) -> int:
+    """Run a job's entry point as a process of its own; returns its exit code, 128 + n if signal n ended it."""
+    # -P: a folder named `schemas` where the user happens to stand is not ours.
+    return run_process((sys.executable, "-P", "-m", module, *arguments))
+
+
+def run_process(command: Sequence[str]) -> int:
+    """Run a command to its end on this process's output, passing on SIGTERM, SIGINT and SIGHUP.
+
+    The child has a process group of its own, so that Ctrl-C reaches it once, through us, and we outlive it.
+    """
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def forward(signum: int, frame: FrameType | None) -> None:
+        if child is None:
+            early.append(signum)
+        else:
+            child.send_signal(signum)
+
+    previous = {signum: signal.signal(signum, forward) for signum in FORWARDED}
+    try:
+        sys.stdout.flush()
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+        for signum in early:
+            child.send_signal(signum)
+        code = child.wait()
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+    return 128 - code if code < 0 else code

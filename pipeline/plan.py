@@ -1,0 +1,81 @@
+"""From a run's configuration to the commands of its three stages, which meet only in folders of one storage."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from schemas.base import Contract
+from schemas.run_config import RunConfig
+from schemas.storage import write_text
+
+CALIBRATION_FOLDER = "calibration"
+STUDENT_FOLDER = "student"
+EVAL_FOLDER = "eval"
+CONFIG_FOLDER = "config"
+
+
+@dataclass(frozen=True)
+class StageCommand:
+    """One stage as a process of its own; enough for any executor to start it."""
+
+    stage: str
+    """synth, qat or eval."""
+    config: Contract
+    """The stage's whole configuration, written to `config_path` before the stage starts."""
+    config_path: Path
+    output: Path
+    arguments: tuple[str, ...]
+    """Arguments of the job's entry point."""
+
+    @property
+    def module(self) -> str:
+        """Python module of the job."""
+        return f"{self.stage}_job"
+
+    @property
+    def by_hand(self) -> str:
+        """The same stage as a person would type it."""
+        return shlex.join(("zsq", self.stage, *self.arguments))
+
+
+def plan_stages(config: RunConfig, *, overwrite: bool = False) -> tuple[StageCommand, ...]:
+    """The commands of a run, in order."""
+    storage = Path(config.storage).expanduser()
+    calibration, student = storage / CALIBRATION_FOLDER, storage / STUDENT_FOLDER
+    return (
+        _command("synth", config.synth, storage, calibration, (), overwrite),
+        _command("qat", config.qat, storage, student, ("--calibration-set", str(calibration)), overwrite),
+        _command("eval", config.eval, storage, storage / EVAL_FOLDER, ("--student", str(student)), overwrite),
+    )
+
+
+def _command(
+    stage: str, config: Contract, storage: Path, output: Path, inputs: tuple[str, ...], overwrite: bool
+) -> StageCommand:
+    path = storage / CONFIG_FOLDER / f"{stage}.yaml"
+    arguments = ("--config", str(path), *inputs, "--output", str(output))
+    return StageCommand(stage, config, path, output, arguments + (("--overwrite",) if overwrite else ()))
+
+
+def write_stage_configs(commands: tuple[StageCommand, ...]) -> None:
+    """Write each stage's whole configuration, so that the stage can be run alone with exactly that file.
+
+    Raises:
+        InputError: the storage cannot be written.
+    """
+    for command in commands:
+        write_text(
+            command.config_path, f"# Written by `zsq run`. This stage alone: {command.by_hand}\n{_yaml(command.config)}"
+        )
+
+
+def describe_plan(config: RunConfig, commands: tuple[StageCommand, ...]) -> str:
+    """The plan as YAML that `zsq run` itself reads back, the commands as comments."""
+    lines = ["# Would run, in this order:", *(f"#   {command.by_hand}" for command in commands), _yaml(config)]
+    return "\n".join(lines).rstrip("\n")
+
+
+def _yaml(config: Contract) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

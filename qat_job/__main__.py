@@ -1,0 +1,49 @@
+"""Entry point of the qat container: `python -m qat_job`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detectors.source import checkpoint_digest
+from schemas.base import read_config_values, set_by_dotted_key, validate_config
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
+from schemas.calibration_set import CalibrationSetManifest
+from schemas.errors import InputError
+from schemas.provenance import Provenance
+from schemas.qat_config import QatConfig
+from schemas.stage import run_stage, up_to_date
+from schemas.student import MANIFEST, StudentManifest
+
+
+def main(
+    calibration_set: Annotated[Path, typer.Option(help="folder of the calibration set")],
+    output: Annotated[Path, typer.Option(help="folder of the student")],
+    config: Annotated[Path | None, typer.Option(envvar="ZSQ_CONFIG", help="YAML file with a QatConfig")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override one setting")] = None,
+    overwrite: Annotated[bool, typer.Option(help="replace a student made with other settings")] = False,
+) -> None:
+    """Quantize a teacher and train it on a calibration set."""
+    with run_stage("qat") as stage:
+        values = read_config_values(config) if config else {}
+        for assignment in set_ or []:
+            values = set_by_dotted_key(values, assignment)
+        settings = validate_config(QatConfig, values, str(config or "--set"))
+        if not (calibration_set / SET_MANIFEST).exists():
+            raise InputError(f"{calibration_set}: no finished calibration set here; run synth, or check --calibration-set")
+        set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
+        inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}
+        provenance = Provenance.of("qat", settings.keyed(), inputs)
+        manifest = output / MANIFEST
+        done = StudentManifest.read(manifest).provenance if manifest.exists() else None
+        if up_to_date(done, provenance, output, overwrite):
+            stage.reporter.message(f"up to date: {output}")
+            return
+
+        from qat_job.job import quantize  # loads torch, which an up-to-date run need not wait for
+
+        quantize(settings, provenance, calibration_set, output, stage)
+
+
+if __name__ == "__main__":
+    typer.run(main)

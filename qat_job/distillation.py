@@ -1,0 +1,86 @@
+"""What the student learns from the teacher: head outputs and features."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detectors.protocol import HeadOutputs
+
+
+def output_divergence(student: HeadOutputs, teacher: HeadOutputs, temperature: float) -> Tensor:
+    """KL(teacher ‖ student) on the head's outputs at temperature τ, scaled by τ², a scalar.
+
+    Class logits are independent binary distributions; box logits are categorical over bins, or plain distances where
+    a head has one bin (then the absolute difference stands in). Each image's sum is divided by its foreground mass,
+    the sum over anchors of the teacher's highest class probability; box terms are weighted by that probability, since a
+    background anchor's box means nothing.
+    """
+    total = student.class_logits[0].new_zeros(())
+    pairs = zip(student.class_logits, student.box_logits, teacher.class_logits, teacher.box_logits, strict=True)
+    for student_classes, student_boxes, teacher_classes, teacher_boxes in pairs:
+        confidence = teacher_classes.sigmoid().amax(dim=1)  # (B, A)
+        mass = confidence.sum(dim=1).clamp(min=1.0)  # (B,)
+        classes = binary_divergence(teacher_classes / temperature, student_classes / temperature).sum(dim=(1, 2))
+        if teacher_boxes.shape[2] == 1:
+            boxes = (teacher_boxes - student_boxes).abs().sum(dim=2)
+        else:
+            boxes = F.kl_div(
+                F.log_softmax(student_boxes / temperature, dim=2),
+                F.log_softmax(teacher_boxes / temperature, dim=2),
+                reduction="none",
+                log_target=True,
+            ).sum(dim=2) * temperature**2  # fmt: skip
+        boxes = (boxes.mean(dim=1) * confidence).sum(dim=1)
+        total = total + ((classes * temperature**2 + boxes) / mass).mean()
+    return total
+
+
+def binary_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """KL divergence between the Bernoulli distributions of two logits, elementwise."""
+    probability = teacher_logits.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student_logits, probability, reduction="none")
+    return cross - F.binary_cross_entropy_with_logits(teacher_logits, probability, reduction="none")
+
+
+def feature_error(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Mean over sites of the squared error of features, relative to the teacher's variance at the site, a scalar."""
+    errors = [
+        F.mse_loss(mine, theirs) / theirs.var().clamp(min=1e-8) for mine, theirs in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(errors).mean()
+
+
+class FeatureTap:
+    """Collects the outputs of named modules of a forward pass; a context.
+
+    Args:
+        network: whose modules.
+        sites: their names, in any order; features come in the order of `sites`.
+    """
+
+    def __init__(self, network: nn.Module, sites: Sequence[str]) -> None:
+        self._modules = [network.get_submodule(site) for site in sites]
+        self._features: list[Tensor | None] = [None] * len(self._modules)
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "FeatureTap":
+        for index, module in enumerate(self._modules):
+            self._handles.append(module.register_forward_hook(self._keep(index)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def features(self) -> list[Tensor]:
+        """The outputs of the last forward pass; they are forgotten here, so that no graph outlives its step."""
+        features, self._features = self._features, [None] * len(self._modules)
+        return [feature for feature in features if feature is not None]
+
+    def _keep(self, index: int):  # type: ignore[no-untyped-def]
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            self._features[index] = output
+
+        return hook

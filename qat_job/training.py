@@ -1,0 +1,129 @@
+"""Quantization-aware training: weights, step sizes and zero points learn together, guided by the teacher."""
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detectors.detections import Detections
+from detectors.protocol import Detector, HeadOutputs
+from qat_job.distillation import FeatureTap, feature_error, output_divergence
+from qat_job.images import ImageBatches
+from quantization.convert import quantized_layers
+from quantization.fake_quantize import FakeQuantizer
+from schemas.errors import InputError
+from schemas.qat_config import DistillationWeights, QatConfig
+from schemas.stage import Stage
+from schemas.student import TrainingSummary
+
+CHECK_INTERVAL = 25
+"""Steps between checks that the loss is finite; each check waits for the device."""
+
+
+def train(
+    student: Detector, teacher: Detector, images: ImageBatches, config: QatConfig, stage: Stage
+) -> TrainingSummary:
+    """Train a calibrated student in place; batch-norm statistics stay as they are.
+
+    Raises:
+        InputError: the loss is no longer finite.
+        Stopped: SIGTERM arrived.
+    """
+    optimizer = torch.optim.Adam(parameter_groups(student, config.learning_rate, config.step_size_learning_rate))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
+    for parameter in student.network.parameters():
+        parameter.requires_grad_(False)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+
+    sites = student.distillation_sites()
+    losses: list[Tensor] = []
+    batches = images.shuffled(config.steps, config.batch, config.seed, config.augmentation)
+    start = time.monotonic()
+    with FeatureTap(student.network, sites) as student_tap, FeatureTap(teacher.network, sites) as teacher_tap:
+        for _ in stage.reporter.track(range(config.steps), "training"):
+            stage.stop_here_if_asked()
+            batch, labels = next(batches)
+            with torch.no_grad():
+                teacher_outputs = teacher.head_outputs(batch)
+            student_outputs = student.head_outputs(batch)
+            loss = training_loss(
+                student, config.weights, labels, student_outputs, teacher_outputs,
+                student_tap.features(), teacher_tap.features(),
+            )  # fmt: skip
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+            if len(losses) % CHECK_INTERVAL == 0:
+                check_finite(losses, config)
+    check_finite(losses, config)
+    curve = torch.stack(losses).tolist()
+    tail = curve[-max(1, len(curve) // 10) :]
+    return TrainingSummary(
+        steps=config.steps,
+        seconds=round(time.monotonic() - start, 1),
+        first_loss=curve[0],
+        last_loss=math.fsum(tail) / len(tail),
+        losses=tuple(curve),
+    )
+
+
+def training_loss(
+    student: Detector,
+    weights: DistillationWeights,
+    labels: list[Detections],
+    student_outputs: HeadOutputs,
+    teacher_outputs: HeadOutputs,
+    student_features: list[Tensor],
+    teacher_features: list[Tensor],
+) -> Tensor:
+    """α · task loss + β · KL(teacher ‖ student) on head outputs + γ · feature error (arXiv 2507.16782), a scalar."""
+    loss = student_outputs.class_logits[0].new_zeros(())
+    if weights.task:
+        loss = loss + weights.task * student.task_loss(student_outputs, labels)
+    if weights.outputs:
+        loss = loss + weights.outputs * output_divergence(student_outputs, teacher_outputs, weights.temperature)
+    if weights.features:
+        loss = loss + weights.features * feature_error(student_features, teacher_features)
+    return loss
+
+
+def parameter_groups(student: Detector, learning_rate: float, step_size_learning_rate: float) -> list[dict[str, Any]]:
+    """Adam's groups: all weights but those of decoding at one rate, and each quantizer at a rate relative to its own step size.
+
+    Adam's steps have the size of the learning rate whatever the gradient; step sizes span orders of magnitude, so that
+    one absolute rate would freeze some and scatter others. Zero points move relative to the number of levels.
+    """
+    network = student.network
+    quantizers = [module for module in network.modules() if isinstance(module, FakeQuantizer)]
+    fixed = [network.get_submodule(name) for name in student.float_layers()]
+    not_weights = {id(parameter) for module in (*quantizers, *fixed) for parameter in module.parameters()}
+    weights = [parameter for parameter in network.parameters() if id(parameter) not in not_weights]
+    groups: list[dict[str, Any]] = [{"params": weights, "lr": learning_rate}]
+    if step_size_learning_rate:
+        for quantizer in quantizers:
+            lowest, highest = quantizer.spec.range
+            rate = step_size_learning_rate * float(quantizer.step_size.detach().mean())
+            groups.append({"params": [quantizer.step_size], "lr": rate})
+            if quantizer.spec.affine:
+                groups.append({"params": [quantizer.zero_point], "lr": step_size_learning_rate * (highest - lowest)})
+    return groups
+
+
+def check_finite(losses: list[Tensor], config: QatConfig) -> None:
+    """Stop a training whose loss is not a number any more.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not bool(torch.isfinite(losses[-1])):
+        raise InputError(
+            f"training diverged: the loss is not finite by step {len(losses)}; "
+            f"lower learning_rate (now {config.learning_rate:g}) or step_size_learning_rate "
+            f"(now {config.step_size_learning_rate:g})"
+        )

@@ -1,0 +1,124 @@
+"""Step-size initialisation: the step sizes (and zero points) of least squared error on the calibration set.
+
+Weights are searched directly. Activations are histogrammed over all batches of the full-precision network, so that
+memory does not grow with the number of images and no value is left out.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from quantization.convert import in_float, quantized_layers
+from quantization.plan import QuantizerSpec
+
+BINS = 2048
+"""Histogram bins per activation."""
+SHRINKS = torch.linspace(0.02, 1.0, 99)
+"""Candidate ranges, as shares of the observed one."""
+LOWER_SHRINKS = torch.linspace(0.0, 1.0, 9)
+"""The same for the lower end of affine quantizers."""
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, batches: Callable[[], Iterable[Tensor]], forward: Callable[[Tensor], object]) -> None:
+    """Initialise every quantizer of a student.
+
+    Args:
+        network: the student's network.
+        batches: gives the calibration images anew at each call (they are seen twice: ranges, then histograms).
+        forward: runs the student on one batch.
+    """
+    layers = quantized_layers(network)
+    for layer in layers.values():
+        layer.weight_quantizer.initialise(weight_step_sizes(layer.weight, layer.weight_quantizer.spec))
+
+    observers = {name: HistogramObserver() for name in layers}
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: observers[name].observe(inputs[0]))
+        for name, layer in layers.items()
+    ]
+    try:
+        with in_float(network):
+            for _ in ("ranges", "histograms"):
+                for images in batches():
+                    forward(images)
+                for observer in observers.values():
+                    observer.finish_pass()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, layer in layers.items():
+        step_size, zero_point = activation_step_size(observers[name], layer.input_quantizer.spec)
+        layer.input_quantizer.initialise(step_size, zero_point)
+
+
+class HistogramObserver:
+    """Range in a first pass over the data, histogram in a second."""
+
+    def __init__(self) -> None:
+        self.lowest = torch.tensor(float("inf"))
+        self.highest = torch.tensor(float("-inf"))
+        self.counts = torch.zeros(BINS, dtype=torch.float64)
+        self._counting = False
+
+    def observe(self, x: Tensor) -> None:
+        """Take in one tensor."""
+        if self._counting:
+            low, high = self.lowest.item(), self.highest.item()
+            self.counts += torch.histc(x.float(), BINS, low, high).double().cpu()
+        else:
+            low, high = torch.aminmax(x)
+            self.lowest = torch.minimum(self.lowest, low.float().cpu())
+            self.highest = torch.maximum(self.highest, high.float().cpu())
+
+    def finish_pass(self) -> None:
+        """The first pass ended: widen an empty range, start counting."""
+        if not self._counting and self.highest <= self.lowest:
+            self.highest = self.lowest + 1e-6
+        self._counting = True
+
+    def centres(self) -> Tensor:
+        """Middle of each bin, `(BINS,)` float64."""
+        edges = torch.linspace(self.lowest.item(), self.highest.item(), BINS + 1, dtype=torch.float64)
+        return (edges[:-1] + edges[1:]) / 2
+
+
+def weight_step_sizes(weight: Tensor, spec: QuantizerSpec) -> Tensor:
+    """Symmetric step sizes of least squared error, `(channels,)` or `(1,)`, for weights with channels first."""
+    rows = weight.detach().flatten(1) if spec.granularity == "per_channel" else weight.detach().reshape(1, -1)
+    lowest, highest = spec.range
+    largest = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
+    best_error = torch.full_like(largest, float("inf"))
+    best = largest / highest
+    for shrink in SHRINKS.tolist():
+        step = largest * shrink / highest
+        error = ((rows / step).round().clamp(lowest, highest) * step - rows).square().sum(dim=1, keepdim=True)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best = torch.where(better, step, best)
+    return best.squeeze(1)
+
+
+def activation_step_size(observer: HistogramObserver, spec: QuantizerSpec) -> tuple[Tensor, Tensor]:
+    """Step size and integer zero point of least squared error for a histogrammed activation, `(1,)` each."""
+    low, high = observer.lowest.item(), observer.highest.item()
+    lowest, highest = spec.range
+    if spec.affine:
+        upper = SHRINKS.double() * max(high, 0.0)
+        lower = LOWER_SHRINKS.double() * min(low, 0.0)
+        upper, lower = (grid.flatten() for grid in torch.meshgrid(upper, lower, indexing="ij"))
+        steps = ((upper - lower) / (highest - lowest)).clamp(min=1e-8)
+        zero_points = (lowest - lower / steps).round().clamp(lowest, highest)
+    else:
+        steps = (SHRINKS.double() * max(abs(low), abs(high)) / highest).clamp(min=1e-8)
+        zero_points = torch.zeros_like(steps)
+    values, weights = observer.centres(), observer.counts
+    errors = torch.stack(
+        [
+            (weights * (((values / s).round() + z).clamp(lowest, highest).sub(z).mul(s) - values).square()).sum()
+            for s, z in zip(steps, zero_points, strict=True)
+        ]
+    )
+    best = errors.argmin()
+    return steps[best].float().reshape(1), zero_points[best].float().reshape(1)

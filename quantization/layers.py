@@ -1,0 +1,65 @@
+"""Convolutions and linear layers with fake-quantized weights and inputs."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantization.fake_quantize import FakeQuantizer
+from quantization.plan import LayerPlan
+
+
+class QuantizedLayer(nn.Module):
+    """What both kinds share: a float layer's parameters, and one quantizer for its weight and one for its input.
+
+    While `enabled` is False the layer computes in float; calibration needs that.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, plan: LayerPlan) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.bias = layer.bias
+        channels = layer.weight.shape[0] if plan.weight.granularity == "per_channel" else 1
+        self.weight_quantizer = FakeQuantizer(plan.weight, channels)
+        self.input_quantizer = FakeQuantizer(plan.input)
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output on `x`."""
+        if not self.enabled:
+            return self.compute(x, self.weight)
+        return self.compute(self.input_quantizer(x), self.weight_quantizer(self.weight))
+
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The float operation with given weights."""
+        raise NotImplementedError
+
+
+class QuantizedConv2d(QuantizedLayer):
+    """`nn.Conv2d` with quantizers."""
+
+    def __init__(self, layer: nn.Conv2d, plan: LayerPlan) -> None:
+        super().__init__(layer, plan)
+        if layer.padding_mode != "zeros":
+            raise ValueError(f"padding mode {layer.padding_mode!r} is not supported")
+        self._geometry: dict[str, Any] = {
+            "stride": layer.stride,
+            "padding": layer.padding,
+            "dilation": layer.dilation,
+            "groups": layer.groups,
+        }
+
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See `QuantizedLayer`."""
+        return F.conv2d(x, weight, self.bias, **self._geometry)
+
+
+class QuantizedLinear(QuantizedLayer):
+    """`nn.Linear` with quantizers."""
+
+    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See `QuantizedLayer`."""
+        return F.linear(x, weight, self.bias)

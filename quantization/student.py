@@ -1,0 +1,78 @@
+"""The student's files: safetensors and a manifest, reloaded bit-exactly without the teacher's checkpoint."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from detectors.protocol import Detector
+from detectors.registry import build_detector
+from quantization.convert import make_student, quantizer_records
+from schemas.errors import InputError, VerificationError
+from schemas.provenance import Provenance
+from schemas.qat_config import QatConfig
+from schemas.storage import atomic_path, file_digest, write_text
+from schemas.student import (
+    MANIFEST,
+    WEIGHTS,
+    CalibrationSetReference,
+    StudentManifest,
+    TrainingMethod,
+    TrainingSummary,
+)
+
+
+def save_student(
+    student: Detector,
+    folder: Path,
+    *,
+    method: TrainingMethod,
+    config: QatConfig,
+    calibration_set: CalibrationSetReference,
+    training: TrainingSummary,
+    provenance: Provenance,
+) -> StudentManifest:
+    """Write weights, then the manifest that makes them a student."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.network.state_dict().items()}
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+    manifest = StudentManifest(
+        teacher=student.identity,
+        method=method,
+        bits=config.bits,
+        quantizers=quantizer_records(student.network),
+        calibration_set=calibration_set,
+        qat=config,
+        training=training,
+        weights_sha256=file_digest(folder / WEIGHTS),
+        provenance=provenance,
+    )
+    write_text(folder / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentManifest]:
+    """Read a student; its outputs equal those of the one that was saved, bit by bit.
+
+    Raises:
+        InputError: there is no finished student here.
+        VerificationError: weights do not match their digest or the architecture.
+    """
+    if not (folder / MANIFEST).exists():
+        raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check the path")
+    manifest = StudentManifest.read(folder / MANIFEST)
+    weights = folder / WEIGHTS
+    if not weights.is_file() or file_digest(weights) != manifest.weights_sha256:
+        raise VerificationError(f"{weights}: content does not match its digest; copy it again or run qat again")
+    student = make_student(build_detector(manifest.teacher), manifest.bits)
+    if quantizer_records(student.network) != manifest.quantizers:
+        raise VerificationError(f"{folder / MANIFEST}: its quantizers are not those of its policy {manifest.bits.name}")
+    try:
+        student.network.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise VerificationError(f"{weights}: does not fit the architecture its manifest names ({reason})") from error
+    student.network.to(device)
+    return student, manifest

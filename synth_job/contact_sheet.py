@@ -1,0 +1,43 @@
+"""The calibration set at a glance: a grid of its images with their boxes."""
+
+import colorsys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from schemas.shards import Sample
+from schemas.storage import atomic_path
+
+COLUMNS = 8
+MAX_IMAGES = 64
+CELL = 200
+"""Side of one image on the sheet, pixels."""
+GAP = 4
+
+
+def write_contact_sheet(path: Path, samples: list[Sample], class_names: tuple[str, ...]) -> None:
+    """Write a PNG with up to 64 images, evenly spread over the set, boxes drawn and named."""
+    shown = samples[:: max(1, -(-len(samples) // MAX_IMAGES))]
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (columns * (CELL + GAP) + GAP, rows * (CELL + GAP) + GAP), "white")
+    for number, sample in enumerate(shown):
+        row, column = divmod(number, columns)
+        sheet.paste(_annotated(sample, class_names), (GAP + column * (CELL + GAP), GAP + row * (CELL + GAP)))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _annotated(sample: Sample, class_names: tuple[str, ...]) -> Image.Image:
+    cell = Image.fromarray(sample.image()).resize((CELL, CELL), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(cell)
+    for box in sample.labels.boxes:
+        x, y, w, h = (value * CELL / sample.labels.width for value in box.bbox)
+        hue = box.category_id * 0.618034 % 1.0  # golden-ratio steps keep neighbouring classes apart
+        colour = tuple(int(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, 1.0))
+        draw.rectangle((x, y, x + w - 1, y + h - 1), outline=colour, width=2)
+        name = class_names[box.category_id]
+        left, top, right, bottom = draw.textbbox((x + 2, y + 1), name)
+        draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=colour)
+        draw.text((x + 2, y + 1), name, fill="black")
+    return cell

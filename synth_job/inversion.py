@@ -1,0 +1,136 @@
+"""Inversion: optimise pixels until the teacher sees the labels in them and its batch-norm statistics fit."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detectors.detections import Detections
+from detectors.protocol import Detector
+from schemas.synth_config import LossWeights
+
+AfterStep = Callable[[int, Tensor, list[Detections]], Sequence[Detections] | None]
+"""Called after step i with (i, images, labels); labels it returns replace the current ones."""
+
+
+def uniform_noise(seed: int, indices: Sequence[int], size: int) -> Tensor:
+    """Noise images `(B, 3, size, size)` in [0, 1]; image k depends on (seed, its sample index) alone."""
+    return torch.stack([torch.rand(3, size, size, generator=sample_generator(seed, index)) for index in indices])
+
+
+def sample_generator(seed: int, index: int) -> torch.Generator:
+    """The random generator of sample `index` of a set."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) % 2**63)
+
+
+def invert(
+    teacher: Detector,
+    images: Tensor,
+    labels: Sequence[Detections],
+    *,
+    iterations: int,
+    learning_rate: float,
+    weights: LossWeights,
+    after_step: AfterStep | None = None,
+) -> Tensor:
+    """Optimise images for labels: arXiv 2507.16782, equation of stage 1.
+
+    Args:
+        teacher: the full-precision detector; its weights get no gradient.
+        images: start, `(B, 3, H, W)` in [0, 1].
+        labels: boxes in pixels for each image.
+        iterations: Adam steps, learning rate decayed to 0 by a cosine.
+        learning_rate: of Adam, in pixel range per step.
+        weights: of the loss terms.
+        after_step: may replace the labels between steps.
+
+    Returns:
+        The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
+    """
+    device = next(teacher.network.parameters()).device
+    # The copy frees the caller's tensor; channels_last is what convolutions run fastest on.
+    images = images.to(device).contiguous(memory_format=torch.channels_last).clone().requires_grad_()
+    labels = [label.to(device) for label in labels]
+    optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
+    with BatchNormMatching(teacher.statistics_sites()) as matching:
+        for step in range(iterations):
+            optimizer.zero_grad()
+            outputs = teacher.head_outputs(images)
+            # Summed over images, as detection losses are when they meet per-batch statistics.
+            loss = weights.task * len(labels) * teacher.task_loss(outputs, labels)
+            every_layer, first_layer = matching.losses()
+            loss = loss + weights.batch_norm * every_layer + weights.first_layer * first_layer
+            loss = loss + weights.total_variation * total_variation(images)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                images.clamp_(0, 1)
+            if after_step is not None:
+                with matching.paused():
+                    replaced = after_step(step, images.detach(), labels)
+                labels = labels if replaced is None else list(replaced)
+    return images.detach().contiguous()
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """L2 norm of the differences between neighbouring pixels, vertical plus horizontal."""
+    vertical = images[:, :, 1:] - images[:, :, :-1]
+    horizontal = images[:, :, :, 1:] - images[:, :, :, :-1]
+    return vertical.norm() + horizontal.norm()
+
+
+class BatchNormMatching:
+    """Distance between a batch's statistics and the running statistics of every batch norm.
+
+    Used as a context: inside it, hooks take mean and variance of each layer's input in one pass.
+
+    Args:
+        sites: batch norms in the order of the forward pass; the first is the first layer's.
+    """
+
+    def __init__(self, sites: Sequence[nn.BatchNorm2d]) -> None:
+        self._sites = list(sites)
+        self._distances: list[Tensor] = []
+        self._active = True
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "BatchNormMatching":
+        self._handles = [site.register_forward_pre_hook(self._measure) for site in self._sites]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def losses(self) -> tuple[Tensor, Tensor]:
+        """Σ(‖μ−μ̂‖₂ + ‖σ²−σ̂²‖₂) over all layers of the last forward pass, and the first layer's share of it."""
+        distances, self._distances = self._distances, []
+        if not distances:
+            zero = torch.zeros(())
+            return zero, zero
+        return torch.stack(distances).sum(), distances[0]
+
+    def paused(self) -> "_Pause":
+        """A context in which forward passes are not measured."""
+        return _Pause(self)
+
+    def _measure(self, site: nn.Module, inputs: tuple[Tensor]) -> None:
+        if not self._active:
+            return
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        self._distances.append((mean - site.running_mean).norm() + (variance - site.running_var).norm())
+
+
+class _Pause:
+    def __init__(self, matching: BatchNormMatching) -> None:
+        self._matching = matching
+
+    def __enter__(self) -> None:
+        self._matching._active = False
+
+    def __exit__(self, *_: object) -> None:
+        self._matching._active = True

@@ -1,0 +1,169 @@
+"""The story of stage 1: load the teacher, and for each shard sample labels, invert, check, write."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectors.average_precision import average_precision
+from detectors.detections import Detections
+from detectors.protocol import Detector
+from detectors.registry import load_teacher, resolve_device
+from schemas.calibration_set import (
+    MANIFEST,
+    AveragePrecision,
+    CalibrationSetManifest,
+    LabelMode,
+    LabelStatistics,
+    ShardRecord,
+    shard_record_path,
+)
+from schemas.errors import ConfigError
+from schemas.provenance import Provenance
+from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
+from schemas.stage import Stage
+from schemas.storage import write_text
+from schemas.synth_config import Initialisation, LabelSource, SynthConfig
+from synth_job.contact_sheet import write_contact_sheet
+from synth_job.inversion import invert, uniform_noise
+from synth_job.label_sampling import LabelSampler, SampledLabels
+
+CONTACT_SHEET = "contact_sheet.png"
+AGREEMENT_CONFIDENCE = 0.001
+
+
+def synthesize(
+    settings: SynthConfig, provenance: Provenance, folder: Path, stage: Stage, *, overwrite: bool = False
+) -> CalibrationSetManifest:
+    """Make the calibration set `settings` describes in `folder`, going on where an earlier run stopped.
+
+    Raises:
+        ZsqError: bad input, a foreign unfinished set in the folder, or a stop request.
+    """
+    device = resolve_device(settings.device)
+    teacher = load_teacher(settings.teacher, device)
+    size = settings.image_size or teacher.identity.input_size
+    for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
+        if side % teacher.identity.stride:
+            raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
+    (folder / MANIFEST).unlink(missing_ok=True)  # from here on the set is not whole
+
+    shards: list[ShardRecord] = []
+    sampler = LabelSampler(teacher, settings.labels, settings.seed)
+    starts = range(0, settings.images, settings.shard_size)
+    for number, first in enumerate(starts):
+        indices = range(first, min(first + settings.shard_size, settings.images))
+        record = finished_shard(folder, number, provenance.key, overwrite)
+        if record is None:
+            stage.stop_here_if_asked()
+            stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
+            sampled = sampler.sample(indices, size, stage)
+            images = synthesize_images(teacher, sampled, indices, settings, size, stage)
+            record = write_shard(
+                folder, number, zip(images, sampled.labels(size), strict=True),
+                first_sample=first, seed=settings.seed, key=provenance.key,
+            )  # fmt: skip
+        shards.append(record)
+
+    samples = [sample for record in shards for sample in read_shard(folder / record.file, record.samples)]
+    agreement = teacher_agreement(teacher, samples, stage)
+    manifest = CalibrationSetManifest(
+        teacher=teacher.identity,
+        label_mode=LabelMode.GIVEN if settings.labels.source is LabelSource.GIVEN else LabelMode.SAMPLED,
+        synth=settings,
+        image_size=size,
+        seed=settings.seed,
+        shards=tuple(shards),
+        statistics=LabelStatistics.of([sample.labels for sample in samples], teacher.identity.class_names),
+        teacher_agreement=agreement,
+        provenance=provenance,
+    )
+    write_contact_sheet(folder / CONTACT_SHEET, samples, teacher.identity.class_names)
+    write_text(folder / MANIFEST, manifest.to_json())
+    report(CalibrationSet(folder, manifest, samples), stage)
+    return manifest
+
+
+def finished_shard(folder: Path, number: int, key: str, overwrite: bool) -> ShardRecord | None:
+    """The record of shard `number` where an earlier run of the same key finished it, verified.
+
+    Raises:
+        ConfigError: the shard belongs to a run with other settings, and `overwrite` is not set.
+        VerificationError: the shard does not match its record.
+    """
+    path = shard_record_path(folder, f"calib-{number:06d}.tar")
+    if not path.exists():
+        return None
+    record = ShardRecord.read(path)
+    if record.key != key:
+        if overwrite:
+            return None
+        raise ConfigError(f"{folder} holds shards of an unfinished run with other settings; choose another folder or --overwrite")
+    verify_shard(folder, record)
+    return record
+
+
+def synthesize_images(
+    teacher: Detector, sampled: SampledLabels, indices: range, settings: SynthConfig, size: int, stage: Stage
+) -> list[Pixels]:
+    """Images of `size` pixels for the labels of one shard."""
+    config = settings.inversion
+    labels = [detections.scaled(size / sampled.size) for detections in sampled.detections]
+    pixels: list[Pixels] = []
+    steps = stage.reporter.track(
+        range(-(-len(indices) // config.batch) * config.iterations), "inversion", unit="iteration"
+    )
+    for start in range(0, len(indices), config.batch):
+        batch = slice(start, start + config.batch)
+        images = uniform_noise(settings.seed, indices[batch], size)
+        if config.initialisation is Initialisation.SAMPLED:
+            images = torch.nn.functional.interpolate(sampled.images[batch], size=size, mode="bicubic").clamp(0, 1)
+        images = invert(
+            teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
+            weights=config.weights, after_step=lambda *_: advance(steps),
+        )  # fmt: skip
+        pixels += to_pixels(images)
+    return pixels
+
+
+def advance(steps: Iterator[int]) -> None:
+    """Move a progress iterator on by one."""
+    next(steps, None)
+
+
+def to_pixels(images: Tensor) -> list[Pixels]:
+    """`(B, 3, H, W)` float in [0, 1] as 8-bit `(H, W, 3)` images."""
+    return list((images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def teacher_agreement(teacher: Detector, samples: list[Sample], stage: Stage, batch: int = 16) -> AveragePrecision:
+    """The teacher's average precision on the stored, decoded images against their labels."""
+    device = next(teacher.network.parameters()).device
+    predictions: list[Detections] = []
+    for start in stage.reporter.track(range(0, len(samples), batch), "teacher agreement", unit="batch"):
+        pixels = np.stack([sample.image() for sample in samples[start : start + batch]])
+        images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
+        predictions += teacher.predict(
+            images, confidence=AGREEMENT_CONFIDENCE, iou=0.7, max_detections=300, multi_label=True
+        )
+    truth = [Detections.from_labels(sample.labels) for sample in samples]
+    return average_precision(truth, [found.to(torch.device("cpu")) for found in predictions], teacher.identity.class_names)[0]
+
+
+def report(finished: CalibrationSet, stage: Stage) -> None:
+    """The closing table and where the set lies."""
+    manifest = finished.manifest
+    statistics = manifest.statistics
+    agreement = manifest.teacher_agreement
+    rows = [
+        ("images", f"{statistics.images} of {manifest.image_size} px in {len(manifest.shards)} shards"),
+        ("labels", f"{manifest.label_mode.value}, {statistics.boxes} boxes, {len(statistics.class_histogram)} classes"),
+        ("teacher agreement", f"mAP50-95 {agreement.map50_95:.3f}, mAP50 {agreement.map50:.3f}" if agreement else "none"),
+        ("contact sheet", str(finished.folder / CONTACT_SHEET)),
+        ("set", str(finished.folder)),
+    ]
+    stage.reporter.table("Calibration set", ("", ""), rows)
+
+

@@ -1,0 +1,217 @@
+"""Label sampling: the boxes and classes that synthetic images are made for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from detectors.detections import Detections
+from detectors.protocol import Detector
+from schemas.labels import ImageLabels, LabelOrigin
+from schemas.stage import Stage
+from schemas.synth_config import LabelConfig, LabelSource
+from synth_job.given_labels import read_given_labels
+from synth_job.inversion import invert, sample_generator, uniform_noise
+
+SIDE_RANGE = (0.2, 0.8)
+"""Width and height of a random box are uniform in this range, shares of the image side (arXiv 2507.16782)."""
+MULTI_BOXES = (2, 5)
+"""`multi` draws this many boxes, uniformly."""
+MULTI_OVERLAP = 0.2
+"""Highest IoU between boxes of a `multi` image."""
+MAX_DETECTIONS = 100
+
+
+@dataclass(frozen=True)
+class SampledLabels:
+    """Labels of consecutive samples, for square images of `size` pixels.
+
+    Attributes:
+        size: side the boxes refer to, pixels.
+        detections: boxes of each image.
+        origins: origin of each box of each image.
+        images: the images that adaptive sampling ended with, `(B, 3, size, size)`; empty for other sources.
+    """
+
+    size: int
+    detections: list[Detections]
+    origins: list[list[LabelOrigin]]
+    images: Tensor
+
+    def labels(self, size: int) -> list[ImageLabels]:
+        """As stored beside images of `size` pixels."""
+        return [
+            found.scaled(size / self.size).to_labels(size, origins)
+            for found, origins in zip(self.detections, self.origins, strict=True)
+        ]
+
+
+class LabelSampler:
+    """Draws the labels of any sample of a set; sample k depends on (seed, k) and its batch.
+
+    Args:
+        teacher: decides in adaptive sampling.
+        config: source and its settings.
+        seed: of the set.
+    """
+
+    def __init__(self, teacher: Detector, config: LabelConfig, seed: int) -> None:
+        self._teacher = teacher
+        self._config = config
+        self._seed = seed
+        self._classes = len(teacher.identity.class_names)
+        self._given: list[Detections] = []
+        if config.source is LabelSource.GIVEN:
+            assert config.path is not None  # checked by the configuration
+            self._given = read_given_labels(Path(config.path), teacher.identity.class_names)
+
+    def sample(self, indices: range, image_size: int, stage: Stage) -> SampledLabels:
+        """Labels of the samples `indices`, for images of `image_size` pixels unless adaptive (then of `labels.size`)."""
+        if self._config.source is LabelSource.ADAPTIVE:
+            return self._adaptive(indices, stage)
+        detections = [self._drawn(index).scaled(image_size) for index in indices]
+        origin = LabelOrigin.GIVEN if self._given else LabelOrigin.SAMPLED
+        return SampledLabels(image_size, detections, [[origin] * len(found) for found in detections], torch.empty(0))
+
+    def _drawn(self, index: int) -> Detections:
+        """Labels of one sample on the unit square, from a source that looks at no image."""
+        generator = sample_generator(self._seed, index)
+        match self._config.source:
+            case LabelSource.GIVEN:
+                return self._given[index % len(self._given)]
+            case LabelSource.TILE:
+                return tile_boxes(generator, self._classes)
+            case LabelSource.MULTI:
+                return separate_boxes(generator, self._classes)
+            case _:
+                return random_boxes(generator, self._classes, 1)
+
+    def _adaptive(self, indices: range, stage: Stage) -> SampledLabels:
+        config = self._config
+        detections: list[Detections] = []
+        origins: list[list[LabelOrigin]] = []
+        images: list[Tensor] = []
+        batches = [indices[start : start + config.batch] for start in range(0, len(indices), config.batch)]
+        steps = stage.reporter.track(range(len(batches) * config.iterations), "label sampling", unit="iteration")
+        for batch in batches:
+            relabelling = AdaptiveRelabelling(
+                self._teacher,
+                config,
+                [random_boxes(sample_generator(self._seed, i), self._classes, 1).scaled(config.size) for i in batch],
+            )
+
+            def after_step(step: int, current: Tensor, labels: list[Detections],
+                           relabelling: AdaptiveRelabelling = relabelling) -> Sequence[Detections] | None:  # fmt: skip
+                next(steps, None)
+                return relabelling.after_step(step, current)
+
+            images.append(
+                invert(
+                    self._teacher, uniform_noise(self._seed, batch, config.size), relabelling.labels(),
+                    iterations=config.iterations, learning_rate=config.learning_rate, weights=config.weights,
+                    after_step=after_step,
+                ).cpu()
+            )  # fmt: skip
+            detections += relabelling.labels()
+            origins += relabelling.origins
+        return SampledLabels(config.size, detections, origins, torch.cat(images))
+
+
+class AdaptiveRelabelling:
+    """The labels of a batch of forming images, as the teacher adds and removes boxes (arXiv 2507.16782).
+
+    Args:
+        teacher: looks at the images.
+        config: when it looks and what counts.
+        start: one random box per image, in pixels.
+    """
+
+    def __init__(self, teacher: Detector, config: LabelConfig, start: list[Detections]) -> None:
+        self._teacher = teacher
+        self._config = config
+        self._labels = start
+        self.origins = [[LabelOrigin.SAMPLED] * len(label) for label in start]
+
+    def labels(self) -> list[Detections]:
+        """The current labels of each image."""
+        return list(self._labels)
+
+    def after_step(self, step: int, images: Tensor) -> list[Detections] | None:
+        """Relabel when it is time; None when nothing is due."""
+        config = self._config
+        done = step + 1
+        if done <= config.warm_up or done % config.interval:
+            return None
+        found = self._teacher.predict(
+            images, confidence=config.confidence, iou=0.7, max_detections=MAX_DETECTIONS, multi_label=False
+        )
+        for number, predictions in enumerate(found):
+            self._labels[number], self.origins[number] = self._relabel(
+                self._labels[number], self.origins[number], predictions.to(torch.device("cpu"))
+            )
+        return [label.to(images.device) for label in self._labels]
+
+    def _relabel(
+        self, current: Detections, origins: list[LabelOrigin], predictions: Detections
+    ) -> tuple[Detections, list[LabelOrigin]]:
+        kept = supported(current, predictions, self._config.overlap)
+        boxes, classes, scores = [list(part) for part in (current.boxes[kept], current.classes[kept], current.scores[kept])]
+        origins = [origin for origin, keep in zip(origins, kept.tolist(), strict=True) if keep]
+        image_area = self._config.size**2
+        for box, category, score in zip(predictions.boxes, predictions.classes, predictions.scores, strict=True):
+            area = float((box[2] - box[0]) * (box[3] - box[1])) / image_area
+            if not self._config.min_area <= area <= self._config.max_area:
+                continue
+            if float(box_iou(box[None], torch.stack(boxes)).max()) >= self._config.overlap:
+                continue
+            boxes.append(box)
+            classes.append(category)
+            scores.append(score)
+            origins.append(LabelOrigin.RELABELLED)
+        return Detections(torch.stack(boxes), torch.stack(classes), torch.stack(scores)), origins
+
+
+def supported(current: Detections, predictions: Detections, overlap: float) -> Tensor:
+    """Mask of the boxes that a prediction of their class supports (IoU ≥ `overlap`); never empty.
+
+    Where no box is supported, the one that any prediction overlaps most stays.
+    """
+    if not len(predictions):
+        return torch.arange(len(current)) == 0
+    same_class = current.classes[:, None] == predictions.classes[None]
+    iou = box_iou(current.boxes, predictions.boxes)
+    kept = ((iou >= overlap) & same_class).any(dim=1)
+    if not kept.any():
+        kept[iou.max(dim=1).values.argmax()] = True
+    return kept
+
+
+def random_boxes(generator: torch.Generator, classes: int, count: int) -> Detections:
+    """`count` boxes on the unit square: w, h ~ U(0.2, 0.8), centre uniform where it fits, class uniform."""
+    low, high = SIDE_RANGE
+    sides = low + (high - low) * torch.rand(count, 2, generator=generator)
+    corner = torch.rand(count, 2, generator=generator) * (1 - sides)
+    category = torch.randint(classes, (count,), generator=generator)
+    return Detections.of(torch.cat((corner, corner + sides), dim=1), category)
+
+
+def tile_boxes(generator: torch.Generator, classes: int) -> Detections:
+    """Four boxes on the unit square that fill its quarters, classes uniform."""
+    corners = torch.tensor([[x, y, x + 0.5, y + 0.5] for y in (0.0, 0.5) for x in (0.0, 0.5)])
+    return Detections.of(corners, torch.randint(classes, (4,), generator=generator))
+
+
+def separate_boxes(generator: torch.Generator, classes: int) -> Detections:
+    """Two to five random boxes on the unit square that overlap little; fewer where they do not fit."""
+    low, high = MULTI_BOXES
+    wanted = int(torch.randint(low, high + 1, (1,), generator=generator))
+    drawn = random_boxes(generator, classes, 10 * wanted)
+    kept: list[int] = []
+    for candidate in range(len(drawn)):
+        apart = not kept or float(box_iou(drawn.boxes[candidate, None], drawn.boxes[kept]).max()) <= MULTI_OVERLAP
+        if apart and len(kept) < wanted:
+            kept.append(candidate)
+    return drawn.select(torch.tensor(kept))

@@ -1,0 +1,188 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from typer.testing import CliRunner, Result
+
+from pipeline.cli import app
+from pipeline.plan import StageCommand
+from schemas.base import validate_config
+from schemas.run_config import RunConfig
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def zsq(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+class RecordingExecutor:
+    """Succeeds at everything and remembers what it was asked."""
+
+    commands: list[StageCommand] = []  # noqa: RUF012
+
+    def run(self, command: StageCommand) -> int:
+        assert command.config_path.exists()
+        self.commands.append(command)
+        return 0
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> type[RecordingExecutor]:
+    monkeypatch.setattr(RecordingExecutor, "commands", [])
+    monkeypatch.setattr("pipeline.cli.EXECUTORS", {"local": RecordingExecutor})
+    return RecordingExecutor
+
+
+def surface(command: Any, name: str = "zsq") -> dict[str, list[str]]:
+    if hasattr(command, "commands"):
+        below: dict[str, list[str]] = {}
+        for sub, inner in command.commands.items():
+            below |= surface(inner, f"{name} {sub}")
+        return below
+    return {name: sorted(option for parameter in command.params for option in parameter.opts)}
+
+
+def test_the_public_command_line_is_frozen():
+    """Changing this list breaks somebody's script: add a line to CHANGELOG.md when you do."""
+    assert surface(typer.main.get_command(app)) == {
+        "zsq run": ["--dry-run", "--executor", "--overwrite", "--set", "--storage", "config"],
+        "zsq synth": ["--config", "--output", "--overwrite", "--set"],
+        "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--set"],
+        "zsq eval": ["--config", "--output", "--overwrite", "--set", "--student"],
+        "zsq set inspect": ["--json", "folder"],
+    }
+
+
+def test_version_is_printed():
+    result = zsq("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"zsq \S+\n", result.stdout)
+
+
+def test_help_loads_neither_torch_nor_numpy():
+    script = (
+        "import sys, pipeline.cli; print([name for name in ('torch', 'numpy', 'ultralytics') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("sead: 1\n", (), "unknown key 'sead'; did you mean 'seed'?"),
+        (
+            "synth:\n  labels:\n    itertions: 3\n",
+            (),
+            "unknown key 'synth.labels.itertions'; did you mean 'iterations'?",
+        ),
+        (
+            "qat:\n  bits:\n    weight_bits: 1\n",
+            (),
+            "qat.bits.weight_bits: got 1, should be greater than or equal to 2",
+        ),
+        ("- one\n", (), "must hold `key: value` lines, got list"),
+        ("seed: !!python/object/apply:os.getpid []\n", (), "not plain YAML"),
+        ("", ("--set", "seed"), "write it as key=value"),
+        ("", ("--set", "seed=x"), "seed: got 'x'"),
+        ("seed: 1\n", ("--set", "seed.x=1"), "seed is a plain value"),
+        ("image_size: 16\n", (), "image_size: got 16"),
+        ("eval:\n  data: no/such.json\n", (), "eval.data: no/such.json does not exist"),
+        ("teacher:\n  path: no/such.pt\n", (), "teacher.path: no/such.pt does not exist"),
+        ("synth:\n  labels: {source: given, path: none.json}\n", (), "synth.labels.path: none.json does not exist"),
+        ("qat:\n  teacher: {path: other.pt}\n", (), "a run has one teacher"),
+    ],
+)
+def test_a_bad_setting_is_one_line_exit_2_and_starts_nothing(tmp_path, executor, content, arguments, message):
+    config = tmp_path / "run.yaml"
+    config.write_text(content)
+    result = zsq("run", config, "--storage", tmp_path / "storage", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("zsq run: ") and result.stderr.count("\n") == 1
+    assert executor.commands == [] and not (tmp_path / "storage").exists()
+
+
+def test_a_missing_configuration_file_is_one_line_exit_2(tmp_path):
+    result = zsq("run", tmp_path / "none.yaml")
+    assert result.exit_code == 2
+    assert "none.yaml: cannot be read" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_storage_that_cannot_be_a_folder_is_one_line_exit_2(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = zsq("run", "--storage", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "cannot be created" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_docker_is_not_offered_as_executor_yet():
+    assert zsq("run", "--executor", "docker").exit_code == 2
+
+
+def test_a_dry_run_prints_a_plan_that_reads_back_and_writes_nothing(tmp_path, executor, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = zsq("run", "--dry-run", "--set", "seed=5")
+    assert result.exit_code == 0
+    assert list(tmp_path.iterdir()) == [] and executor.commands == []
+    for stage in ("synth", "qat", "eval"):
+        assert f"#   zsq {stage} --config runs/default/config/{stage}.yaml" in result.stdout
+    run = validate_config(RunConfig, yaml.safe_load(result.stdout), "plan")
+    assert (run.seed, run.synth.seed, run.qat.seed) == (5, 5, 5)
+
+
+def test_without_a_configuration_the_embedded_default_runs(tmp_path, executor):
+    result = zsq("run", "--storage", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert [command.stage for command in executor.commands] == ["synth", "qat", "eval"]
+    assert executor.commands[0].config.teacher.path == "embedded"
+    for folder in ("calibration", "student", "eval"):
+        assert str(tmp_path / "out" / folder) in result.stdout
+
+
+def test_overwrite_reaches_every_stage(tmp_path, executor):
+    assert zsq("run", "--storage", tmp_path / "out", "--overwrite").exit_code == 0
+    assert all(command.arguments[-1] == "--overwrite" for command in executor.commands)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "expected"),
+    [
+        (
+            ("synth", "--config", "c.yaml", "--set", "seed=1", "--set", "images=2", "--output", "o", "--overwrite"),
+            "synth_job",
+            ["--config", "c.yaml", "--set", "seed=1", "--set", "images=2", "--output", "o", "--overwrite"],
+        ),
+        (
+            ("qat", "--calibration-set", "s", "--output", "o"),
+            "qat_job",
+            ["--calibration-set", "s", "--output", "o"],
+        ),
+        (
+            ("eval", "--student", "a", "--student", "b", "--output", "o"),
+            "eval_job",
+            ["--student", "a", "--student", "b", "--output", "o"],
+        ),
+    ],
+)
+def test_a_stage_alone_gets_its_options_and_gives_its_exit_code(monkeypatch, arguments, module, expected):
+    asked = []
+
+    def run_job(module: str, arguments: list[str]) -> int:
+        asked.append((module, list(arguments)))
+        return 3
+
+    monkeypatch.setattr("pipeline.cli.run_job", run_job)
+    assert zsq(*arguments).exit_code == 3
+    assert asked == [(module, expected)]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_examples_are_valid_run_configurations(path):
+    validate_config(RunConfig, yaml.safe_load(path.read_text()), path.name)

@@ -1,0 +1,86 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import ConfigError, InputError, Stopped, VerificationError
+from schemas.provenance import Provenance
+from schemas.stage import run_stage, up_to_date
+
+WANTED = Provenance.of("synth", {"seed": 1}, {"teacher": "a"})
+OTHER = Provenance.of("synth", {"seed": 2}, {"teacher": "a"})
+
+
+def test_nothing_there_is_not_up_to_date(tmp_path):
+    assert up_to_date(None, WANTED, tmp_path, overwrite=False) is False
+
+
+def test_the_same_output_is_up_to_date_also_when_overwriting(tmp_path):
+    assert up_to_date(WANTED, WANTED, tmp_path, overwrite=False) is True
+    assert up_to_date(WANTED, WANTED, tmp_path, overwrite=True) is True
+
+
+def test_another_output_is_refused_naming_the_difference_unless_overwriting(tmp_path):
+    with pytest.raises(ConfigError, match=r"seed: 2 → 1.*--overwrite") as caught:
+        up_to_date(OTHER, WANTED, tmp_path, overwrite=False)
+    assert str(tmp_path) in str(caught.value)
+    assert up_to_date(OTHER, WANTED, tmp_path, overwrite=True) is False
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigError("why"), 2), (InputError("why"), 2), (VerificationError("why"), 3), (Stopped("why"), 143)],
+)
+def test_an_expected_error_is_one_line_and_its_exit_code(error, code, capsys):
+    with pytest.raises(SystemExit) as caught, run_stage("synth"):
+        raise error
+    assert caught.value.code == code
+    assert capsys.readouterr().err == "zsq synth: why\n"
+
+
+def test_ctrl_c_exits_130(capsys):
+    with pytest.raises(SystemExit) as caught, run_stage("synth"):
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    assert "run the same command to go on" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), run_stage("synth"):
+        raise ZeroDivisionError
+
+
+def test_sigterm_waits_for_the_next_safe_point_then_exits_143():
+    before = signal.getsignal(signal.SIGTERM)
+    finished = []
+    with pytest.raises(SystemExit) as caught, run_stage("synth") as stage:
+        stage.stop_here_if_asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        finished.append("the current step")
+        stage.stop_here_if_asked()
+        finished.append("never")
+    assert caught.value.code == 143
+    assert finished == ["the current step"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_as_a_process_sigterm_exits_143(tmp_path: Path):
+    script = (
+        "import time\n"
+        "from schemas.stage import run_stage\n"
+        "with run_stage('qat') as stage:\n"
+        "    print('ready', flush=True)\n"
+        "    while True:\n"
+        "        time.sleep(0.02); stage.stop_here_if_asked()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert errors == "zsq qat: stopped by SIGTERM; finished work is kept, run the same command to go on\n"
