@@ -1,5 +1,6 @@
 """Stages as child processes of this one."""
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from types import FrameType
 from pipeline.plan import StageCommand
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class LocalExecutor:
@@ -27,7 +29,8 @@ def run_job(module: str, arguments: Sequence[str]) -> int:
 def run_process(command: Sequence[str]) -> int:
     """Run a command to its end on this process's output, passing on SIGTERM, SIGINT and SIGHUP.
 
-    The child has a process group of its own, so that Ctrl-C reaches it once, through us, and we outlive it.
+    The child has a process group of its own, so that Ctrl-C reaches it once, through us, and we outlive it. Where we do
+    not (SIGKILL), the kernel sends it SIGTERM: it saves its work instead of running on unseen.
     """
     child: subprocess.Popen[bytes] | None = None
     early: list[int] = []
@@ -41,7 +44,7 @@ def run_process(command: Sequence[str]) -> int:
     previous = {signum: signal.signal(signum, forward) for signum in FORWARDED}
     try:
         sys.stdout.flush()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_end_with_parent)
         for signum in early:
             child.send_signal(signum)
         code = child.wait()
@@ -49,3 +52,10 @@ def run_process(command: Sequence[str]) -> int:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
     return 128 - code if code < 0 else code
+
+
+def _end_with_parent() -> None:
+    """In the child, before the job starts: SIGTERM when the parent is gone (Linux only, harmless elsewhere)."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -35,7 +35,7 @@ def _annotated(sample: Sample, class_names: tuple[str, ...]) -> Image.Image:
         x, y, w, h = (value * CELL / sample.labels.width for value in box.bbox)
         hue = box.category_id * 0.618034 % 1.0  # golden-ratio steps keep neighbouring classes apart
         colour = tuple(int(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, 1.0))
-        draw.rectangle((x, y, x + w - 1, y + h - 1), outline=colour, width=2)
+        draw.rectangle((x, y, x + max(w, 3), y + max(h, 3)), outline=colour, width=2)
         name = class_names[box.category_id]
         left, top, right, bottom = draw.textbbox((x + 2, y + 1), name)
         draw.rectangle((left - 2, top - 1, right + 2, bottom + 1), fill=colour)

@@ -158,6 +158,16 @@ def test_a_signal_reaches_the_job_once_and_the_job_may_finish_its_step(fake_jobs
     assert output == ""  # no other stage was started
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent death signal is Linux only")
+def test_a_job_whose_run_was_killed_saves_and_ends_too(fake_jobs):
+    (fake_jobs / "synth_job" / "__main__.py").write_text(WAITING_JOB)
+    run = start_zsq(fake_jobs, "run", "--storage", "out")
+    wait_for(fake_jobs.parent / "ready")
+    run.kill()
+    run.communicate(timeout=30)  # ends when the job has closed its output
+    assert (fake_jobs.parent / "saved").read_text() == "[143]"
+
+
 def test_a_folder_named_like_ours_where_the_user_stands_is_not_imported(fake_jobs):
     (fake_jobs.parent / "synth_job.py").write_text("raise SystemExit(99)")
     run = start_zsq(fake_jobs, "synth", "--output", "out")
