@@ -26,8 +26,8 @@ from schemas.storage import write_text
 from schemas.synth_config import SynthConfig
 from schemas.teacher import TeacherSource
 from synth_job.contact_sheet import write_contact_sheet
+from synth_job.initialisation import sample_generator
 from synth_job.label_sampling import random_boxes
-from synth_job.inversion import sample_generator
 
 app = typer.Typer(add_completion=False)
 

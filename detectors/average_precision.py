@@ -17,7 +17,9 @@ PER_IMAGE = 100
 
 
 def average_precision(
-    truth: Sequence[Detections], predictions: Sequence[Detections], class_names: Sequence[str],
+    truth: Sequence[Detections],
+    predictions: Sequence[Detections],
+    class_names: Sequence[str],
     crowd: Sequence[Sequence[bool]] | None = None,
 ) -> tuple[AveragePrecision, dict[str, float]]:
     """COCO average precision of predictions against labels, image by image.
@@ -51,7 +53,9 @@ def average_precision(
     return AveragePrecision(**summary), per_class
 
 
-def coco_results(predictions: Sequence[Detections], image_ids: Sequence[int], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def coco_results(
+    predictions: Sequence[Detections], image_ids: Sequence[int], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
     """Predictions in the COCO results format; `category_ids` maps class indices to the ids to write."""
     return [
         {
@@ -70,9 +74,11 @@ def coco_results(predictions: Sequence[Detections], image_ids: Sequence[int], ca
 def _ground_truth(
     truth: Sequence[Detections], class_names: Sequence[str], crowd: Sequence[Sequence[bool]] | None
 ) -> dict[str, Any]:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image, label in enumerate(truth):
-        for number, ((x1, y1, x2, y2), category) in enumerate(zip(label.boxes.tolist(), label.classes.tolist(), strict=True)):
+        for number, ((x1, y1, x2, y2), category) in enumerate(
+            zip(label.boxes.tolist(), label.classes.tolist(), strict=True)
+        ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,

@@ -49,7 +49,9 @@ class Detections:
         """Stored labels for a square image of `size` pixels; boxes are clipped to it."""
         clipped = self.boxes.clamp(0, size).tolist()
         boxes = tuple(
-            BoxLabel(bbox=(x1, y1, x2 - x1, y2 - y1), category_id=category, score=min(max(score, 0.0), 1.0), origin=origin)
+            BoxLabel(
+                bbox=(x1, y1, x2 - x1, y2 - y1), category_id=category, score=min(max(score, 0.0), 1.0), origin=origin
+            )
             for (x1, y1, x2, y2), category, score, origin in zip(
                 clipped, self.classes.tolist(), self.scores.tolist(), origins, strict=True
             )

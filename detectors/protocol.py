@@ -35,7 +35,11 @@ class Detector(Protocol):
     """
 
     identity: TeacherIdentity
-    network: nn.Module
+
+    @property
+    def network(self) -> nn.Module:
+        """The module that computes."""
+        ...
 
     def head_outputs(self, images: Tensor) -> HeadOutputs:
         """Raw head outputs, with gradients to the images and the weights."""
@@ -48,11 +52,11 @@ class Detector(Protocol):
     def predict(
         self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
     ) -> list[Detections]:
-        """Decoded, suppressed predictions of each image, best first; `multi_label` lets an anchor carry many classes."""
+        """Decoded, suppressed predictions of each image, best first; `multi_label`: several classes an anchor."""
         ...
 
     def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
-        """An `(h, w, 3)` image on a `(size, size, 3)` canvas, the family's way; also its scale and (left, top) border."""
+        """An `(h, w, 3)` image on a `(size, size, 3)` canvas, as the family does; its scale and (left, top) border."""
         ...
 
     def copy(self) -> Self:

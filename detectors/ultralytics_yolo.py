@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ultralytics.cfg import get_cfg
 from ultralytics.data.augment import LetterBox
-from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 from ultralytics.utils.nms import non_max_suppression
@@ -40,7 +39,8 @@ LOSS_GAINS = ("box", "cls", "dfl")
 class UltralyticsDetector:
     """Implements `detectors.protocol.Detector`. Images are RGB in [0, 1]."""
 
-    def __init__(self, identity: TeacherIdentity, network: DetectionModel, gains: dict[str, float] | None = None) -> None:
+    # The network is untyped: the library builds it from a list of layers.
+    def __init__(self, identity: TeacherIdentity, network: Any, gains: dict[str, float] | None = None) -> None:
         self.identity = identity
         self.network = network.eval()
         self.network.requires_grad_(False)
@@ -63,8 +63,10 @@ class UltralyticsDetector:
                 "check teacher.family, or set teacher.trust_pickle for a file you made yourself"
             ) from error
         stored = checkpoint.get("ema") or checkpoint.get("model")
-        if not isinstance(stored, nn.Module) or type(getattr(stored, "model", [None])[-1]).__name__ not in DETECTION_HEADS:
-            raise InputError(f"teacher {path}: holds no Ultralytics *detection* model (segmentation, pose and others do not fit)")
+        if type(getattr(stored, "model", [None])[-1]).__name__ not in DETECTION_HEADS:
+            raise InputError(
+                f"teacher {path}: holds no Ultralytics *detection* model (segmentation, pose and others do not fit)"
+            )
         args = checkpoint.get("train_args") or {}
         names = stored.names
         identity = TeacherIdentity(
@@ -92,7 +94,9 @@ class UltralyticsDetector:
             VerificationError: it does not build.
         """
         try:
-            network = DetectionModel(copy.deepcopy(identity.architecture), ch=3, nc=len(identity.class_names), verbose=False)
+            network: Any = DetectionModel(
+                copy.deepcopy(identity.architecture), ch=3, nc=len(identity.class_names), verbose=False
+            )
         except Exception as error:  # whatever a foreign architecture makes the library raise
             raise VerificationError(f"the architecture of the teacher does not build ({error})") from error
         if type(network.model[-1]).__name__ not in DETECTION_HEADS:
@@ -116,7 +120,7 @@ class UltralyticsDetector:
         return detector
 
     @property
-    def _head(self) -> Detect:
+    def _head(self) -> Any:
         return self.network.model[-1]
 
     def head_outputs(self, images: Tensor) -> HeadOutputs:
@@ -142,7 +146,9 @@ class UltralyticsDetector:
         size = logits.new_tensor([width, height, width, height])
         boxes = torch.cat([label.boxes for label in labels]).to(logits.device) / size
         batch = {
-            "batch_idx": torch.cat([torch.full((len(label),), float(i)) for i, label in enumerate(labels)]).to(logits.device),
+            "batch_idx": torch.cat([torch.full((len(label),), float(i)) for i, label in enumerate(labels)]).to(
+                logits.device
+            ),
             "cls": torch.cat([label.classes for label in labels]).to(logits),
             "bboxes": torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), dim=1),
         }
@@ -172,7 +178,8 @@ class UltralyticsDetector:
         """See `Detector`."""
         box = LetterBox(new_shape=(size, size), auto=False, padding_value=self.identity.pixels.padding)
         placed = box.get_params({"img": image})
-        return box(image=image), placed["ratio"][0], (placed["left"], placed["top"])
+        placed_image: Any = box(image=image)
+        return placed_image, placed["ratio"][0], (placed["left"], placed["top"])
 
     def copy(self) -> Self:
         """See `Detector`."""
@@ -232,7 +239,9 @@ def download(name: str) -> Path:
         InputError: no such checkpoint is published, or it cannot be fetched.
     """
     if name not in GITHUB_ASSETS_NAMES:
-        raise InputError(f"teacher {name}: no such file, and not a published Ultralytics checkpoint; check teacher.path")
+        raise InputError(
+            f"teacher {name}: no such file, and not a published Ultralytics checkpoint; check teacher.path"
+        )
     try:
         path = Path(attempt_download_asset(name))
     except Exception as error:  # urllib, ssl and the library's own errors

@@ -30,7 +30,9 @@ def main(
             values = set_by_dotted_key(values, assignment)
         settings = validate_config(QatConfig, values, str(config or "--set"))
         if not (calibration_set / SET_MANIFEST).exists():
-            raise InputError(f"{calibration_set}: no finished calibration set here; run synth, or check --calibration-set")
+            raise InputError(
+                f"{calibration_set}: no finished calibration set here; run synth, or check --calibration-set"
+            )
         set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
         inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}
         provenance = Provenance.of("qat", settings.keyed(), inputs)

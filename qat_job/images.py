@@ -35,7 +35,9 @@ class ImageBatches:
         for start in range(0, count, batch):
             yield self._stack([self._image(k) for k in range(start, min(start + batch, count))])
 
-    def shuffled(self, steps: int, batch: int, seed: int, config: AugmentationConfig) -> Iterator[tuple[Tensor, list[Detections]]]:
+    def shuffled(
+        self, steps: int, batch: int, seed: int, config: AugmentationConfig
+    ) -> Iterator[tuple[Tensor, list[Detections]]]:
         """`steps` batches of augmented images with their labels, every image once per epoch.
 
         The order and the augmentation of step k depend on the seed alone.

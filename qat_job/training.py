@@ -11,7 +11,6 @@ from detectors.detections import Detections
 from detectors.protocol import Detector, HeadOutputs
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
 from qat_job.images import ImageBatches
-from quantization.convert import quantized_layers
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
 from schemas.qat_config import DistillationWeights, QatConfig
@@ -94,7 +93,7 @@ def training_loss(
 
 
 def parameter_groups(student: Detector, learning_rate: float, step_size_learning_rate: float) -> list[dict[str, Any]]:
-    """Adam's groups: all weights but those of decoding at one rate, and each quantizer at a rate relative to its own step size.
+    """Adam's groups: weights (but those of decoding) at one rate, each quantizer at a rate relative to its step size.
 
     Adam's steps have the size of the learning rate whatever the gradient; step sizes span orders of magnitude, so that
     one absolute rate would freeze some and scatter others. Zero points move relative to the number of levels.

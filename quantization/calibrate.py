@@ -65,8 +65,8 @@ class HistogramObserver:
     def observe(self, x: Tensor) -> None:
         """Take in one tensor."""
         if self._counting:
-            low, high = self.lowest.item(), self.highest.item()
-            self.counts += torch.histc(x.float(), BINS, low, high).double().cpu()
+            edges = (self.lowest.item(), self.highest.item())
+            self.counts += torch.histc(x.float(), BINS, *edges).double().cpu()
         else:
             low, high = torch.aminmax(x)
             self.lowest = torch.minimum(self.lowest, low.float().cpu())

@@ -19,6 +19,7 @@ def make_student(teacher: Detector, bits: BitPolicy) -> Detector:
         student.fold_batch_norm()
     for name, plan in plan_layers(student, bits).items():
         layer = student.network.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)  # the plan names no others
         quantized = QuantizedConv2d(layer, plan) if isinstance(layer, nn.Conv2d) else QuantizedLinear(layer, plan)
         parent, _, attribute = name.rpartition(".")
         setattr(student.network.get_submodule(parent), attribute, quantized)

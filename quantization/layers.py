@@ -15,9 +15,6 @@ class QuantizedLayer(nn.Module):
     While `enabled` is False the layer computes in float; calibration needs that.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-
     def __init__(self, layer: nn.Conv2d | nn.Linear, plan: LayerPlan) -> None:
         super().__init__()
         self.weight = layer.weight

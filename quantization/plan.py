@@ -43,9 +43,7 @@ class LayerPlan:
 
 def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
     """The plan of every layer that `bits` quantizes, by module name; layers not named stay in float."""
-    layers = [
-        name for name, module in detector.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
-    ]
+    layers = [name for name, module in detector.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     scheme: Literal["symmetric", "affine"] = (
         "affine" if bits.activation_quantizer is Quantizer.LSQ_PLUS else "symmetric"
     )
@@ -58,7 +56,9 @@ def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
     for name in layers:
         if name in in_float:
             continue
-        weight_bits, activation_bits = (EDGE_BITS, EDGE_BITS) if name in edges else (bits.weight_bits, bits.activation_bits)
+        weight_bits, activation_bits = (
+            (EDGE_BITS, EDGE_BITS) if name in edges else (bits.weight_bits, bits.activation_bits)
+        )
         granularity: Literal["per_tensor", "per_channel"] = (
             "per_channel" if bits.policy is Policy.DEPLOY else "per_tensor"
         )

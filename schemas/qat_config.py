@@ -64,7 +64,6 @@ class AugmentationConfig(Contract):
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
     shift: float = Field(default=0.1, ge=0, le=0.5, description="largest shift, share of the side")
     scale: float = Field(default=0.25, ge=0, lt=1, description="scale is drawn from 1 ± this")
-    mosaic: float = Field(default=0.0, ge=0, le=1, description="probability of a batch of 2 x 2 mosaics")
     brightness: float = Field(default=0.1, ge=0, lt=1, description="gain is drawn from 1 ± this")
 
 

@@ -20,6 +20,10 @@ from schemas.storage import atomic_path, file_digest, write_text
 MAX_PNG_BYTES = 256 * 2**20
 MAX_LABELS_BYTES = 4 * 2**20
 
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImportError)
+"""What Pillow raises on bytes that are no whole image. ImportError: Ultralytics, once imported, makes Pillow look for a
+HEIC plugin before it calls a file unidentified."""
+
 Pixels = NDArray[np.uint8]
 
 
@@ -46,7 +50,7 @@ class Sample:
                 if image.size != (self.labels.width, self.labels.height):
                     raise VerificationError(f"{self.shard}: image of {image.size} pixels, its labels say otherwise")
                 return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise VerificationError(f"{self.shard}: holds a PNG that does not decode ({error})") from error
 
 

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,17 @@ class Stage:
         """Raise `Stopped` when SIGTERM arrived; call it where finished work is on disk."""
         if self._stop_requested:
             raise Stopped("stopped by SIGTERM; finished work is kept, run the same command to go on")
+
+    def counter(self, total: int, task: str, unit: str) -> Callable[[], None]:
+        """A function to call after each of `total` steps: shows progress, and raises `Stopped` when SIGTERM arrived."""
+        steps = self.reporter.track(range(total), task, unit)
+        next(steps, None)
+
+        def advance() -> None:
+            next(steps, None)
+            self.stop_here_if_asked()
+
+        return advance
 
     def request_stop(self, signum: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         """Signal handler: remember the request; the stage stops at its next safe point."""

@@ -1,9 +1,9 @@
 """Configuration of stage 1, label sampling and inversion. All defaults live here."""
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Contract
 from schemas.teacher import TeacherSource
@@ -27,10 +27,42 @@ class LabelSource(StrEnum):
 class LossWeights(Contract):
     """Weights of the terms of the inversion loss."""
 
-    task: float = Field(default=0.5, ge=0, description="detection loss of the teacher; paper 0.5")
+    task: float = Field(default=0.5, ge=0, description="detection loss of the teacher, summed over images; paper 0.5")
     batch_norm: float = Field(default=0.05, ge=0, description="batch-norm statistics of every layer; paper 0.05")
-    first_layer: float = Field(default=5.0, ge=0, description="the same at the first layer, on top; paper 5")
-    total_variation: float = Field(default=0.002, ge=0, description="total variation; paper 0.002")
+    first_layer: float = Field(default=0.2, ge=0, description="the same at the first layer, on top; paper 5")
+    total_variation: float = Field(default=0.03, ge=0, description="total variation; paper 0.002")
+
+
+class ViewConfig(Contract):
+    """What the teacher sees at each step: the images flipped, shifted and resized at random.
+
+    Detail that survives only in one view cannot lower the loss, so objects come out as shapes instead of as
+    imperceptible patterns. The published method is flip 0, shift 0, scales [1.0].
+    """
+
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
+    shift: float = Field(default=0.05, ge=0, le=0.5, description="largest cyclic shift, share of the side")
+    scales: tuple[float, ...] = Field(
+        default=(0.8, 1.0, 1.2), min_length=1, description="drawn uniformly; sides round to the teacher's stride"
+    )
+
+    @field_validator("scales")
+    @classmethod
+    def _usable(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0.25 <= scale <= 4 for scale in value):
+            raise ValueError("each scale takes a value from 0.25 to 4")
+        return value
+
+
+class Initialisation(StrEnum):
+    """What optimisation starts from."""
+
+    NOISE = "noise"
+    """Uniform noise, as published."""
+    LOW_FREQUENCY = "low_frequency"
+    """Smooth colour noise with a natural image's fall of energy with frequency."""
+    SAMPLED = "sampled"
+    """The images that label sampling ended with, enlarged; needs labels.source: adaptive."""
 
 
 class LabelConfig(Contract):
@@ -39,9 +71,10 @@ class LabelConfig(Contract):
     source: LabelSource = LabelSource.ADAPTIVE
     path: str | None = Field(default=None, description="COCO JSON file or folder of YOLO txt files, for source: given")
     size: int = Field(default=160, ge=64, le=1280, description="image side while sampling, pixels; paper 160")
-    iterations: int = Field(default=300, ge=1, le=100_000, description="optimisation steps per image")
+    initialisation: Literal[Initialisation.NOISE, Initialisation.LOW_FREQUENCY] = Initialisation.LOW_FREQUENCY
+    iterations: int = Field(default=200, ge=1, le=100_000, description="optimisation steps per image")
     warm_up: int = Field(default=100, ge=0, description="steps before the teacher first relabels")
-    interval: int = Field(default=100, ge=1, description="steps between relabellings; paper 100")
+    interval: int = Field(default=50, ge=1, description="steps between relabellings; paper 100")
     confidence: float = Field(default=0.2, gt=0, lt=1, description="lowest score that adds a box; paper 0.2")
     overlap: float = Field(
         default=0.35, gt=0, lt=1, description="IoU with a current box below which one is new; paper 0.35"
@@ -49,8 +82,12 @@ class LabelConfig(Contract):
     min_area: float = Field(default=0.01, ge=0, lt=1, description="smallest box, share of the image; paper 0.01")
     max_area: float = Field(default=0.85, gt=0, le=1, description="largest box, share of the image; paper 0.85")
     batch: int = Field(default=16, ge=1, le=1024, description="images optimised together")
-    learning_rate: float = Field(default=0.2, gt=0, description="Adam, cosine decay to 0; paper 0.2")
-    weights: LossWeights = LossWeights()
+    learning_rate: float = Field(default=0.05, gt=0, description="Adam, cosine decay to 0; paper 0.2")
+    weights: LossWeights = Field(
+        default=LossWeights(task=0.06, batch_norm=0.5, first_layer=5.0, total_variation=0.02),
+        description="batch norm outweighs the task here, so that objects nobody asked for may form and be labelled",
+    )
+    views: ViewConfig = ViewConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -62,32 +99,28 @@ class LabelConfig(Contract):
             raise ValueError(f"path is set but source is '{self.source}': set source to 'given' or leave path out")
         if self.min_area >= self.max_area:
             raise ValueError(f"min_area {self.min_area} must be below max_area {self.max_area}")
-        if self.source is LabelSource.ADAPTIVE and self.warm_up >= self.iterations:
+        if self.source is LabelSource.ADAPTIVE and max(self.warm_up, self.interval) > self.iterations:
             raise ValueError(
-                f"warm_up {self.warm_up} must be below iterations {self.iterations}, or nothing is relabelled"
+                f"warm_up {self.warm_up} or interval {self.interval} exceeds iterations {self.iterations}: "
+                "nothing would be relabelled"
             )
         return self
-
-
-class Initialisation(StrEnum):
-    """What inversion starts from."""
-
-    NOISE = "noise"
-    """Uniform noise."""
-    SAMPLED = "sampled"
-    """The images that label sampling ended with, enlarged; needs source: adaptive."""
 
 
 class InversionConfig(Contract):
     """How images are made for the labels."""
 
-    iterations: int = Field(default=300, ge=1, le=100_000, description="optimisation steps per image; paper 3,000")
-    learning_rate: float = Field(default=0.2, gt=0, description="Adam, cosine decay to 0; paper 0.2")
-    initialisation: Initialisation = Initialisation.NOISE
+    iterations: int = Field(default=100, ge=1, le=100_000, description="optimisation steps per image; paper 3,000")
+    learning_rate: float = Field(default=0.05, gt=0, description="Adam, cosine decay to 0; paper 0.2")
+    initialisation: Initialisation | None = Field(
+        default=None,
+        description="null: sampled where label sampling makes images (source: adaptive), else low_frequency",
+    )
     batch: int = Field(
         default=8, ge=1, le=1024, description="images optimised together; batch-norm terms see them as one"
     )
     weights: LossWeights = LossWeights()
+    views: ViewConfig = ViewConfig()
 
 
 class SynthConfig(Contract):
@@ -112,6 +145,14 @@ class SynthConfig(Contract):
                 "images: set labels.source to 'adaptive' or inversion.initialisation to 'noise'"
             )
         return self
+
+    @property
+    def initialisation(self) -> Initialisation:
+        """What inversion starts from, the default resolved."""
+        if self.inversion.initialisation is not None:
+            return self.inversion.initialisation
+        adaptive = self.labels.source is LabelSource.ADAPTIVE
+        return Initialisation.SAMPLED if adaptive else Initialisation.LOW_FREQUENCY
 
     def keyed(self) -> dict[str, Any]:
         """What decides the content of the set: everything but locations (their digests count) and the device."""

@@ -1,6 +1,7 @@
 """Somebody's labels without their images: COCO JSON or YOLO txt files."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,23 +47,34 @@ def _read_coco(path: Path, class_names: tuple[str, ...]) -> "list[Detections]":
         sizes = {image["id"]: (float(image["width"]), float(image["height"])) for image in content["images"]}
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         annotations = [row for row in content["annotations"] if not row.get("iscrowd")]
-        rows = [(row["image_id"], names[row["category_id"]], [float(v) for v in row["bbox"]]) for row in annotations]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        rows = []
+        for row in annotations:
+            x, y, w, h = (float(value) for value in row["bbox"])
+            rows.append((row["image_id"], names[row["category_id"]], x, y, x + w, y + h))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"labels.path {path}: not COCO instances JSON ({type(error).__name__}: {error})") from error
-    unknown = sorted({name for _, name, _ in rows} - set(class_names))
+    unknown = sorted({name for _, name, *_ in rows} - set(class_names))
     if unknown:
-        raise InputError(f"labels.path {path}: the teacher knows no class {', '.join(unknown[:5])}; rename or remove them")
+        raise InputError(
+            f"labels.path {path}: the teacher knows no class {', '.join(unknown[:5])}; rename or remove them"
+        )
     boxes: dict[Any, list[list[float]]] = {}
     classes: dict[Any, list[int]] = {}
-    for image, name, (x, y, w, h) in rows:
+    for image, name, *edges in rows:
         if image not in sizes:
             raise InputError(f"labels.path {path}: an annotation names image {image}, which is not listed under images")
-        if w <= 0 or h <= 0:
-            continue
         width, height = sizes[image]
+        if not (all(map(math.isfinite, edges)) and 0 < width < math.inf and 0 < height < math.inf):
+            raise InputError(f"labels.path {path}: image {image} has a size or a box that is not finite and positive")
+        x1, x2 = (min(max(edge, 0.0), width) for edge in edges[::2])
+        y1, y2 = (min(max(edge, 0.0), height) for edge in edges[1::2])
+        if x2 <= x1 or y2 <= y1:
+            continue  # no area inside the image
         side = max(width, height)
-        left, top = (side - width) / 2 + x, (side - height) / 2 + y
-        boxes.setdefault(image, []).append([left / side, top / side, (left + w) / side, (top + h) / side])
+        left, top = (side - width) / 2, (side - height) / 2
+        boxes.setdefault(image, []).append(
+            [(left + x1) / side, (top + y1) / side, (left + x2) / side, (top + y2) / side]
+        )
         classes.setdefault(image, []).append(class_names.index(name))
     return [Detections.of(boxes[image], classes[image]) for image in boxes]
 
@@ -73,20 +85,42 @@ def _read_yolo(folder: Path, class_names: tuple[str, ...]) -> "list[Detections]"
     labels = []
     for file in _txt_files(folder):
         boxes, classes = [], []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: cannot be read ({error}); replace the file") from error
+        for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                category, x, y, w, h = (float(part) for part in line.split()[:5])
+                category, *numbers = (float(part) for part in line.split())
+                x1, y1, x2, y2 = _yolo_edges(numbers)
             except ValueError as error:
-                raise InputError(f"{file}:{number}: not a YOLO label; write `class x y w h`, shares of the image") from error
+                raise InputError(
+                    f"{file}:{number}: not a YOLO label; write `class x y w h`, shares of the image, or a polygon"
+                ) from error
             if not 0 <= category < len(class_names) or category != int(category):
                 raise InputError(f"{file}:{number}: class {category:g}, the teacher knows 0 to {len(class_names) - 1}")
-            boxes.append([max(x - w / 2, 0.0), max(y - h / 2, 0.0), min(x + w / 2, 1.0), min(y + h / 2, 1.0)])
-            classes.append(int(category))
+            if x2 > x1 and y2 > y1:
+                boxes.append([x1, y1, x2, y2])
+                classes.append(int(category))
         if boxes:
             labels.append(Detections.of(boxes, classes))
     return labels
+
+
+def _yolo_edges(numbers: list[float]) -> list[float]:
+    """x1, y1, x2, y2 of a box (centre and size) or of a polygon's bounds (three or more corners), clipped to 0..1."""
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise ValueError(f"{len(numbers)} coordinates")
+    if not all(-0.01 <= number <= 1.01 for number in numbers):
+        raise ValueError("a coordinate is not a share of the image")
+    if len(numbers) == 4:
+        x, y, w, h = numbers
+        edges = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+    else:
+        edges = [min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])]
+    return [min(max(edge, 0.0), 1.0) for edge in edges]
 
 
 def _txt_files(folder: Path) -> list[Path]:

@@ -3,27 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detectors.detections import Detections
 from detectors.protocol import Detector
-from schemas.synth_config import LossWeights
+from schemas.synth_config import LossWeights, ViewConfig
+from synth_job.views import View
 
-AfterStep = Callable[[int, Tensor, list[Detections]], Sequence[Detections] | None]
-"""Called after step i with (i, images, labels); labels it returns replace the current ones."""
-
-
-def uniform_noise(seed: int, indices: Sequence[int], size: int) -> Tensor:
-    """Noise images `(B, 3, size, size)` in [0, 1]; image k depends on (seed, its sample index) alone."""
-    return torch.stack([torch.rand(3, size, size, generator=sample_generator(seed, index)) for index in indices])
-
-
-def sample_generator(seed: int, index: int) -> torch.Generator:
-    """The random generator of sample `index` of a set."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) % 2**63)
+Relabel = Callable[[int, Tensor], list[Detections] | None]
+"""Called after step i with (i, images); labels it returns replace the current ones."""
 
 
 def invert(
@@ -34,9 +23,12 @@ def invert(
     iterations: int,
     learning_rate: float,
     weights: LossWeights,
-    after_step: AfterStep | None = None,
+    views: ViewConfig,
+    generator: torch.Generator,
+    advance: Callable[[], None] = lambda: None,
+    relabel: Relabel | None = None,
 ) -> Tensor:
-    """Optimise images for labels: arXiv 2507.16782, equation of stage 1.
+    """Optimise images for labels (arXiv 2507.16782, stage 1), seen in random views.
 
     Args:
         teacher: the full-precision detector; its weights get no gradient.
@@ -45,7 +37,10 @@ def invert(
         iterations: Adam steps, learning rate decayed to 0 by a cosine.
         learning_rate: of Adam, in pixel range per step.
         weights: of the loss terms.
-        after_step: may replace the labels between steps.
+        views: how the teacher's view changes from step to step.
+        generator: draws the views, on the CPU.
+        advance: called after every step; what it raises ends the inversion.
+        relabel: may replace the labels between steps.
 
     Returns:
         The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
@@ -59,9 +54,11 @@ def invert(
     with BatchNormMatching(teacher.statistics_sites()) as matching:
         for step in range(iterations):
             optimizer.zero_grad()
-            outputs = teacher.head_outputs(images)
+            view = View.draw(views, images.shape[-1], teacher.identity.stride, generator)
+            outputs = teacher.head_outputs(view.of_images(images))
+            task_loss = teacher.task_loss(outputs, [view.of_labels(label) for label in labels])
             # Summed over images, as detection losses are when they meet per-batch statistics.
-            loss = weights.task * len(labels) * teacher.task_loss(outputs, labels)
+            loss = weights.task * len(labels) * task_loss
             every_layer, first_layer = matching.losses()
             loss = loss + weights.batch_norm * every_layer + weights.first_layer * first_layer
             loss = loss + weights.total_variation * total_variation(images)
@@ -70,10 +67,10 @@ def invert(
             schedule.step()
             with torch.no_grad():
                 images.clamp_(0, 1)
-            if after_step is not None:
+            if relabel is not None:
                 with matching.paused():
-                    replaced = after_step(step, images.detach(), labels)
-                labels = labels if replaced is None else list(replaced)
+                    labels = relabel(step, images.detach()) or labels
+            advance()
     return images.detach().contiguous()
 
 

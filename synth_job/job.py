@@ -1,6 +1,5 @@
 """The story of stage 1: load the teacher, and for each shard sample labels, invert, check, write."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,8 @@ from schemas.stage import Stage
 from schemas.storage import write_text
 from schemas.synth_config import Initialisation, LabelSource, SynthConfig
 from synth_job.contact_sheet import write_contact_sheet
-from synth_job.inversion import invert, uniform_noise
+from synth_job.initialisation import enlarged, initial_images, sample_generator
+from synth_job.inversion import invert
 from synth_job.label_sampling import LabelSampler, SampledLabels
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -67,6 +67,7 @@ def synthesize(
             )  # fmt: skip
         shards.append(record)
 
+    remove_other_shards(folder, {record.file for record in shards})
     samples = [sample for record in shards for sample in read_shard(folder / record.file, record.samples)]
     agreement = teacher_agreement(teacher, samples, stage)
     manifest = CalibrationSetManifest(
@@ -100,9 +101,19 @@ def finished_shard(folder: Path, number: int, key: str, overwrite: bool) -> Shar
     if record.key != key:
         if overwrite:
             return None
-        raise ConfigError(f"{folder} holds shards of an unfinished run with other settings; choose another folder or --overwrite")
+        raise ConfigError(
+            f"{folder} holds shards of an unfinished run with other settings; choose another folder or --overwrite"
+        )
     verify_shard(folder, record)
     return record
+
+
+def remove_other_shards(folder: Path, named: set[str]) -> None:
+    """Delete what an overwritten, larger set left: a reader of `*.tar` must not find it."""
+    for path in folder.glob("calib-*.tar"):
+        if path.name not in named:
+            shard_record_path(folder, path.name).unlink(missing_ok=True)
+            path.unlink()
 
 
 def synthesize_images(
@@ -112,25 +123,21 @@ def synthesize_images(
     config = settings.inversion
     labels = [detections.scaled(size / sampled.size) for detections in sampled.detections]
     pixels: list[Pixels] = []
-    steps = stage.reporter.track(
-        range(-(-len(indices) // config.batch) * config.iterations), "inversion", unit="iteration"
-    )
+    batches = -(-len(indices) // config.batch)
+    advance = stage.counter(batches * config.iterations, "inversion", unit="iteration")
     for start in range(0, len(indices), config.batch):
         batch = slice(start, start + config.batch)
-        images = uniform_noise(settings.seed, indices[batch], size)
-        if config.initialisation is Initialisation.SAMPLED:
-            images = torch.nn.functional.interpolate(sampled.images[batch], size=size, mode="bicubic").clamp(0, 1)
+        if settings.initialisation is Initialisation.SAMPLED:
+            images = enlarged(sampled.images[batch], size)
+        else:
+            images = initial_images(settings.initialisation, settings.seed, indices[batch], size)
         images = invert(
             teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
-            weights=config.weights, after_step=lambda *_: advance(steps),
+            weights=config.weights, views=config.views,
+            generator=sample_generator(settings.seed, indices[start]), advance=advance,
         )  # fmt: skip
         pixels += to_pixels(images)
     return pixels
-
-
-def advance(steps: Iterator[int]) -> None:
-    """Move a progress iterator on by one."""
-    next(steps, None)
 
 
 def to_pixels(images: Tensor) -> list[Pixels]:
@@ -149,7 +156,9 @@ def teacher_agreement(teacher: Detector, samples: list[Sample], stage: Stage, ba
             images, confidence=AGREEMENT_CONFIDENCE, iou=0.7, max_detections=300, multi_label=True
         )
     truth = [Detections.from_labels(sample.labels) for sample in samples]
-    return average_precision(truth, [found.to(torch.device("cpu")) for found in predictions], teacher.identity.class_names)[0]
+    return average_precision(
+        truth, [found.to(torch.device("cpu")) for found in predictions], teacher.identity.class_names
+    )[0]
 
 
 def report(finished: CalibrationSet, stage: Stage) -> None:
@@ -160,10 +169,11 @@ def report(finished: CalibrationSet, stage: Stage) -> None:
     rows = [
         ("images", f"{statistics.images} of {manifest.image_size} px in {len(manifest.shards)} shards"),
         ("labels", f"{manifest.label_mode.value}, {statistics.boxes} boxes, {len(statistics.class_histogram)} classes"),
-        ("teacher agreement", f"mAP50-95 {agreement.map50_95:.3f}, mAP50 {agreement.map50:.3f}" if agreement else "none"),
+        (
+            "teacher agreement",
+            f"mAP50-95 {agreement.map50_95:.3f}, mAP50 {agreement.map50:.3f}" if agreement else "none",
+        ),
         ("contact sheet", str(finished.folder / CONTACT_SHEET)),
         ("set", str(finished.folder)),
     ]
     stage.reporter.table("Calibration set", ("", ""), rows)
-
-

@@ -1,6 +1,5 @@
 """Label sampling: the boxes and classes that synthetic images are made for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from schemas.labels import ImageLabels, LabelOrigin
 from schemas.stage import Stage
 from schemas.synth_config import LabelConfig, LabelSource
 from synth_job.given_labels import read_given_labels
-from synth_job.inversion import invert, sample_generator, uniform_noise
+from synth_job.initialisation import initial_images, sample_generator
+from synth_job.inversion import invert
 
 SIDE_RANGE = (0.2, 0.8)
 """Width and height of a random box are uniform in this range, shares of the image side (arXiv 2507.16782)."""
@@ -69,7 +69,7 @@ class LabelSampler:
             self._given = read_given_labels(Path(config.path), teacher.identity.class_names)
 
     def sample(self, indices: range, image_size: int, stage: Stage) -> SampledLabels:
-        """Labels of the samples `indices`, for images of `image_size` pixels unless adaptive (then of `labels.size`)."""
+        """Labels of the samples `indices`, for `image_size` pixels (adaptive sampling: for `labels.size` pixels)."""
         if self._config.source is LabelSource.ADAPTIVE:
             return self._adaptive(indices, stage)
         detections = [self._drawn(index).scaled(image_size) for index in indices]
@@ -95,26 +95,27 @@ class LabelSampler:
         origins: list[list[LabelOrigin]] = []
         images: list[Tensor] = []
         batches = [indices[start : start + config.batch] for start in range(0, len(indices), config.batch)]
-        steps = stage.reporter.track(range(len(batches) * config.iterations), "label sampling", unit="iteration")
+        advance = stage.counter(len(batches) * config.iterations, "label sampling", unit="iteration")
         for batch in batches:
             relabelling = AdaptiveRelabelling(
                 self._teacher,
                 config,
                 [random_boxes(sample_generator(self._seed, i), self._classes, 1).scaled(config.size) for i in batch],
             )
-
-            def after_step(step: int, current: Tensor, labels: list[Detections],
-                           relabelling: AdaptiveRelabelling = relabelling) -> Sequence[Detections] | None:  # fmt: skip
-                next(steps, None)
-                return relabelling.after_step(step, current)
-
             images.append(
                 invert(
-                    self._teacher, uniform_noise(self._seed, batch, config.size), relabelling.labels(),
-                    iterations=config.iterations, learning_rate=config.learning_rate, weights=config.weights,
-                    after_step=after_step,
+                    self._teacher,
+                    initial_images(config.initialisation, self._seed, batch, config.size),
+                    relabelling.labels(),
+                    iterations=config.iterations,
+                    learning_rate=config.learning_rate,
+                    weights=config.weights,
+                    views=config.views,
+                    generator=sample_generator(self._seed, batch[0]),
+                    advance=advance,
+                    relabel=relabelling.after_step,
                 ).cpu()
-            )  # fmt: skip
+            )
             detections += relabelling.labels()
             origins += relabelling.origins
         return SampledLabels(config.size, detections, origins, torch.cat(images))
@@ -143,7 +144,7 @@ class AdaptiveRelabelling:
         """Relabel when it is time; None when nothing is due."""
         config = self._config
         done = step + 1
-        if done <= config.warm_up or done % config.interval:
+        if done < config.warm_up or done % config.interval:
             return None
         found = self._teacher.predict(
             images, confidence=config.confidence, iou=0.7, max_detections=MAX_DETECTIONS, multi_label=False
@@ -158,7 +159,9 @@ class AdaptiveRelabelling:
         self, current: Detections, origins: list[LabelOrigin], predictions: Detections
     ) -> tuple[Detections, list[LabelOrigin]]:
         kept = supported(current, predictions, self._config.overlap)
-        boxes, classes, scores = [list(part) for part in (current.boxes[kept], current.classes[kept], current.scores[kept])]
+        boxes, classes, scores = [
+            list(part) for part in (current.boxes[kept], current.classes[kept], current.scores[kept])
+        ]
         origins = [origin for origin, keep in zip(origins, kept.tolist(), strict=True) if keep]
         image_area = self._config.size**2
         for box, category, score in zip(predictions.boxes, predictions.classes, predictions.scores, strict=True):

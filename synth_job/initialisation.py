@@ -1,0 +1,46 @@
+"""Where forming images start, and the random numbers of each sample."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from schemas.synth_config import Initialisation
+
+OCTAVES = ((5, 0.5), (10, 0.35), (20, 0.25), (40, 0.18), (80, 0.12), (160, 0.08), (320, 0.05))
+"""Grid side and amplitude of each octave of smooth noise; energy falls with frequency as in natural images."""
+LUMINANCE, CHROMINANCE = 0.8, 0.6
+"""Standard deviation of what the colour channels share, and of what each has on its own."""
+BRIGHTNESS, CONTRAST = 0.45, 0.25
+"""Mean and amplitude of the noise in [0, 1]."""
+
+
+def sample_generator(seed: int, index: int) -> torch.Generator:
+    """The random generator of sample `index` of a set."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) % 2**63)
+
+
+def initial_images(kind: Initialisation, seed: int, indices: Sequence[int], size: int) -> Tensor:
+    """Start images `(B, 3, size, size)` in [0, 1]; image k depends on (seed, its sample index) alone."""
+    generators = [sample_generator(seed, index) for index in indices]
+    if kind is Initialisation.NOISE:
+        return torch.stack([torch.rand(3, size, size, generator=generator) for generator in generators])
+    return torch.cat([low_frequency_noise(size, generator) for generator in generators])
+
+
+def low_frequency_noise(size: int, generator: torch.Generator) -> Tensor:
+    """Smooth colour noise, `(1, 3, size, size)` in [0, 1]."""
+    total = torch.zeros(1, 3, size, size)
+    for side, amplitude in OCTAVES:
+        colour = CHROMINANCE * torch.randn(1, 3, side, side, generator=generator)
+        grey = LUMINANCE * torch.randn(1, 1, side, side, generator=generator)
+        total += amplitude * F.interpolate(colour + grey, size=size, mode="bicubic", align_corners=False)
+    return (BRIGHTNESS + CONTRAST * total).clamp(0, 1)
+
+
+def enlarged(images: Tensor, size: int) -> Tensor:
+    """Images that label sampling ended with, `(B, 3, size, size)` in [0, 1]."""
+    return F.interpolate(images, size=size, mode="bicubic", align_corners=False).clamp(0, 1)

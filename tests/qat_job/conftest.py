@@ -1,0 +1,103 @@
+"""The embedded teacher, a small calibration set it knows, and the command as a user runs it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner, Result
+
+from detectors.detections import Detections
+from detectors.embedded.scenes import VALIDATION_SEED, render_scene
+from detectors.protocol import Detector
+from detectors.registry import load_teacher
+from qat_job.__main__ import main
+from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
+from schemas.labels import LabelOrigin
+from schemas.provenance import Provenance
+from schemas.shards import write_shard
+from schemas.storage import write_text
+from schemas.synth_config import SynthConfig
+from schemas.teacher import TeacherSource
+
+TINY: dict[str, Any] = {
+    "bits.weight_bits": 4,
+    "bits.activation_bits": 8,
+    "steps": 2,
+    "batch": 2,
+    "calibration_images": 2,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def teacher() -> Detector:
+    """The embedded teacher; tests must not change it."""
+    return load_teacher(TeacherSource(), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def write_set(teacher: Detector) -> Callable[..., Path]:
+    """Write a set of four rendered scenes, cut to `size` pixels, as synth would; `teacher` fields can be changed."""
+
+    def write(folder: Path, size: int = 96, **identity: Any) -> Path:
+        config = SynthConfig(image_size=size, images=4, shard_size=4)
+        provenance = Provenance.of("synth", config.keyed(), {"teacher": teacher.identity.sha256})
+        samples = []
+        for index in range(4):
+            scene = render_scene(VALIDATION_SEED, index)
+            found = Detections.of(torch.from_numpy(scene.boxes), torch.from_numpy(scene.classes))
+            labels = found.to_labels(size, [LabelOrigin.SAMPLED] * len(found))
+            samples.append((np.ascontiguousarray(scene.image[:size, :size]), labels))
+        shard = write_shard(folder, 0, samples, first_sample=0, seed=0, key=provenance.key)
+        made_for = teacher.identity.model_copy(update=identity)
+        manifest = CalibrationSetManifest(
+            teacher=made_for,
+            label_mode=LabelMode.SAMPLED,
+            synth=config,
+            image_size=size,
+            seed=0,
+            shards=(shard,),
+            statistics=LabelStatistics.of([labels for _, labels in samples], teacher.identity.class_names),
+            teacher_agreement=None,
+            provenance=provenance,
+        )
+        write_text(folder / MANIFEST, manifest.to_json())
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def calibration_set(write_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small set; tests must not change it."""
+    return write_set(tmp_path_factory.mktemp("set"))
+
+
+@pytest.fixture(scope="session")
+def qat(calibration_set: Path) -> Callable[..., Result]:
+    """`python -m qat_job` at tiny settings; keyword arguments (dots as __) are `--set`."""
+    app = typer.Typer()
+    app.command()(main)
+
+    def run(output: Path, *arguments: str, folder: Path = calibration_set, **settings: Any) -> Result:
+        values = TINY | {key.replace("__", "."): value for key, value in settings.items()}
+        pairs = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+        return CliRunner().invoke(
+            app, ["--calibration-set", str(folder), "--output", str(output), *pairs, *arguments]
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(qat: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student trained for thirty steps; tests must not change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = qat(folder, steps=30, batch=4, learning_rate=1e-3, calibration_images=4)
+    assert result.exit_code == 0, result.output
+    return folder

@@ -1,0 +1,231 @@
+"""The stage as a user and a conductor see it: what it writes, that training helps, what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import Result
+
+from detectors.protocol import Detector
+from qat_job import job
+from qat_job.distillation import output_divergence
+from qat_job.images import ImageBatches
+from quantization.convert import quantized_layers
+from quantization.student import load_student
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
+from schemas.errors import ExitCode
+from schemas.shards import open_calibration_set
+from schemas.storage import file_digest
+from schemas.student import MANIFEST, PTQ_FOLDER, WEIGHTS, StudentManifest, TrainingMethod
+
+CPU = torch.device("cpu")
+Qat = Callable[..., Result]
+
+
+def one_line(result: Result, code: ExitCode) -> str:
+    """The one line with which the stage failed."""
+    assert result.exit_code == code, result.output
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("zsq qat: ")
+    return line
+
+
+def test_training_lowers_the_loss(trained: Path) -> None:
+    training = StudentManifest.read(trained / MANIFEST).training
+    assert (training.steps, len(training.losses)) == (30, 30)
+    assert fmean(training.losses[-5:]) < 0.8 * fmean(training.losses[:5])
+    assert training.first_loss == training.losses[0]
+    assert training.last_loss == pytest.approx(fmean(training.losses[-3:]))
+
+
+def test_training_brings_the_student_closer_to_its_teacher(
+    trained: Path, calibration_set: Path, teacher: Detector
+) -> None:
+    (images,) = ImageBatches(open_calibration_set(calibration_set), CPU).in_order(4, 4)
+    divergences = []
+    with torch.no_grad():
+        expected = teacher.head_outputs(images)
+        for folder in (trained / PTQ_FOLDER, trained):
+            student, _ = load_student(folder, CPU)
+            divergences.append(float(output_divergence(student.head_outputs(images), expected, 4.0)))
+    assert divergences[1] < 0.8 * divergences[0]
+
+
+def test_the_student_is_kept_after_training_and_before(trained: Path, calibration_set: Path, teacher: Detector) -> None:
+    after, before = (StudentManifest.read(folder / MANIFEST) for folder in (trained, trained / PTQ_FOLDER))
+    assert (after.method, before.method) == (TrainingMethod.QAT, TrainingMethod.PTQ)
+    assert (before.training.steps, before.training.losses) == (0, ())
+    assert after.bits.name == before.bits.name == "W4A8 deploy"
+    assert after.quantizers == before.quantizers
+    assert after.teacher == teacher.identity
+    assert after.weights_sha256 == file_digest(trained / WEIGHTS) != before.weights_sha256
+    set_manifest = open_calibration_set(calibration_set).manifest
+    assert after.calibration_set.digest == set_manifest.digest
+    assert (after.calibration_set.samples, after.calibration_set.image_size) == (4, 96)
+    assert sorted(path.name for path in trained.iterdir()) == sorted([MANIFEST, WEIGHTS, PTQ_FOLDER])
+
+
+def test_what_learns_has_moved_and_what_is_fixed_has_not(trained: Path) -> None:
+    (before, _), (after, _) = (load_student(folder, CPU) for folder in (trained / PTQ_FOLDER, trained))
+    old, new = quantized_layers(before.network), quantized_layers(after.network)
+    assert all(not torch.equal(old[name].weight, new[name].weight) for name in old)
+    moved = [not torch.equal(old[name].input_quantizer.step_size, new[name].input_quantizer.step_size) for name in old]
+    assert sum(moved) / len(moved) > 0.9
+    (decoding,) = (name for name in after.float_layers() if name.endswith(".conv"))
+    one, other = (network.get_submodule(decoding).weight for network in (before.network, after.network))
+    assert torch.equal(one, other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("policy", ["paper", "deploy"])
+def test_without_training_there_is_one_student(qat: Qat, tmp_path: Path, policy: str) -> None:
+    result = qat(tmp_path, ptq_only=True, bits__policy=policy)
+    assert result.exit_code == 0, result.output
+    manifest = StudentManifest.read(tmp_path / MANIFEST)
+    assert (manifest.method, manifest.training.steps) == (TrainingMethod.PTQ, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([MANIFEST, WEIGHTS])
+    load_student(tmp_path, CPU)
+
+
+def test_the_paper_policy_trains_and_leaves_batch_norm_statistics_alone(
+    qat: Qat, tmp_path: Path, teacher: Detector
+) -> None:
+    result = qat(tmp_path, bits__policy="paper", steps=3)
+    assert result.exit_code == 0, result.output
+    student, _ = load_student(tmp_path, CPU)
+    for mine, theirs in zip(student.statistics_sites(), teacher.statistics_sites(), strict=True):
+        assert torch.equal(mine.running_mean, theirs.running_mean)  # type: ignore[arg-type]
+        assert torch.equal(mine.running_var, theirs.running_var)  # type: ignore[arg-type]
+
+
+def test_the_same_seed_gives_the_same_student_and_another_one_another(qat: Qat, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        torch.rand(3)  # what ran before in the process must not matter
+        assert qat(tmp_path / name, steps=4, seed=seed).exit_code == 0
+    one, again, other = (StudentManifest.read(tmp_path / name / MANIFEST) for name in ("one", "again", "other"))
+    assert one.training.losses == again.training.losses != other.training.losses
+    assert one.weights_sha256 == again.weights_sha256 != other.weights_sha256
+
+
+def test_a_finished_student_is_up_to_date_and_stays_untouched(qat: Qat, trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    result = qat(trained, steps=30, batch=4, learning_rate=1e-3, calibration_images=4)
+    assert result.exit_code == 0
+    assert "up to date" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_named(qat: Qat, trained: Path) -> None:
+    before = file_digest(trained / WEIGHTS)
+    line = one_line(qat(trained, steps=31), ExitCode.BAD_INPUT)
+    assert "steps: 30 → 31" in line
+    assert "--overwrite" in line
+    assert file_digest(trained / WEIGHTS) == before
+
+
+def test_overwriting_replaces_the_student(qat: Qat, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(trained, folder)
+    assert qat(folder, "--overwrite", ptq_only=True, bits__weight_bits=6).exit_code == 0
+    manifest = StudentManifest.read(folder / MANIFEST)
+    assert (manifest.method, manifest.bits.weight_bits) == (TrainingMethod.PTQ, 6)
+    assert not (folder / PTQ_FOLDER).exists(), "evaluation would show the old student as this one before training"
+
+
+def test_another_set_is_another_student(
+    qat: Qat, trained: Path, write_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = write_set(tmp_path / "set", size=64)
+    settings: dict[str, Any] = {"steps": 30, "batch": 4, "learning_rate": 1e-3, "calibration_images": 4}
+    assert "calibration_set" in one_line(qat(trained, folder=other, **settings), ExitCode.BAD_INPUT)
+
+
+def test_sigterm_stops_and_leaves_no_half_student(qat: Qat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_and_terminate(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return train(*arguments)
+
+    train = job.train
+    monkeypatch.setattr(job, "train", train_and_terminate)
+    one_line(qat(tmp_path), ExitCode.STOPPED)
+    assert not (tmp_path / MANIFEST).exists()
+    monkeypatch.setattr(job, "train", train)
+    assert qat(tmp_path).exit_code == 0
+    assert StudentManifest.read(tmp_path / MANIFEST).method is TrainingMethod.QAT
+
+
+def test_a_set_of_a_teacher_with_other_classes_is_refused_naming_both(
+    qat: Qat, write_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    names = ("cat", "dog", *(f"animal {k}" for k in range(7)))
+    line = one_line(
+        qat(tmp_path / "student", folder=write_set(tmp_path / "set", class_names=names)), ExitCode.BAD_INPUT
+    )
+    assert "9 classes (cat, dog" in line
+    assert "has 8 (disc, ring" in line
+
+
+def test_a_set_whose_images_do_not_fit_the_stride_is_refused(
+    qat: Qat, write_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    line = one_line(qat(tmp_path / "student", folder=write_set(tmp_path / "set", size=80)), ExitCode.BAD_INPUT)
+    assert "80 px" in line
+    assert "stride 32" in line
+
+
+def test_a_flipped_byte_in_a_shard_is_found(qat: Qat, calibration_set: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(calibration_set, folder)
+    content = bytearray((folder / "calib-000000.tar").read_bytes())
+    content[2000] ^= 1
+    (folder / "calib-000000.tar").write_bytes(content)
+    assert "does not match its digest" in one_line(qat(tmp_path / "student", folder=folder), ExitCode.UNVERIFIED)
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_manifest_that_is_damaged_is_found(qat: Qat, calibration_set: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(calibration_set, folder)
+    values = json.loads((folder / SET_MANIFEST).read_text())
+    values["images"] = 4
+    (folder / SET_MANIFEST).write_text(json.dumps(values))
+    assert "unknown key 'images'" in one_line(qat(tmp_path / "student", folder=folder), ExitCode.UNVERIFIED)
+
+
+def test_a_missing_set_is_bad_input(qat: Qat, tmp_path: Path) -> None:
+    line = one_line(qat(tmp_path / "student", folder=tmp_path / "none"), ExitCode.BAD_INPUT)
+    assert "run synth" in line
+
+
+def test_a_training_that_diverges_says_what_to_lower(qat: Qat, tmp_path: Path) -> None:
+    line = one_line(qat(tmp_path, weights__features=1e39, steps=2), ExitCode.BAD_INPUT)
+    assert "diverged" in line
+    assert "lower learning_rate (now 0.0001)" in line
+    assert not (tmp_path / MANIFEST).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"bits__weight_bits": 9}, "bits.weight_bits: got 9"),
+        ({"bits__activation_bits": 1}, "bits.activation_bits: got 1"),
+        ({"bits__policy": "mine"}, "bits.policy: got 'mine'"),
+        ({"learning_rate": 2.0}, "learning_rate: got 2.0"),
+        ({"steps": 0}, "steps: got 0"),
+        ({"weights": {"task": 0, "outputs": 0, "features": 0}}, "nothing to train on"),
+        ({"device": "cuda:77"}, "device: got 'cuda:77'"),
+        ({"teacher__path": "/none/teacher.pt"}, "/none/teacher.pt"),
+        ({"step": 3}, "did you mean 'steps'?"),
+    ],
+)
+def test_bad_settings_are_one_line_and_write_nothing(
+    qat: Qat, tmp_path: Path, settings: dict[str, Any], named: str
+) -> None:
+    assert named in one_line(qat(tmp_path / "student", **settings), ExitCode.BAD_INPUT)
+    assert not (tmp_path / "student").exists()

@@ -1,0 +1,107 @@
+"""The two policies quantize what they say they do."""
+
+import pytest
+import torch
+from torch import nn
+
+from detectors.protocol import Detector
+from quantization.convert import in_float, make_student, quantized_layers, quantizer_records
+from quantization.layers import QuantizedLayer
+from quantization.plan import QuantizerSpec, plan_layers
+from schemas.qat_config import BitPolicy, Policy, Quantizer
+
+PAPER = BitPolicy(policy=Policy.PAPER, weight_bits=4, activation_bits=6)
+DEPLOY = BitPolicy(policy=Policy.DEPLOY, weight_bits=4, activation_bits=6)
+
+
+def convolutions(detector: Detector) -> set[str]:
+    return {name for name, module in detector.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+
+
+def test_the_paper_policy_leaves_first_layer_and_head_in_float(teacher: Detector) -> None:
+    plan = plan_layers(teacher, PAPER)
+    assert convolutions(teacher) - plan.keys() == {teacher.first_layer(), *teacher.head_layers()}
+    weight, activation = QuantizerSpec(4, "per_tensor", "symmetric"), QuantizerSpec(6, "per_tensor", "symmetric")
+    assert {(layer.weight, layer.input) for layer in plan.values()} == {(weight, activation)}
+
+
+def test_the_deploy_policy_leaves_only_decoding_in_float_and_its_edges_at_8_bits(teacher: Detector) -> None:
+    plan = plan_layers(teacher, DEPLOY)
+    assert convolutions(teacher) - plan.keys() == {"model.23.dfl.conv"}
+    edges = {name for name, layer in plan.items() if (layer.weight.bits, layer.input.bits) == (8, 8)}
+    assert edges == {teacher.first_layer(), *teacher.output_layers()}
+    inner = {(layer.weight, layer.input) for name, layer in plan.items() if name not in edges}
+    assert inner == {(QuantizerSpec(4, "per_channel", "symmetric"), QuantizerSpec(6, "per_tensor", "affine"))}
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+@pytest.mark.parametrize(("quantizer", "scheme"), [(Quantizer.LSQ, "symmetric"), (Quantizer.LSQ_PLUS, "affine")])
+def test_a_chosen_quantizer_overrides_the_policy_for_activations_only(
+    teacher: Detector, policy: Policy, quantizer: Quantizer, scheme: str
+) -> None:
+    plan = plan_layers(teacher, BitPolicy(policy=policy, quantizer=quantizer))
+    assert {layer.input.scheme for layer in plan.values()} == {scheme}
+    assert {layer.weight.scheme for layer in plan.values()} == {"symmetric"}
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_integer_ranges_are_those_of_the_bits(bits: int) -> None:
+    assert QuantizerSpec(bits, "per_tensor", "affine").range == (0, 2**bits - 1)
+    lowest, highest = QuantizerSpec(bits, "per_tensor", "symmetric").range
+    assert highest - lowest == 2**bits - 1
+    assert lowest == -highest - 1
+
+
+def test_the_paper_student_keeps_batch_norm_and_the_deploy_student_has_none(teacher: Detector) -> None:
+    paper, deploy = (make_student(teacher, bits) for bits in (PAPER, DEPLOY))
+    assert len(paper.statistics_sites()) == len(teacher.statistics_sites()) > 0
+    assert deploy.statistics_sites() == []
+
+
+@pytest.mark.parametrize("bits", [PAPER, DEPLOY], ids=["paper", "deploy"])
+def test_a_student_quantizes_exactly_the_planned_layers(teacher: Detector, bits: BitPolicy) -> None:
+    student = make_student(teacher, bits)
+    plan = plan_layers(teacher, bits)
+    assert quantized_layers(student.network).keys() == plan.keys()
+    for name, layer in quantized_layers(student.network).items():
+        assert (layer.weight_quantizer.spec, layer.input_quantizer.spec) == (plan[name].weight, plan[name].input)
+        channels = layer.weight.shape[0] if plan[name].weight.granularity == "per_channel" else 1
+        assert layer.weight_quantizer.step_size.shape == (channels,)
+
+
+def test_making_a_student_leaves_the_teacher_as_it_was(teacher: Detector) -> None:
+    before = {name: tensor.clone() for name, tensor in teacher.network.state_dict().items()}
+    student = make_student(teacher, DEPLOY)
+    with torch.no_grad():
+        for parameter in student.network.parameters():
+            parameter.add_(1)
+    after = teacher.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(isinstance(module, QuantizedLayer) for module in teacher.network.modules())
+
+
+@pytest.mark.parametrize("bits", [PAPER, DEPLOY], ids=["paper", "deploy"])
+def test_a_student_in_float_computes_what_the_teacher_does(teacher: Detector, bits: BitPolicy) -> None:
+    student = make_student(teacher, bits)
+    images = torch.rand(1, 3, 64, 64)
+    expected = teacher.head_outputs(images).class_logits[0]
+    with in_float(student.network):
+        actual = student.head_outputs(images).class_logits[0]
+    assert (actual - expected).norm() / expected.norm() < 1e-4
+    assert all(layer.enabled for layer in quantized_layers(student.network).values())
+
+
+def test_quantizers_are_on_again_after_an_error_in_float(teacher: Detector) -> None:
+    student = make_student(teacher, DEPLOY)
+    with pytest.raises(RuntimeError), in_float(student.network):
+        raise RuntimeError
+    assert all(layer.enabled for layer in quantized_layers(student.network).values())
+
+
+def test_records_name_every_quantizer_once(teacher: Detector) -> None:
+    student = make_student(teacher, DEPLOY)
+    records = quantizer_records(student.network)
+    assert len({record.name for record in records}) == len(records) == 2 * len(quantized_layers(student.network))
+    first = {record.name: record for record in records}[f"{teacher.first_layer()}.input"]
+    assert (first.bits, first.granularity, first.scheme, first.signed) == (8, "per_tensor", "affine", False)

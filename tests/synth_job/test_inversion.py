@@ -1,0 +1,175 @@
+"""Inversion lowers the loss it says it does, term by term."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detectors.detections import Detections
+from detectors.protocol import Detector
+from schemas.synth_config import Initialisation, LossWeights, ViewConfig
+from synth_job.initialisation import enlarged, initial_images, sample_generator
+from synth_job.inversion import BatchNormMatching, ChannelMoments, invert, total_variation
+
+LABELS = [Detections.of([[8.0, 8.0, 72.0, 80.0]], [2]), Detections.of([[30.0, 20.0, 90.0, 60.0]], [5])]
+ONE_VIEW = ViewConfig(flip=0, shift=0, scales=(1.0,))
+
+
+def noise(size: int = 96, count: int = 2) -> Tensor:
+    return initial_images(Initialisation.NOISE, 0, range(count), size)
+
+
+def inverted(teacher: Detector, weights: LossWeights, iterations: int = 8, views: ViewConfig = ONE_VIEW) -> Tensor:
+    return invert(
+        teacher, noise(), LABELS, iterations=iterations, learning_rate=0.1, weights=weights, views=views,
+        generator=sample_generator(0, 0),
+    )  # fmt: skip
+
+
+def only(**weight: float) -> LossWeights:
+    return LossWeights(**{"task": 0.0, "batch_norm": 0.0, "first_layer": 0.0, "total_variation": 0.0} | weight)
+
+
+def batch_norm_losses(teacher: Detector, images: Tensor) -> tuple[float, float]:
+    with BatchNormMatching(teacher.statistics_sites()) as matching:
+        teacher.head_outputs(images)
+        every_layer, first_layer = matching.losses()
+    return float(every_layer), float(first_layer)
+
+
+def test_the_task_loss_falls_and_images_stay_in_range(teacher: Detector) -> None:
+    images = inverted(teacher, only(task=1.0))
+    before, after = (float(teacher.task_loss(teacher.head_outputs(x), LABELS)) for x in (noise(), images))
+    assert after < 0.8 * before
+    assert images.shape == noise().shape
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
+
+
+def test_the_batch_norm_terms_fall(teacher: Detector) -> None:
+    every_layer, first_layer = batch_norm_losses(teacher, noise())
+    assert batch_norm_losses(teacher, inverted(teacher, only(batch_norm=1.0)))[0] < 0.9 * every_layer
+    assert batch_norm_losses(teacher, inverted(teacher, only(first_layer=1.0)))[1] < 0.7 * first_layer
+
+
+def test_the_total_variation_falls(teacher: Detector) -> None:
+    assert total_variation(inverted(teacher, only(total_variation=1.0))) < 0.7 * total_variation(noise())
+
+
+def test_default_settings_lower_the_task_loss_in_the_plain_view(teacher: Detector) -> None:
+    images = inverted(teacher, LossWeights(), iterations=12, views=ViewConfig())
+    before, after = (float(teacher.task_loss(teacher.head_outputs(x), LABELS)) for x in (noise(), images))
+    assert after < before
+
+
+def test_inversion_is_reproducible_and_leaves_start_and_teacher_alone(teacher: Detector) -> None:
+    start = noise()
+    before = {name: tensor.clone() for name, tensor in teacher.network.state_dict().items()}
+    one, other = (
+        invert(teacher, start, LABELS, iterations=3, learning_rate=0.1, weights=LossWeights(), views=ViewConfig(),
+               generator=sample_generator(3, 4))
+        for _ in range(2)
+    )  # fmt: skip
+    assert torch.equal(one, other)
+    assert torch.equal(start, noise())
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.network.parameters())
+    assert not one.requires_grad
+
+
+def test_labels_that_the_callback_returns_replace_the_current_ones(teacher: Detector) -> None:
+    seen: list[tuple[int, list[int]]] = []
+    replacement = [LABELS[0], Detections.of([[0.0, 0.0, 40.0, 40.0], [50.0, 50.0, 90.0, 90.0]], [1, 1])]
+
+    def after_step(step: int, images: Tensor, labels: list[Detections]) -> list[Detections] | None:
+        assert not images.requires_grad
+        assert 0 <= float(images.min()) <= float(images.max()) <= 1
+        seen.append((step, [len(label) for label in labels]))
+        return replacement if step == 1 else None
+
+    invert(teacher, noise(), LABELS, iterations=4, learning_rate=0.1, weights=LossWeights(), views=ONE_VIEW,
+           generator=sample_generator(0, 0), after_step=after_step)  # fmt: skip
+    assert seen == [(0, [1, 1]), (1, [1, 1]), (2, [1, 2]), (3, [1, 2])]
+
+
+def test_hooks_are_gone_after_an_error(teacher: Detector) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        invert(teacher, noise(), LABELS, iterations=2, learning_rate=0.1, weights=LossWeights(), views=ONE_VIEW,
+               generator=sample_generator(0, 0), after_step=fail)  # fmt: skip
+    assert not any(site._forward_pre_hooks for site in teacher.statistics_sites())
+
+
+def test_matching_is_the_plain_sum_over_layers() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5))
+    for norm in (network[1], network[4]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    network.eval()
+    x = torch.rand(3, 3, 9, 9)
+    with BatchNormMatching([network[1], network[4]]) as matching:
+        network(x)
+        every_layer, first_layer = matching.losses()
+
+    expected = []
+    for index in (1, 4):
+        flat = network[:index](x).double().transpose(0, 1).flatten(1)
+        mean = flat.mean(dim=1)
+        variance = (flat - mean[:, None]).square().mean(dim=1)
+        norm = network[index]
+        distance = (mean - norm.running_mean).norm() + (variance - norm.running_var).norm()
+        expected.append(float(distance.detach()))
+    assert float(first_layer) == pytest.approx(expected[0], rel=1e-5)
+    assert float(every_layer) == pytest.approx(sum(expected), rel=1e-5)
+
+
+def test_matching_forgets_each_pass_and_measures_nothing_while_paused(teacher: Detector) -> None:
+    images = noise()
+    with BatchNormMatching(teacher.statistics_sites()) as matching:
+        teacher.head_outputs(images)
+        first = matching.losses()
+        with matching.paused():
+            teacher.head_outputs(images)
+        assert float(matching.losses()[0]) == 0
+        teacher.head_outputs(images)
+        again = matching.losses()
+    assert float(again[0]) == float(first[0]) > 0
+
+
+def test_channel_moments_and_their_gradients_are_right() -> None:
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    mean, variance = ChannelMoments.apply(x)
+    torch.testing.assert_close(mean, x.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(variance, x.var(dim=(0, 2, 3), correction=0))
+    assert torch.autograd.gradcheck(ChannelMoments.apply, (x,))
+
+
+def test_total_variation_by_hand() -> None:
+    image = torch.zeros(1, 1, 2, 3)
+    image[0, 0] = torch.tensor([[0.0, 3.0, 3.0], [4.0, 3.0, 3.0]])
+    # Vertical differences 4, 0, 0; horizontal ones 3, 0, -1, 0.
+    assert float(total_variation(image)) == pytest.approx(4 + 10**0.5)
+    assert float(total_variation(torch.full((1, 3, 4, 4), 0.3))) == 0
+
+
+@pytest.mark.parametrize("kind", [Initialisation.NOISE, Initialisation.LOW_FREQUENCY])
+def test_a_start_image_depends_on_seed_and_sample_index_alone(kind: Initialisation) -> None:
+    images = initial_images(kind, 3, [5, 6], 64)
+    assert images.shape == (2, 3, 64, 64)
+    assert 0 <= float(images.min()) <= float(images.max()) <= 1
+    assert torch.equal(initial_images(kind, 3, [6], 64)[0], images[1])
+    assert not torch.equal(images[0], images[1])
+    assert not torch.equal(initial_images(kind, 4, [5], 64)[0], images[0])
+
+
+def test_low_frequency_noise_is_smoother_than_noise() -> None:
+    smooth, rough = (initial_images(kind, 0, [0], 96) for kind in (Initialisation.LOW_FREQUENCY, Initialisation.NOISE))
+    assert total_variation(smooth) / smooth.std() < 0.5 * total_variation(rough) / rough.std()
+
+
+def test_enlarged_images_stay_in_range() -> None:
+    checks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(1, 3, 8, 8)
+    large = enlarged(checks, 48)
+    assert large.shape == (1, 3, 48, 48)
+    assert 0 <= float(large.min()) <= float(large.max()) <= 1
