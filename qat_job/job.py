@@ -17,6 +17,7 @@ from schemas.stage import Stage
 from schemas.student import (
     MANIFEST,
     PTQ_FOLDER,
+    WEIGHTS,
     CalibrationSetReference,
     StudentManifest,
     TrainingMethod,
@@ -37,6 +38,7 @@ def quantize(
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
     images = ImageBatches(calibration_set, device)
+    remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
     (folder / MANIFEST).unlink(missing_ok=True)
 
     student = make_student(teacher, settings.bits)
@@ -61,6 +63,14 @@ def quantize(
         )  # fmt: skip
     report(manifest, folder, stage)
     return manifest
+
+
+def remove_student(folder: Path) -> None:
+    """Delete a student's files, and the folder if nothing else is in it."""
+    for name in (MANIFEST, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def check_same_teacher(teacher: Detector, calibration_set: CalibrationSet) -> None:

@@ -48,7 +48,11 @@ def train(
             batch, labels = next(batches)
             with torch.no_grad():
                 teacher_outputs = teacher.head_outputs(batch)
-            student_outputs = student.head_outputs(batch)
+            try:
+                student_outputs = student.head_outputs(batch)
+            except RuntimeError:  # PyTorch's operator refuses a zero point that is not a number
+                check_finite(losses, config)
+                raise
             loss = training_loss(
                 student, config.weights, labels, student_outputs, teacher_outputs,
                 student_tap.features(), teacher_tap.features(),
@@ -120,7 +124,7 @@ def check_finite(losses: list[Tensor], config: QatConfig) -> None:
     Raises:
         InputError: it is not.
     """
-    if not bool(torch.isfinite(losses[-1])):
+    if losses and not bool(torch.isfinite(losses[-1])):
         raise InputError(
             f"training diverged: the loss is not finite by step {len(losses)}; "
             f"lower learning_rate (now {config.learning_rate:g}) or step_size_learning_rate "

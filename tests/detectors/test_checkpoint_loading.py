@@ -51,7 +51,7 @@ def test_a_library_checkpoint_loads_and_gives_the_library_outputs(save_checkpoin
     assert teacher.identity.class_names == ("cat", "dog", "cow")
     assert (teacher.identity.input_size, teacher.identity.stride) == (320, 32)
     assert teacher.identity.sha256 == file_digest(path)
-    assert teacher.network.args.box == 15.0
+    assert teacher.network.args.box == 15.0  # type: ignore[union-attr]
     assert not teacher.network.training
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
     images = torch.rand(2, 3, 64, 64)
@@ -133,6 +133,7 @@ def test_torch_files_that_hold_no_detector_are_refused(save_checkpoint: Save, co
 
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
 def test_models_for_other_tasks_are_refused(save_checkpoint: Save, kind: str) -> None:
+    model: torch.nn.Module
     if kind == "segmentation":
         model = SegmentationModel(yaml_model_load("yolo11n-seg.yaml"), ch=3, nc=3, verbose=False)
     else:

@@ -203,8 +203,9 @@ def test_a_missing_set_is_bad_input(qat: Qat, tmp_path: Path) -> None:
     assert "run synth" in line
 
 
-def test_a_training_that_diverges_says_what_to_lower(qat: Qat, tmp_path: Path) -> None:
-    line = one_line(qat(tmp_path, weights__features=1e39, steps=2), ExitCode.BAD_INPUT)
+@pytest.mark.parametrize("policy", ["paper", "deploy"])
+def test_a_training_that_diverges_says_what_to_lower(qat: Qat, tmp_path: Path, policy: str) -> None:
+    line = one_line(qat(tmp_path, weights__features=1e39, steps=3, bits__policy=policy), ExitCode.BAD_INPUT)
     assert "diverged" in line
     assert "lower learning_rate (now 0.0001)" in line
     assert not (tmp_path / MANIFEST).exists()

@@ -130,8 +130,9 @@ def test_a_constant_activation_stays_what_it_is(scheme: str, value: float) -> No
 def test_calibration_quantizes_a_linear_network_well() -> None:
     plan = LayerPlan(QuantizerSpec(8, "per_channel", "symmetric"), QuantizerSpec(8, "per_tensor", "affine"))
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Linear(16, 16), nn.SiLU(), nn.Linear(16, 4))
-    student = nn.Sequential(QuantizedLinear(plain[0], plan), plain[1], QuantizedLinear(plain[2], plan))
+    first, last = nn.Linear(16, 16), nn.Linear(16, 4)
+    plain = nn.Sequential(first, nn.SiLU(), last)
+    student = nn.Sequential(QuantizedLinear(first, plan), nn.SiLU(), QuantizedLinear(last, plan))
     x = torch.randn(64, 16)
     calibrate(student, lambda: x.split(16), student)
     assert (student(x) - plain(x)).norm() / plain(x).norm() < 0.02

@@ -13,9 +13,13 @@ from quantization.plan import QuantizerSpec
 
 BITS = range(2, 9)
 SPECS = [
-    QuantizerSpec(bits, granularity, scheme)
+    spec
     for bits in BITS
-    for granularity, scheme in (("per_tensor", "symmetric"), ("per_tensor", "affine"), ("per_channel", "symmetric"))
+    for spec in (
+        QuantizerSpec(bits, "per_tensor", "symmetric"),
+        QuantizerSpec(bits, "per_tensor", "affine"),
+        QuantizerSpec(bits, "per_channel", "symmetric"),
+    )
 ]
 CHANNELS = 6
 
@@ -165,3 +169,15 @@ def test_a_learned_zero_point_acts_as_an_integer_of_the_range() -> None:
         outputs.append(quantizer(x))
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize(("zero_point", "nearest"), [(-3.0, 0.0), (99.0, 15.0)])
+def test_a_zero_point_that_learning_drove_out_of_the_range_acts_as_the_nearest_in_it(
+    zero_point: float, nearest: float
+) -> None:
+    quantizer = FakeQuantizer(QuantizerSpec(4, "per_tensor", "affine"))
+    x = torch.linspace(-2, 2, 101)
+    quantizer.initialise(torch.tensor([0.2]), torch.tensor([zero_point]))
+    outside = quantizer(x)
+    quantizer.initialise(torch.tensor([0.2]), torch.tensor([nearest]))
+    assert torch.equal(outside, quantizer(x))

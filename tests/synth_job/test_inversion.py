@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from detectors.detections import Detections
 from detectors.protocol import Detector
+from schemas.errors import Stopped
 from schemas.synth_config import Initialisation, LossWeights, ViewConfig
 from synth_job.initialisation import enlarged, initial_images, sample_generator
-from synth_job.inversion import BatchNormMatching, ChannelMoments, invert, total_variation
+from synth_job.inversion import BatchNormMatching, ChannelMoments, Relabel, invert, total_variation
 
 LABELS = [Detections.of([[8.0, 8.0, 72.0, 80.0]], [2]), Detections.of([[30.0, 20.0, 90.0, 60.0]], [5])]
 ONE_VIEW = ViewConfig(flip=0, shift=0, scales=(1.0,))
@@ -75,49 +76,78 @@ def test_inversion_is_reproducible_and_leaves_start_and_teacher_alone(teacher: D
     assert not one.requires_grad
 
 
-def test_labels_that_the_callback_returns_replace_the_current_ones(teacher: Detector) -> None:
-    seen: list[tuple[int, list[int]]] = []
+def test_labels_that_relabelling_returns_replace_the_current_ones(teacher: Detector) -> None:
     replacement = [LABELS[0], Detections.of([[0.0, 0.0, 40.0, 40.0], [50.0, 50.0, 90.0, 90.0]], [1, 1])]
+    seen: list[int] = []
 
-    def after_step(step: int, images: Tensor, labels: list[Detections]) -> list[Detections] | None:
+    def relabel(step: int, images: Tensor) -> list[Detections] | None:
         assert not images.requires_grad
         assert 0 <= float(images.min()) <= float(images.max()) <= 1
-        seen.append((step, [len(label) for label in labels]))
-        return replacement if step == 1 else None
+        seen.append(step)
+        return replacement if step == 0 else None
 
-    invert(teacher, noise(), LABELS, iterations=4, learning_rate=0.1, weights=LossWeights(), views=ONE_VIEW,
-           generator=sample_generator(0, 0), after_step=after_step)  # fmt: skip
-    assert seen == [(0, [1, 1]), (1, [1, 1]), (2, [1, 2]), (3, [1, 2])]
+    def run(labels: list[Detections], relabel: Relabel | None = None) -> Tensor:
+        return invert(
+            teacher,
+            noise(),
+            labels,
+            iterations=4,
+            learning_rate=0.1,
+            weights=LossWeights(),
+            views=ONE_VIEW,
+            generator=sample_generator(0, 0),
+            relabel=relabel,
+        )
+
+    images = run(LABELS, relabel)
+    assert seen == [0, 1, 2, 3]
+    assert not torch.equal(images, run(LABELS))
+    loss, kept = (float(teacher.task_loss(teacher.head_outputs(x), replacement)) for x in (images, run(LABELS)))
+    assert loss < kept
 
 
-def test_hooks_are_gone_after_an_error(teacher: Detector) -> None:
-    def fail(*_: object) -> None:
-        raise KeyError
+def test_progress_is_told_after_every_step_and_hooks_are_gone_after_an_error(teacher: Detector) -> None:
+    steps: list[int] = []
 
-    with pytest.raises(KeyError):
-        invert(teacher, noise(), LABELS, iterations=2, learning_rate=0.1, weights=LossWeights(), views=ONE_VIEW,
-               generator=sample_generator(0, 0), after_step=fail)  # fmt: skip
+    def advance() -> None:
+        steps.append(len(steps))
+        if len(steps) == 3:
+            raise Stopped("now")
+
+    with pytest.raises(Stopped):
+        invert(
+            teacher,
+            noise(),
+            LABELS,
+            iterations=5,
+            learning_rate=0.1,
+            weights=LossWeights(),
+            views=ONE_VIEW,
+            generator=sample_generator(0, 0),
+            advance=advance,
+        )
+    assert steps == [0, 1, 2]
     assert not any(site._forward_pre_hooks for site in teacher.statistics_sites())
 
 
 def test_matching_is_the_plain_sum_over_layers() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5))
-    for norm in (network[1], network[4]):
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
+    norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(5)]
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), norms[0], nn.ReLU(), nn.Conv2d(4, 5, 3), norms[1])
+    for norm in norms:
+        nn.init.normal_(norm.running_mean)  # type: ignore[arg-type]
+        nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
     network.eval()
     x = torch.rand(3, 3, 9, 9)
-    with BatchNormMatching([network[1], network[4]]) as matching:
+    with BatchNormMatching(norms) as matching:
         network(x)
-        every_layer, first_layer = matching.losses()
+        every_layer, first_layer = (loss.detach() for loss in matching.losses())
 
     expected = []
-    for index in (1, 4):
+    for norm, index in zip(norms, (1, 4), strict=True):
         flat = network[:index](x).double().transpose(0, 1).flatten(1)
         mean = flat.mean(dim=1)
         variance = (flat - mean[:, None]).square().mean(dim=1)
-        norm = network[index]
         distance = (mean - norm.running_mean).norm() + (variance - norm.running_var).norm()
         expected.append(float(distance.detach()))
     assert float(first_layer) == pytest.approx(expected[0], rel=1e-5)

@@ -215,6 +215,25 @@ def test_sigterm_stops_between_shards_and_the_next_run_finishes(
     assert digests(tmp_path) == digests(finished)
 
 
+def test_sigterm_within_a_shard_drops_that_shard_only(
+    synth: Synth, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def invert_and_terminate(*arguments: Any, **settings: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 2:  # one batch per shard: this is the second shard
+            os.kill(os.getpid(), signal.SIGTERM)
+        return invert(*arguments, **settings)
+
+    invert = job.invert
+    monkeypatch.setattr(job, "invert", invert_and_terminate)
+    one_line(synth(tmp_path, labels__source="random"), ExitCode.STOPPED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calib-000000.json", "calib-000000.tar"]
+    assert synth(tmp_path, labels__source="random").exit_code == 0
+    assert digests(tmp_path) == digests(finished)
+
+
 def test_other_settings_in_the_same_folder_are_refused_and_named(synth: Synth, finished: Path) -> None:
     before = digests(finished)
     line = one_line(synth(finished, labels__source="random", seed=5, inversion__iterations=4), ExitCode.BAD_INPUT)
