@@ -17,7 +17,7 @@ import typer
 
 from schemas.evaluation import REPORT, EvalReport
 
-BITS = "8/8,6/6,4/8,4/4"
+BITS = "8/8:80,6/6:80,4/8:250,4/4:250"
 
 
 def main(
@@ -26,14 +26,15 @@ def main(
     output: Annotated[Path, typer.Option(help="folder of students and results")],
     set_folder: Annotated[list[str], typer.Option(help="NAME=FOLDER of a calibration set, repeatable")],
     size: Annotated[int, typer.Option(help="validation image side, pixels")] = 320,
-    bits: Annotated[str, typer.Option(help="weight/activation bits, comma-separated")] = BITS,
+    bits: Annotated[str, typer.Option(help="weight/activation:steps, comma-separated")] = BITS,
     config: Annotated[Path | None, typer.Option(help="YAML with a QatConfig, for all cells")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="QAT setting for all cells")] = None,
 ) -> None:
     """Run the grid and print its table."""
     rows: list[dict[str, Any]] = []
     for pair in bits.split(","):
-        weight_bits, activation_bits = pair.split("/")
+        widths, _, steps = pair.partition(":")
+        weight_bits, activation_bits = widths.split("/")
         for entry in set_folder:
             name, _, folder = entry.partition("=")
             cell = output / f"W{weight_bits}A{activation_bits}-{name}"
@@ -41,6 +42,7 @@ def main(
                 *(("--config", str(config)) if config else ()),
                 "--set", f"teacher.path={teacher}",
                 "--set", f"bits.weight_bits={weight_bits}", "--set", f"bits.activation_bits={activation_bits}",
+                *(("--set", f"steps={steps}") if steps else ()),
                 *(part for value in set_ or [] for part in ("--set", value)))  # fmt: skip
             run("eval_job", "--student", str(cell / "student"), "--output", str(cell / "eval"),
                 "--set", f"teacher.path={teacher}", "--set", f"data={data}", "--set", f"image_size={size}")  # fmt: skip

@@ -30,7 +30,7 @@ def train(
         InputError: the loss is no longer finite.
         Stopped: SIGTERM arrived.
     """
-    optimizer = torch.optim.Adam(parameter_groups(student, config.learning_rate, config.step_size_learning_rate))
+    optimizer = torch.optim.Adam(parameter_groups(student, config.weight_learning_rate, config.step_size_learning_rate))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
     for parameter in student.network.parameters():
         parameter.requires_grad_(False)
@@ -127,6 +127,6 @@ def check_finite(losses: list[Tensor], config: QatConfig) -> None:
     if losses and not bool(torch.isfinite(losses[-1])):
         raise InputError(
             f"training diverged: the loss is not finite by step {len(losses)}; "
-            f"lower learning_rate (now {config.learning_rate:g}) or step_size_learning_rate "
+            f"lower learning_rate (now {config.weight_learning_rate:g}) or step_size_learning_rate "
             f"(now {config.step_size_learning_rate:g})"
         )

@@ -114,11 +114,7 @@ def activation_step_size(observer: HistogramObserver, spec: QuantizerSpec) -> tu
         steps = (SHRINKS.double() * max(abs(low), abs(high)) / highest).clamp(min=1e-8)
         zero_points = torch.zeros_like(steps)
     values, weights = observer.centres(), observer.counts
-    errors = torch.stack(
-        [
-            (weights * (((values / s).round() + z).clamp(lowest, highest).sub(z).mul(s) - values).square()).sum()
-            for s, z in zip(steps, zero_points, strict=True)
-        ]
-    )
-    best = errors.argmin()
+    column, zeros = steps[:, None], zero_points[:, None]  # candidates down, bins across
+    quantized = ((values / column).round_().add_(zeros).clamp_(lowest, highest).sub_(zeros)).mul_(column)
+    best = (quantized.sub_(values).square_() @ weights).argmin()
     return steps[best].float().reshape(1), zero_points[best].float().reshape(1)

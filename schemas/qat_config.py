@@ -49,13 +49,17 @@ class BitPolicy(Contract):
         return Quantizer.LSQ if self.policy is Policy.PAPER else Quantizer.LSQ_PLUS
 
 
+RATE_AT_4_BITS = 2e-4
+"""Default learning rate of weights at 4 bits."""
+
+
 class DistillationWeights(Contract):
     """Weights of the terms of the training loss."""
 
     task: float = Field(default=0.01, ge=0, description="α, detection loss of the student; paper 0.01 (YOLO11)")
     outputs: float = Field(default=0.1, ge=0, description="β, KL divergence on the head's outputs; paper 0.1")
-    features: float = Field(default=1.0, ge=0, description="γ, squared error of features; paper 1")
-    temperature: float = Field(default=4.0, gt=0, description="τ of the KL divergence; paper 4")
+    features: float = Field(default=30.0, ge=0, description="γ, relative squared error of features; paper 1, absolute")
+    temperature: float = Field(default=1.0, gt=0, description="τ of the KL divergence; paper 4")
 
 
 class AugmentationConfig(Contract):
@@ -75,8 +79,11 @@ class QatConfig(Contract):
     ptq_only: bool = Field(default=False, description="stop after calibration: post-training quantization")
     steps: int = Field(default=250, ge=1, le=10_000_000, description="optimiser steps")
     batch: int = Field(default=8, ge=1, le=1024, description="images per step")
-    learning_rate: float = Field(
-        default=1e-4, gt=0, le=1, description="Adam on weights, cosine decay; paper 1e-5, long runs"
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Adam on weights, cosine decay; null: 2e-4 at 4 bits, halved by each further bit; paper 1e-5",
     )
     step_size_learning_rate: float = Field(
         default=1e-3, ge=0, le=1, description="Adam on step sizes and zero points, relative to each initial step size"
@@ -94,6 +101,11 @@ class QatConfig(Contract):
                 "weights.task, weights.outputs and weights.features are all 0: nothing to train on; set ptq_only"
             )
         return self
+
+    @property
+    def weight_learning_rate(self) -> float:
+        """The learning rate of weights, the default resolved: in proportion to the size of a quantization step."""
+        return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
 
     def keyed(self) -> dict[str, Any]:
         """What decides the student: everything but locations (their digests count) and the device."""

@@ -48,10 +48,10 @@ def synthesize(
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
-    (folder / MANIFEST).unlink(missing_ok=True)  # from here on the set is not whole
+    sampler = LabelSampler(teacher, settings.labels, settings.seed)
+    (folder / MANIFEST).unlink(missing_ok=True)  # inputs are good; from here on the set is not whole
 
     shards: list[ShardRecord] = []
-    sampler = LabelSampler(teacher, settings.labels, settings.seed)
     starts = range(0, settings.images, settings.shard_size)
     for number, first in enumerate(starts):
         indices = range(first, min(first + settings.shard_size, settings.images))

@@ -1,0 +1,41 @@
+"""The whole pipeline as a user runs it: three real processes, on the embedded teacher, with the smallest settings."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from schemas.calibration_set import ImageSource, LabelMode
+from schemas.evaluation import EvalReport
+from schemas.shards import open_calibration_set
+from schemas.student import StudentManifest, TrainingMethod
+
+SMALLEST = {
+    "image_size": 96, "synth.images": 2, "synth.labels.size": 64, "synth.labels.iterations": 3,
+    "synth.labels.warm_up": 1, "synth.labels.interval": 1, "synth.inversion.iterations": 2,
+    "qat.steps": 2, "qat.batch": 2, "eval.batch": 64,
+}  # fmt: skip
+
+
+def zsq_run(storage: Path) -> subprocess.CompletedProcess[str]:
+    settings = [part for key, value in SMALLEST.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--storage", str(storage), *settings]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_run_leaves_set_student_and_report_and_a_second_run_is_up_to_date(tmp_path: Path) -> None:
+    first = zsq_run(tmp_path)
+    assert first.returncode == 0, first.stderr
+
+    calibration_set = open_calibration_set(tmp_path / "calibration").manifest
+    assert calibration_set.label_mode is LabelMode.SAMPLED
+    assert calibration_set.image_source is ImageSource.SYNTHESIZED
+    student = StudentManifest.read(tmp_path / "student" / "student.json")
+    assert student.calibration_set.digest == calibration_set.digest
+    assert student.method is TrainingMethod.QAT
+    report = EvalReport.read(tmp_path / "eval" / "report.json")
+    assert [model.name.partition(" W")[0] for model in report.models] == ["full precision", "PTQ", "QAT"]
+    assert report.data.image_size == 96
+
+    second = zsq_run(tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("up to date") == 3
