@@ -105,18 +105,18 @@ class UltralyticsDetector:
         return cls(identity, network, gains)
 
     @classmethod
-    def embedded(cls) -> Self:
+    def embedded(cls, weights: Path = WEIGHTS) -> Self:
         """The small detector that ships with this project, trained on its own rendered scenes."""
         identity = TeacherIdentity(
             family="ultralytics",
             architecture=yaml.safe_load(ARCHITECTURE.read_text(encoding="utf-8")),
-            sha256=file_digest(WEIGHTS),
+            sha256=file_digest(weights),
             class_names=CLASS_NAMES,
             input_size=SCENE_SIZE,
             stride=32,
         )
         detector = cls.build(identity)
-        detector.network.load_state_dict(load_file(WEIGHTS))
+        detector.network.load_state_dict(load_file(weights))
         return detector
 
     @property

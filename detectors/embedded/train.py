@@ -4,9 +4,7 @@ The loop is short and its own; the loss is the library's. Training stops on the 
 share of the given minutes that has passed, so a slower machine trains for fewer steps in the same time.
 """
 
-import contextlib
 import copy
-import io
 import math
 import multiprocessing
 import time
@@ -20,16 +18,19 @@ import torch
 import typer
 import yaml
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.nms import non_max_suppression
 
+from detectors.average_precision import average_precision
+from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VALIDATION_SEED, Scene, render_scene
+from detectors.protocol import Detector
+from detectors.ultralytics_yolo import UltralyticsDetector
+from schemas.calibration_set import AveragePrecision
+from schemas.storage import atomic_path
 
 TRAINING_SCENES: int = 8000
 VALIDATION_SCENES: int = 256
@@ -153,46 +154,14 @@ def train(
     return average
 
 
-@torch.no_grad()
-def detect(model: nn.Module, scenes: list[Scene]) -> list[Tensor]:
-    """Detections of each scene, (K, 6) float32: x1, y1, x2, y2 in pixels, score, class index."""
-    found: list[Tensor] = []
+def evaluate(detector: Detector, scenes: list[Scene]) -> tuple[AveragePrecision, dict[str, float]]:
+    """COCO average precision of `detector` on `scenes`, and AP50-95 by class name."""
+    found: list[Detections] = []
     for start in range(0, len(scenes), BATCH_SIZE):
         images = torch.stack([to_image(scene) for scene in scenes[start : start + BATCH_SIZE]])
-        outputs = model(images)
-        found += non_max_suppression(outputs, conf_thres=0.001, iou_thres=0.7, multi_label=True, max_time_img=10.0)
-    return found
-
-
-def evaluate(model: nn.Module, scenes: list[Scene]) -> tuple[dict[str, float], dict[str, float]]:
-    """COCO box metrics of `model` on `scenes`: (mAP50-95 and mAP50), and mAP50-95 by class name."""
-    truth: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    for index, (scene, found) in enumerate(zip(scenes, detect(model.eval(), scenes), strict=True)):
-        for (x1, y1, x2, y2), label in zip(scene.boxes.tolist(), scene.classes.tolist(), strict=True):
-            box, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
-            truth.append(
-                {"id": len(truth) + 1, "image_id": index, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
-            )
-        for x1, y1, x2, y2, score, label in found.tolist():
-            box = [x1, y1, x2 - x1, y2 - y1]
-            results.append({"image_id": index, "category_id": int(label), "bbox": box, "score": score})
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground = COCO()
-        ground.dataset = {
-            "info": {},
-            "images": [{"id": index} for index in range(len(scenes))],
-            "categories": [{"id": index, "name": name} for index, name in enumerate(CLASS_NAMES)],
-            "annotations": truth,
-        }
-        ground.createIndex()
-        evaluation = COCOeval(ground, ground.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    precision = evaluation.eval["precision"][:, :, :, 0, 2]
-    per_class = {name: float(precision[:, :, index].mean()) for index, name in enumerate(CLASS_NAMES)}
-    return {"mAP50-95": float(evaluation.stats[0]), "mAP50": float(evaluation.stats[1])}, per_class
+        found += detector.predict(images, confidence=0.001, iou=0.7, max_detections=300, multi_label=True)
+    truth = [Detections.of(torch.from_numpy(scene.boxes), torch.from_numpy(scene.classes)) for scene in scenes]
+    return average_precision(truth, found, CLASS_NAMES)
 
 
 def save_weights(model: nn.Module, out: Path, metadata: dict[str, str]) -> None:
@@ -200,8 +169,8 @@ def save_weights(model: nn.Module, out: Path, metadata: dict[str, str]) -> None:
     state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     if sum(value.nbytes for value in state.values()) > 0.98 * MAX_BYTES:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, out, metadata=metadata)
+    with atomic_path(out) as temporary:
+        save_file(state, temporary, metadata=metadata)
 
 
 def main(
@@ -222,12 +191,11 @@ def main(
     command = f"python -m detectors.embedded.train --minutes {minutes:g} --seed {seed} --threads {threads}"
     names = ",".join(CLASS_NAMES)
     save_weights(model, out, {"class_names": names, "image_size": str(SCENE_SIZE), "command": command})
-    stored = build_model()
-    stored.load_state_dict(load_file(out))
-    metrics, per_class = evaluate(stored, render_scenes(VALIDATION_SEED, VALIDATION_SCENES))
-    for name, value in {**metrics, **per_class}.items():
+    stored = UltralyticsDetector.embedded(out)
+    precision, per_class = evaluate(stored, render_scenes(VALIDATION_SEED, VALIDATION_SCENES))
+    for name, value in {"mAP50-95": precision.map50_95, "mAP50": precision.map50, **per_class}.items():
         report(f"{name} {value:.3f}")
-    report(f"{sum(p.numel() for p in stored.parameters())} parameters, {out.stat().st_size} bytes in {out}")
+    report(f"{sum(p.numel() for p in stored.network.parameters())} parameters, {out.stat().st_size} bytes in {out}")
 
 
 if __name__ == "__main__":
