@@ -43,7 +43,10 @@ class ViewConfig(Contract):
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
     shift: float = Field(default=0.05, ge=0, le=0.5, description="largest cyclic shift, share of the side")
     scales: tuple[float, ...] = Field(
-        default=(0.8, 1.0, 1.2), min_length=1, description="drawn uniformly; sides round to the teacher's stride"
+        default=(0.8, 1.0, 1.2),
+        min_length=1,
+        strict=False,  # a run configuration is validated from plain Python values, where YAML's sequences are lists
+        description="drawn uniformly; sides round to the teacher's stride",
     )
 
     @field_validator("scales")

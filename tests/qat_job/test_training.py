@@ -68,7 +68,7 @@ def test_the_loss_is_the_weighted_sum_of_its_three_terms(student: Detector, teac
 
         parts = (
             float(student.task_loss(outputs, LABELS)),
-            float(output_divergence(outputs, expected, 4.0)),
+            float(output_divergence(outputs, expected, DistillationWeights().temperature)),
             float(feature_error(features, teacher_features)),
         )
         assert all(part > 0 for part in parts)
@@ -88,6 +88,13 @@ def test_distillation_sites_of_student_and_teacher_agree(student: Detector, teac
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_training(loss: float) -> None:
-    check_finite([torch.tensor(1.0)], QatConfig())
+    config = QatConfig(learning_rate=1e-4)
+    check_finite([torch.tensor(1.0)], config)
     with pytest.raises(InputError, match=r"by step 2; lower learning_rate \(now 0.0001\)"):
-        check_finite([torch.tensor(1.0), torch.tensor(loss)], QatConfig())
+        check_finite([torch.tensor(1.0), torch.tensor(loss)], config)
+
+
+@pytest.mark.parametrize(("bits", "rate"), [(8, 1.25e-5), (6, 5e-5), (4, 2e-4), (3, 4e-4)])
+def test_the_default_learning_rate_halves_with_each_weight_bit(bits: int, rate: float) -> None:
+    assert QatConfig(bits=BitPolicy(weight_bits=bits)).weight_learning_rate == pytest.approx(rate)
+    assert QatConfig(bits=BitPolicy(weight_bits=bits), learning_rate=1e-3).weight_learning_rate == 1e-3

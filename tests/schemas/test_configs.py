@@ -18,7 +18,7 @@ def test_defaults_are_valid(model):
         ({"labels": {"source": "given"}}, "path is not set"),
         ({"labels": {"path": "a.json"}}, "path is set but source is 'adaptive'"),
         ({"labels": {"min_area": 0.9}}, "min_area 0.9 must be below max_area"),
-        ({"labels": {"iterations": 50}}, "warm_up 100 must be below iterations 50"),
+        ({"labels": {"iterations": 50}}, "warm_up 100 or interval 50 exceeds iterations 50"),
         (
             {"labels": {"source": "random"}, "inversion": {"initialisation": "sampled"}},
             "inversion.initialisation is 'sampled'",
