@@ -98,6 +98,6 @@ def qat(calibration_set: Path) -> Callable[..., Result]:
 def trained(qat: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student trained for thirty steps; tests must not change it."""
     folder = tmp_path_factory.mktemp("trained")
-    result = qat(folder, steps=30, batch=4, learning_rate=1e-3, calibration_images=4)
+    result = qat(folder, steps=30, batch=4, learning_rate=2e-4, calibration_images=4)
     assert result.exit_code == 0, result.output
     return folder

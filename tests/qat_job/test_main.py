@@ -119,7 +119,7 @@ def test_the_same_seed_gives_the_same_student_and_another_one_another(qat: Qat, 
 
 def test_a_finished_student_is_up_to_date_and_stays_untouched(qat: Qat, trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    result = qat(trained, steps=30, batch=4, learning_rate=1e-3, calibration_images=4)
+    result = qat(trained, steps=30, batch=4, learning_rate=2e-4, calibration_images=4)
     assert result.exit_code == 0
     assert "up to date" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
@@ -146,7 +146,7 @@ def test_another_set_is_another_student(
     qat: Qat, trained: Path, write_set: Callable[..., Path], tmp_path: Path
 ) -> None:
     other = write_set(tmp_path / "set", size=64)
-    settings: dict[str, Any] = {"steps": 30, "batch": 4, "learning_rate": 1e-3, "calibration_images": 4}
+    settings: dict[str, Any] = {"steps": 30, "batch": 4, "learning_rate": 2e-4, "calibration_images": 4}
     assert "calibration_set" in one_line(qat(trained, folder=other, **settings), ExitCode.BAD_INPUT)
 
 
