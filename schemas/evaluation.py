@@ -24,6 +24,23 @@ class ValidationData(Contract):
     image_size: int = Field(ge=32, description="letterboxed side, pixels")
 
 
+class PrecisionRecall(Contract):
+    """Precision at the 101 recall levels 0, 0.01, ..., 1 of COCO, mean over classes with labels, all areas."""
+
+    iou50: tuple[float, ...] = Field(min_length=101, max_length=101, description="at IoU 0.50")
+    iou50_95: tuple[float, ...] = Field(min_length=101, max_length=101, description="mean over IoU 0.50 to 0.95")
+
+
+class Latency(Contract):
+    """Time of one image (batch 1) in an inference engine, pre- and postprocessing excluded."""
+
+    engine: str = Field(description="for example onnxruntime 1.23 CPU")
+    threads: int = Field(ge=1)
+    median_ms: float = Field(gt=0)
+    p95_ms: float = Field(gt=0)
+    repetitions: int = Field(ge=1)
+
+
 class EvaluatedModel(Contract):
     """One row of the table."""
 
@@ -35,6 +52,9 @@ class EvaluatedModel(Contract):
     share_of_full_precision: float = Field(description="mAP50-95 as a share of the teacher's")
     per_class: dict[str, float] = Field(description="AP50-95 of each class with boxes in the data")
     seconds_per_image: float = Field(ge=0, description="forward pass and NMS, simulated quantization included")
+    precision_recall: PrecisionRecall | None = Field(default=None, description="null in reports of older versions")
+    file_bytes: int | None = Field(default=None, ge=1, description="size of the exported file; null: not exported")
+    latencies: tuple[Latency, ...] = Field(default=(), description="of the exported file, by engine and threads")
 
 
 class EvalReport(Document):

@@ -12,13 +12,14 @@ from schemas.evaluation import EvalReport
 from schemas.labels import ImageLabels
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
+from schemas.sensitivity import SensitivityReport
 from schemas.storage import write_text
 from schemas.student import StudentManifest
 from schemas.synth_config import SynthConfig
 
 EXPORTED: tuple[type[Contract], ...] = (
-    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, QatConfig, RunConfig, ShardRecord, StudentManifest,
-    SynthConfig,
+    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, QatConfig, RunConfig, SensitivityReport, ShardRecord,
+    StudentManifest, SynthConfig,
 )  # fmt: skip
 
 
