@@ -66,8 +66,8 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def images(engine: None) -> None:
-    """The three images of this checkout; seconds when `docker compose build` ran before."""
-    subprocess.run(["docker", "compose", "build"], cwd=ROOT, check=True, capture_output=True)
+    """The three images of this checkout; seconds when `make images` ran before."""
+    subprocess.run(["make", "images"], cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

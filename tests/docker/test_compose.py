@@ -129,6 +129,22 @@ def test_a_stopped_synth_goes_on_at_its_shard_and_ends_with_the_same_bytes(
     assert open_calibration_set(after).manifest.digest == open_calibration_set(reference).manifest.digest
 
 
+def test_two_ranks_of_torchrun_make_the_set_of_one(make_project: Callable[[], Project], tmp_path: Path) -> None:
+    several, alone = make_project(), make_project()
+    torchrun = ("--standalone", "--nproc-per-node=2", "-m", "synth_job", "--output", "/data/calibration")
+    finished = several(
+        "run", "--no-deps", "--name", f"{several.name}-ranks", "--entrypoint", "torchrun", "synth", *torchrun,
+        ZSQ_SET=assignments(),
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    alone("up", "synth", check=True, ZSQ_SET=assignments())
+    target = tmp_path / "several"
+    subprocess.run(["docker", "cp", "--archive", f"{several.name}-ranks:/data", str(target)], check=True)
+    reference = alone.copy_out(tmp_path / "alone")
+    assert digests(target / "calibration") == digests(reference / "calibration")
+    assert (target / "calibration" / "manifest.json").exists()
+
+
 def test_a_host_folder_and_a_run_file_take_the_place_of_volume_and_default(project: Project, tmp_path: Path) -> None:
     storage, run_file = tmp_path / "storage", tmp_path / "run.yaml"
     storage.mkdir(mode=0o777)
