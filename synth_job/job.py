@@ -24,7 +24,7 @@ from schemas.provenance import Provenance
 from schemas.ranks import Rank
 from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
 from schemas.stage import Stage
-from schemas.storage import write_text
+from schemas.storage import make_folder, write_text
 from schemas.synth_config import Initialisation, LabelSource, SynthConfig
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.initialisation import enlarged, initial_images, sample_generator
@@ -56,6 +56,7 @@ def synthesize(
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
     sampler = LabelSampler(teacher, settings.labels, settings.seed)
+    make_folder(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
