@@ -10,7 +10,7 @@ import typer
 from detectors.source import checkpoint_digest
 from eval_job.data import find_validation_data
 from eval_job.report.artifacts import check_calibration_set
-from eval_job.report.page import write_page
+from eval_job.report.page import rebuild_page, write_page
 from schemas.base import read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
@@ -61,7 +61,7 @@ def main(
         provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
         if up_to_date(_done(output), provenance, output, overwrite):
             if not (output / PAGE).exists():  # it can be made again from what is there
-                write_page(EvalReport.read(output / REPORT), output, student or [], calibration_set, output / PAGE)
+                rebuild_page(output, student or [], calibration_set, output / PAGE)
             stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
             return
 

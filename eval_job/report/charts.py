@@ -46,10 +46,13 @@ class Axis:
         return min(max((value - low) / (high - low), 0.0), 1.0)
 
     def ticks(self) -> list[float]:
-        """About five round values between the ends; powers of ten on a logarithmic axis."""
+        """About five round values between the ends; 1, 2 and 5 times powers of ten on a logarithmic axis."""
         if self.log:
-            decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            return [10.0**decade for decade in decades[:: max(1, math.ceil(len(decades) / 6))]]
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            factors = (1, 2, 5) if len(decades) <= 4 else (1,)
+            every = decades[:: max(1, math.ceil(len(decades) / 7))]
+            rounded = [factor * 10.0**decade for decade in every for factor in factors]
+            return [value for value in rounded if self.low <= value <= self.high]
         step = _round_step(self.high - self.low)
         first = math.ceil(self.low / step - 1e-9)
         return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
@@ -65,10 +68,9 @@ def linear_axis(title: str, values: Sequence[float]) -> Axis:
 
 
 def log_axis(title: str, values: Sequence[float]) -> Axis:
-    """A logarithmic axis over whole decades that hold all positive values."""
+    """A logarithmic axis a little wider than all positive values."""
     positive = [value for value in values if value > 0] or [1.0]
-    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-    return Axis(title, 10.0**low, 10.0 ** max(high, low + 1), log=True)
+    return Axis(title, min(positive) / 1.6, max(positive) * 1.6, log=True)
 
 
 def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:

@@ -14,7 +14,8 @@ from eval_job.report.label_comparison import compare_labels
 from eval_job.report.layers import MOST_SENSITIVE, layers
 from eval_job.report.pictures import calibration_tiles, comparisons
 from eval_job.report.wording import number, percent, quantity, short
-from schemas.evaluation import EvalReport
+from schemas.errors import InputError
+from schemas.evaluation import REPORT, EvalReport
 from schemas.storage import write_text
 
 WORST_CLASSES = 12
@@ -40,6 +41,19 @@ def write_page(
     write_text(output, render(read_artifacts(report, folder, students, calibration_set)))
 
 
+def rebuild_page(evaluation: Path, students: Sequence[Path], calibration_set: Path | None, output: Path) -> None:
+    """Write the page of a finished evaluation again; see `write_page`.
+
+    Raises:
+        InputError: there is no finished evaluation in the folder, too.
+    """
+    if not (evaluation / REPORT).exists():
+        raise InputError(
+            f"{evaluation}: no finished evaluation here ({REPORT} is missing); run eval, or check the path"
+        )
+    write_page(EvalReport.read(evaluation / REPORT), evaluation, students, calibration_set, output)
+
+
 def render(artifacts: Artifacts) -> str:
     """The page as HTML."""
     report, calibration_set = artifacts.report, artifacts.calibration_set
@@ -60,6 +74,7 @@ def render(artifacts: Artifacts) -> str:
         sentences=sentences,
         report=report,
         model=model,
+        model_style=headline.style_of(report.models.index(model)),
         full=report.models[0],
         facts=headline.facts(report),
         rows=headline.rows(report.models),

@@ -120,29 +120,39 @@ def _picture(
 ) -> Markup:
     """`text` is the height of box names as a share of the longer side."""
     size = text * max(width, height)
-    drawn = Markup("").join(_box(box, n in dashed, width, size) for n, box in enumerate(boxes))
-    return Markup('<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
-        width, height, alt, image, drawn
+    outlines = Markup("").join(_outline(box, n in dashed) for n, box in enumerate(boxes))
+    names = Markup("").join(_name(box, width, size) for box in boxes)  # on top: no outline crosses them
+    return Markup('<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>').format(
+        width, height, alt, image, outlines, names
     )
 
 
-def _box(box: SampleBox, dashed: bool, width: int, size: float) -> Markup:
-    x, y, w, h = box.bbox
-    hue = zlib.crc32(box.class_name.encode()) % 360
-    name = box.class_name if box.score >= 1 else f"{box.class_name} {box.score:.2f}"
-    tag = min(0.56 * size * len(name) + 0.5 * size, float(width))
-    left, top = min(x, width - tag), max(y - 1.15 * size, 0.0)
+def _outline(box: SampleBox, dashed: bool) -> Markup:
+    x, y, w, h = (f"{value:.1f}" for value in box.bbox)
     return Markup(
-        '<g style="--hue:{}"><rect class="halo" x="{x}" y="{y}" width="{w}" height="{h}"/>'
-        '<rect class="box{}" x="{x}" y="{y}" width="{w}" height="{h}"/>'
-        '<rect class="tag" x="{}" y="{}" width="{}" height="{}"/>'
-        '<text class="tag-text" x="{}" y="{}" font-size="{}">{}</text></g>'
+        '<rect class="halo" x="{x}" y="{y}" width="{w}" height="{h}"/>'
+        '<rect class="box{}" style="--hue:{}" x="{x}" y="{y}" width="{w}" height="{h}"/>'
+    ).format(" dashed" if dashed else "", _hue(box), x=x, y=y, w=w, h=h)
+
+
+def _name(box: SampleBox, width: int, size: float) -> Markup:
+    """The name and score of a box above it, `size` high, inside the picture; squeezed to its plate in any font."""
+    text = box.class_name if box.score >= 1 else f"{box.class_name} {box.score:.2f}"
+    plate = min(0.56 * size * len(text) + 0.5 * size, float(width))
+    left, top = min(box.bbox[0], width - plate), max(box.bbox[1] - 1.15 * size, 0.0)
+    return Markup(
+        '<rect class="tag" style="--hue:{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+        '<text class="tag-text" x="{:.1f}" y="{:.1f}" font-size="{:.1f}" textLength="{:.1f}"'
+        ' lengthAdjust="spacingAndGlyphs">{}</text>'
     ).format(
-        hue, " dashed" if dashed else "",
-        f"{left:.1f}", f"{top:.1f}", f"{tag:.1f}", f"{1.15 * size:.1f}",
-        f"{left + 0.25 * size:.1f}", f"{top + 0.9 * size:.1f}", f"{size:.1f}", name,
-        x=f"{x:.1f}", y=f"{y:.1f}", w=f"{w:.1f}", h=f"{h:.1f}",
+        _hue(box), left, top, plate, 1.15 * size,
+        left + 0.25 * size, top + 0.9 * size, size, plate - 0.5 * size, text,
     )  # fmt: skip
+
+
+def _hue(box: SampleBox) -> int:
+    """A class has one hue on every picture of every report."""
+    return zlib.crc32(box.class_name.encode()) % 360
 
 
 def _iou(a: SampleBox, b: SampleBox) -> float:
