@@ -161,14 +161,18 @@ def range_chart(title: str, x_title: str, y: Axis, marks: Sequence[RangeMark], s
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[Point]:
-    """Means over windows of up to `window` values, at the last value's position counted from 1."""
+    """Mean of each value and up to `window` // 2 neighbours on either side, at its position counted from 1.
+
+    At the ends there are fewer, as many on one side as on the other, so that the mean does not lag behind the curve.
+    """
     totals = [0.0]
     for value in values:
         totals.append(totals[-1] + value)
-    return [
-        (float(end), (totals[end] - totals[max(0, end - window)]) / (end - max(0, end - window)))
-        for end in range(1, len(totals))
-    ]
+    means: list[Point] = []
+    for index in range(len(values)):
+        reach = min(window // 2, index, len(values) - 1 - index)
+        means.append((float(index + 1), (totals[index + reach + 1] - totals[index - reach]) / (2 * reach + 1)))
+    return means
 
 
 def _round_step(span: float) -> float:

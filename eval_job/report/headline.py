@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from eval_job.report.wording import number, percent, quantity
+from eval_job.report.wording import PERCENT, number, percent, quantity
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.evaluation import EvalReport, EvaluatedModel, Interval
 
@@ -159,4 +159,5 @@ def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
 
 
 def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
-    return f"{form(interval.low)} to {form(interval.high)}" if interval else ""
+    """Both ends, the unit once."""
+    return f"{form(interval.low).removesuffix(PERCENT)}–{form(interval.high)}" if interval else ""

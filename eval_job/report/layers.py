@@ -37,6 +37,9 @@ class Sensitivity:
     images: int
     bits: int
     """Layers are ranked by their error at this many weight bits."""
+    lowest: float
+    highest: float
+    """Ends of the shared logarithmic axis."""
     rows: list[SensitivityRow]
 
 
@@ -102,7 +105,8 @@ def _ranking(report: SensitivityReport, weight_bits: int) -> Sensitivity:
     bits = weight_bits if weight_bits in measured else min(measured)
     axis = log_axis("error", [each.error for layer in report.layers for each in layer.errors])
     ordered = sorted(report.layers, key=lambda layer: (-_error_at(layer, bits), layer.name))
-    return Sensitivity(report.metric, report.images, bits, [_row(layer, axis) for layer in ordered])
+    rows = [_row(layer, axis) for layer in ordered]
+    return Sensitivity(report.metric, report.images, bits, axis.low, axis.high, rows)
 
 
 def _row(layer: LayerSensitivity, axis: Axis) -> SensitivityRow:

@@ -2,6 +2,9 @@
 
 from datetime import datetime
 
+PERCENT = "\u202f%"
+"""The sign after a narrow space that does not break."""
+
 
 def number(value: float) -> str:
     """A precision: three decimals; a dash where there is none (−1 in COCO)."""
@@ -10,7 +13,7 @@ def number(value: float) -> str:
 
 def percent(value: float) -> str:
     """A share as percent, one decimal."""
-    return f"{100 * value:.1f}\u202f%"
+    return f"{100 * value:.1f}{PERCENT}"
 
 
 def quantity(value: int, of: str = "") -> str:

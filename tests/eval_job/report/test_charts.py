@@ -117,6 +117,7 @@ def test_text_in_charts_is_escaped() -> None:
         assert re.search(r'aria-label="&#34;&gt;&lt;script', str(chart))
 
 
-def test_a_moving_mean_is_the_mean_of_what_came_before() -> None:
-    assert moving_mean([4.0, 2.0, 0.0, 2.0], 2) == [(1.0, 4.0), (2.0, 3.0), (3.0, 1.0), (4.0, 1.0)]
+def test_a_moving_mean_is_over_as_many_values_before_as_after() -> None:
+    assert moving_mean([4.0, 2.0, 0.0, 1.0, 9.0], 3) == [(1.0, 4.0), (2.0, 2.0), (3.0, 1.0), (4.0, 10 / 3), (5.0, 9.0)]
+    assert moving_mean([1.0, 2.0], 1) == [(1.0, 1.0), (2.0, 2.0)]
     assert moving_mean([], 3) == []

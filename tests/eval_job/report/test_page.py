@@ -58,7 +58,7 @@ def test_the_page_opens_with_the_verdict_and_the_table_of_models(page: Any) -> N
     assert "Calibration alone (PTQ) keeps 20.0 %." in text
     for row in ("full precision 0.500", "PTQ W4A8 deploy 0.100", "QAT W4A8 deploy 0.450"):
         assert row in text
-    assert "85.0 % to 93.0 %" in text
+    assert "85.0–93.0 %" in text
 
 
 def test_label_mode_image_source_and_digests_are_there(page: Any, run: Any) -> None:
