@@ -75,13 +75,19 @@ def verdict(report: EvalReport) -> tuple[str, str]:
         f"mAP50-95 {number(model.precision.map50_95)} against {number(full.precision.map50_95)} "
         f"of the full-precision detector, {where}."
     )
-    before = [each for each in report.models if each.name == model.name.replace("QAT", "PTQ") and each is not model]
+    student = _without_export(model.name)
+    before = [each for each in report.models if each.name == student.replace("QAT", "PTQ") != student]
     if before:
         sentences += f" Calibration alone (PTQ) keeps {percent(before[0].share_of_full_precision)}."
-    students = {each.name.partition(" ")[2] for each in report.models if each.label_mode is not None}
-    if len(students) > 1:
+    bits = {_without_export(each.name).partition(" ")[2] for each in report.models if each.label_mode is not None}
+    if len(bits) > 1:
         sentences += " The other students are in the table."
     return f"{model.name} keeps {percent(model.share_of_full_precision)} of full precision", sentences
+
+
+def _without_export(name: str) -> str:
+    """The student that an exported row is of."""
+    return name.removesuffix(" ONNX")
 
 
 def facts(report: EvalReport) -> list[Fact]:

@@ -105,7 +105,7 @@ def _comparison(number: int, sample: SamplePicture, path: Path, models: Sequence
     )
     use = Markup('<use href="#{}"/>').format(identifier)
     panels: list[tuple[str, Markup, str]] = []
-    shown = {name: sample.detections.get(name, ()) for name in models}
+    shown = {name: sample.detections[name] for name in models if name in sample.detections}
     for heading, boxes in (("labels", sample.labels), *shown.items()):
         others = [theirs for name, theirs in shown.items() if name != heading]
         alone = unmatched(boxes, others[0]) if len(others) == 1 and heading in shown else set()

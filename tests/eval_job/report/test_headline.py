@@ -34,6 +34,29 @@ def test_the_page_is_about_the_last_student_not_about_an_export_of_the_teacher(r
     assert headline.headline_model(exported).name == "QAT W4A8 deploy ONNX"
 
 
+def test_calibration_alone_is_named_beside_a_trained_student_and_beside_its_export(
+    run: Any, exported: EvalReport
+) -> None:
+    for report in (run.report, exported):
+        _, sentences = headline.verdict(report)
+        assert "Calibration alone (PTQ) keeps 20.0" in sentences
+        assert "other students" not in sentences
+
+
+def test_other_students_are_pointed_at(run: Any) -> None:
+    second = run.report.models[2].model_copy(update={"name": "QAT W8A8 deploy"})
+
+    _, sentences = headline.verdict(run.report.model_copy(update={"models": (*run.report.models, second)}))
+    assert "The other students are in the table." in sentences
+    assert "Calibration alone" not in sentences
+
+
+def test_a_student_that_was_only_calibrated_is_not_compared_with_itself(run: Any) -> None:
+    _, sentences = headline.verdict(run.report.model_copy(update={"models": run.report.models[:2]}))
+
+    assert "Calibration alone" not in sentences
+
+
 def test_every_model_has_a_colour_and_full_precision_its_own() -> None:
     styles = [headline.style_of(index) for index in range(12)]
 
