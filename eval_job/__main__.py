@@ -16,6 +16,7 @@ from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import PAGE, REPORT, EvalReport
 from schemas.provenance import Provenance
+from schemas.shards import open_calibration_set
 from schemas.stage import run_stage, up_to_date
 from schemas.student import MANIFEST, PTQ_FOLDER, StudentManifest
 
@@ -27,7 +28,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for report.json and the detections.")],
+    output: Annotated[Path, typer.Option(help="Folder for the report and the detections.")],
     config: Annotated[Path | None, typer.Option(envvar="ZSQ_CONFIG", help="EvalConfig as YAML.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")
@@ -65,6 +66,8 @@ def main(
             stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
             return
 
+        if calibration_set is not None:
+            open_calibration_set(calibration_set)  # better found damaged now than after minutes of evaluation
         from eval_job import job  # torch takes seconds to import, and "up to date" needs none of it
 
         page = partial(write_page, students=student or [], calibration_set=calibration_set, output=output / PAGE)

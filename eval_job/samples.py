@@ -9,12 +9,10 @@ from PIL import Image
 from detectors.detections import Detections
 from eval_job.validation_set import ValidationImage, ValidationSet
 from schemas.calibration_set import LabelStatistics
-from schemas.evaluation import SAMPLES_FOLDER, SampleBox, SamplePicture
+from schemas.evaluation import CONFIDENT, SAMPLES_FOLDER, SampleBox, SamplePicture
 from schemas.labels import BoxLabel, ImageLabels, LabelOrigin
 from schemas.storage import atomic_path, file_digest
 
-CONFIDENT = 0.25
-"""Lowest score of a detection that is shown or counted in statistics; what Ultralytics' predict shows."""
 MAX_SIDE = 640
 """Longer side of a stored picture, pixels."""
 JPEG_QUALITY = 85

@@ -14,6 +14,8 @@ DETECTIONS = "detections.json"
 PAGE = "report.html"
 SAMPLES_FOLDER = "samples"
 """Folder of the sample pictures, beside `report.json`."""
+CONFIDENT = 0.25
+"""Lowest score of a detection that is shown or counted in statistics; what Ultralytics' predict shows."""
 
 
 class ValidationData(Contract):

@@ -15,7 +15,7 @@ from eval_job.report.layers import MOST_SENSITIVE, layers
 from eval_job.report.pictures import calibration_tiles, comparisons
 from eval_job.report.wording import number, percent, quantity, short
 from schemas.errors import InputError
-from schemas.evaluation import REPORT, EvalReport
+from schemas.evaluation import CONFIDENT, REPORT, EvalReport
 from schemas.storage import write_text
 
 WORST_CLASSES = 12
@@ -93,6 +93,7 @@ def render(artifacts: Artifacts) -> str:
         precision_recall=precision_recall_charts(report),
         legend_items=[(each.name, headline.style_of(n)) for n, each in enumerate(report.models)],
         classes=class_precisions(report),
+        confident=CONFIDENT,
         worst_classes=WORST_CLASSES,
         comparisons=comparisons(report.samples, artifacts.folder, shown),
         layers=[layers(student) for student in artifacts.students],
