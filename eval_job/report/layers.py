@@ -12,6 +12,8 @@ from schemas.sensitivity import LayerSensitivity, SensitivityReport
 
 MOST_SENSITIVE = 15
 """Layers shown before a reader asks for all."""
+BELOW_MEDIANS = 5
+"""The scale ends at the smallest median divided by this: a channel of zeros has a step size near nothing."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,10 @@ def layers(student: StudentArtifacts) -> Layers:
 def _chart(title: str, marks: list[RangeMark], style: str) -> Markup | None:
     if not marks:
         return None
-    values = [value for mark in marks for value in (mark.low, mark.high, *([mark.before] if mark.before else []))]
-    return range_chart(
-        title, "quantized layer, in the order of the network", log_axis("step size", values), marks, style
-    )
+    lowest = min(mark.middle for mark in marks) / BELOW_MEDIANS
+    values = [value for mark in marks for value in (max(mark.low, lowest), mark.high, mark.before or mark.middle)]
+    axis = log_axis("step size", values)
+    return range_chart(title, "quantized layer, in the order of the network", axis, marks, style)
 
 
 def _ranking(report: SensitivityReport, weight_bits: int) -> Sensitivity:
