@@ -86,7 +86,12 @@ def run(
                 per_class=measured.per_class,
                 seconds_per_image=found.seconds_per_image,
                 precision_recall=measured.curve,
-                uncertainty=_uncertainty(resampled[model.name], resampled[FULL_PRECISION] if models else None),
+                uncertainty=_uncertainty(
+                    measured.summary,
+                    resampled[model.name],
+                    full_precision,
+                    resampled[FULL_PRECISION] if models else None,
+                ),
             )
         )
 
@@ -149,15 +154,20 @@ def _measure(validation: ValidationSet, detections: Sequence[Detections], class_
 
 
 def _uncertainty(
-    resampled: NDArray[np.float64] | None, full_precision: NDArray[np.float64] | None
+    precision: AveragePrecision,
+    resampled: NDArray[np.float64] | None,
+    full_precision: AveragePrecision,
+    resampled_full: NDArray[np.float64] | None,
 ) -> Uncertainty | None:
     """Intervals of the precision and, against full precision on the same resamples, of its share."""
     if resampled is None:
         return None
     share = None
-    if full_precision is not None and (full_precision > 0).all():
-        share = interval(resampled / full_precision)
-    return Uncertainty(map50_95=interval(resampled), share=share, resamples=len(resampled))
+    if resampled_full is not None and not (resampled_full <= 0).any():
+        share = interval(_share(precision, full_precision), resampled / resampled_full)
+    return Uncertainty(
+        map50_95=interval(precision.map50_95, resampled, highest=1.0), share=share, resamples=len(resampled)
+    )
 
 
 def _write_detections(path: Path, validation: ValidationSet, detections: Sequence[Detections]) -> None:

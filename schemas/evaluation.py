@@ -37,7 +37,7 @@ class PrecisionRecall(Contract):
 
 
 class Interval(Contract):
-    """A 95 % bootstrap interval over the validation images."""
+    """A 95 % interval from a bootstrap over the validation images: 1.96 standard errors to either side."""
 
     low: float
     high: float

@@ -143,9 +143,9 @@ def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
         )
     if model.uncertainty:
         text = (
-            "The ranges in the table are 95\u202f% bootstrap intervals over the validation images "
+            "The ranges in the table are 95\u202f% intervals from a bootstrap over the validation images "
             f"({model.uncertainty.resamples} resamples, the same for every model): what as many other images of the "
-            "same kind might have shown."
+            "same kind might have shown. Where many classes are rare they are somewhat too narrow."
         )
         share = model.uncertainty.share
         if share and share.low <= 1 <= share.high:

@@ -49,23 +49,41 @@ def test_a_resample_gives_what_the_referee_gives_on_those_images(drawn: list[int
     )
 
 
-def test_the_interval_holds_the_estimate_and_is_the_same_every_time() -> None:
-    evaluation = evaluate(list(range(IMAGES)))
-    values = resampled_precision(evaluation.matches)
+def test_the_same_images_are_drawn_every_time() -> None:
+    matches = evaluate(list(range(IMAGES))).matches
+    first, second = resampled_precision(matches), resampled_precision(matches)
 
-    assert values is not None and len(values) == RESAMPLES
-    assert interval(values).low < evaluation.summary.map50_95 < interval(values).high
-    again = resampled_precision(evaluation.matches)
-    assert again is not None and (values == again).all()
+    assert first is not None and second is not None and len(first) == RESAMPLES
+    assert (first == second).all()
+    assert first.std() > 0
 
 
-def test_the_interval_is_narrower_with_more_images() -> None:
-    def width(images: list[int]) -> float:
-        values = resampled_precision(evaluate(images).matches)
+def test_intervals_hold_what_they_estimate_about_as_often_as_they_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 60)
+    sets = [evaluate(list(range(first, first + IMAGES))) for first in range(0, 40 * IMAGES, IMAGES)]
+    expected = np.mean([each.summary.map50_95 for each in sets])
+    held = 0
+    for each in sets:
+        values = resampled_precision(each.matches)
         assert values is not None
-        return interval(values).high - interval(values).low
+        found = interval(each.summary.map50_95, values)
+        held += found.low <= expected <= found.high
 
-    assert width(list(range(48))) < width(list(range(6)))
+    assert 0.85 <= held / len(sets) <= 1.0
+    assert held < len(sets), "intervals that never miss are too wide"
+
+
+def test_an_interval_stays_within_what_is_possible() -> None:
+    assert interval(0.01, np.array([0.0, 0.1])).low == 0
+    assert interval(0.99, np.array([0.9, 1.0]), highest=1.0).high == 1
+    assert interval(1.0, np.array([0.9, 1.1])).high > 1, "a share may exceed full precision"
+
+
+def test_resamples_without_a_label_do_not_count() -> None:
+    matches = evaluate([0, 1]).matches
+
+    assert np.isnan(weighted_precision(matches, np.zeros(2, dtype=np.int64)))
+    assert interval(0.5, np.array([0.4, np.nan, 0.6])) == interval(0.5, np.array([0.4, 0.6]))
 
 
 def test_too_many_detections_are_not_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
