@@ -10,8 +10,9 @@ import typer
 
 from pipeline.executor import Executor, run_stages
 from pipeline.local_executor import LocalExecutor, run_job
-from pipeline.plan import describe_plan, plan_stages, write_stage_configs
+from pipeline.plan import describe_plan, plan_stages, report_folders, write_stage_configs
 from pipeline.settings import check_inputs, read_run_config
+from schemas.evaluation import PAGE
 from schemas.provenance import code_version
 from schemas.stage import run_stage
 from schemas.stage_config import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
@@ -88,8 +89,9 @@ def run(
         code = run_stages(commands, starter, stage)
         if code:
             sys.exit(code)
-        artifacts = zip(("calibration set", "student", "report"), commands, strict=True)
-        stage.reporter.table("Done", ("", ""), [(name, str(command.output)) for name, command in artifacts])
+        calibration_set, student, evaluation = (command.output for command in commands)
+        artifacts = {"calibration set": calibration_set, "student": student, "report": evaluation / PAGE}
+        stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in artifacts.items()])
 
 
 @app.command()
@@ -123,14 +125,44 @@ def evaluate(
     student: Annotated[
         list[Path] | None, typer.Option("--student", metavar="FOLDER", help="what qat made; can be repeated")
     ] = None,
+    calibration_set: Annotated[
+        Path | None, typer.Option("--calibration-set", metavar="FOLDER", help="shown in the report; what synth made")
+    ] = None,
     config: ConfigFile = None,
     run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 3 alone: compare students with the full-precision detector on real images."""
-    students = [argument for folder in student or () for argument in ("--student", str(folder))]
-    _run_alone("eval", config, run_config, assignments, students, output, overwrite)
+    inputs = [argument for folder in student or () for argument in ("--student", str(folder))]
+    inputs += ["--calibration-set", str(calibration_set)] if calibration_set else []
+    _run_alone("eval", config, run_config, assignments, inputs, output, overwrite)
+
+
+@app.command()
+def report(
+    storage: Annotated[Path | None, typer.Argument(metavar="[STORAGE]", help="folder of a whole run")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option("--evaluation", metavar="FOLDER", help="what eval made, in place of STORAGE")
+    ] = None,
+    student: Annotated[
+        list[Path] | None, typer.Option("--student", metavar="FOLDER", help="a student it evaluated; can be repeated")
+    ] = None,
+    calibration_set: Annotated[
+        Path | None, typer.Option("--calibration-set", metavar="FOLDER", help="the set a student was made with")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="default: report.html in the evaluation")
+    ] = None,
+) -> None:
+    """Build report.html again from artifacts: no teacher, no validation image, no torch."""
+    from eval_job.report.page import rebuild_page  # loads numpy and Pillow
+
+    with run_stage("report") as stage:
+        folders = report_folders(storage, evaluation, student or [], calibration_set)
+        page = output or folders.evaluation / PAGE
+        rebuild_page(folders.evaluation, folders.students, folders.calibration_set, page)
+        stage.reporter.message(f"report: {page}", path=str(page))
 
 
 def _run_alone(

@@ -4,12 +4,14 @@ from pathlib import Path
 
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
+from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
 from qat_job.training import train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
 from quantization.student import save_student
 from schemas.errors import InputError
+from schemas.event_files import events_folder
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.shards import CalibrationSet, open_calibration_set
@@ -34,6 +36,7 @@ def quantize(
         ZsqError: bad input, a set that fails verification, or a stop request.
     """
     device = resolve_device(settings.device)
+    events = EventRecord(events_folder(folder)) if settings.tensorboard else None
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
@@ -56,11 +59,13 @@ def quantize(
         training=summary, provenance=provenance,
     )  # fmt: skip
     if not settings.ptq_only:
-        summary = train(student, teacher, images, settings, stage)
+        summary = train(student, teacher, images, settings, stage, events)
         manifest = save_student(
             student, folder, method=TrainingMethod.QAT, config=settings, calibration_set=reference(calibration_set),
             training=summary, provenance=provenance,
         )  # fmt: skip
+    if events is not None:
+        events.close()
     report(manifest, folder, stage)
     return manifest
 

@@ -23,4 +23,7 @@ class EvalConfig(Contract):
     confidence: float = Field(default=0.001, ge=0, lt=1, description="lowest score kept; COCO practice 0.001")
     iou: float = Field(default=0.7, gt=0, le=1, description="NMS threshold; Ultralytics val 0.7")
     max_detections: int = Field(default=300, ge=1, le=10_000, description="boxes kept per image; Ultralytics val 300")
+    samples: int = Field(
+        default=6, ge=0, le=64, description="validation images shown in the report; 0: none, where they are private"
+    )
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")

@@ -92,6 +92,7 @@ class QatConfig(Contract):
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
+    tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
 
     @model_validator(mode="after")
@@ -108,5 +109,5 @@ class QatConfig(Contract):
         return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
 
     def keyed(self) -> dict[str, Any]:
-        """What decides the student: everything but locations (their digests count) and the device."""
-        return self.model_dump(mode="json", exclude={"device": True, "teacher": {"path"}})
+        """What decides the student: everything but locations (their digests count), the device and event files."""
+        return self.model_dump(mode="json", exclude={"device": True, "tensorboard": True, "teacher": {"path"}})

@@ -36,6 +36,14 @@ def test_a_run_leaves_set_student_and_report_and_a_second_run_is_up_to_date(tmp_
     assert [model.name.partition(" W")[0] for model in report.models] == ["full precision", "PTQ", "QAT"]
     assert report.data.image_size == 96
 
+    page = (tmp_path / "eval" / "report.html").read_bytes()
+    rebuilt = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "report", str(tmp_path), "--output", str(tmp_path / "again.html")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert (tmp_path / "again.html").read_bytes() == page
+
     second = zsq_run(tmp_path)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("up to date") == 3
