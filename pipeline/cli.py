@@ -86,7 +86,7 @@ def synth(
     output: Output, config: StageConfig = None, assignments: Assignments = None, overwrite: Overwrite = False
 ) -> None:
     """Stage 1 alone: make a labelled calibration set from a teacher, without a real image."""
-    _run_alone("synth", config, assignments, (), output, overwrite)
+    _run_alone("synth_job", config, assignments, (), output, overwrite)
 
 
 @app.command()
@@ -98,7 +98,32 @@ def qat(
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 2 alone: train a quantized student on a calibration set."""
-    _run_alone("qat", config, assignments, ("--calibration-set", str(calibration_set)), output, overwrite)
+    _run_alone("qat_job", config, assignments, ("--calibration-set", str(calibration_set)), output, overwrite)
+
+
+@app.command()
+def sensitivity(
+    calibration_set: Annotated[Path, typer.Option("--calibration-set", metavar="FOLDER", help="what synth made")],
+    output: Output,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="BITS", help="plan: at most this mean over all quantized weights"),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", metavar="SHARE", help="plan: largest loss on the set, before training")
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option("--candidates", metavar="BITS,...", help="weight bits to measure, default 2,3,4,6,8")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file as qat takes it")] = None,
+    assignments: Assignments = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Which layer hurts: measure each layer's sensitivity on a calibration set, and plan mixed precision for qat."""
+    options = {"budget": budget, "max_drop": max_drop, "candidates": candidates and f"[{candidates}]"}
+    given = [f"sensitivity.{name}={value}" for name, value in options.items() if value is not None]
+    inputs = ("--calibration-set", str(calibration_set))
+    _run_alone("qat_job.sensitivity", config, [*(assignments or ()), *given], inputs, output, overwrite)
 
 
 @app.command("eval")
@@ -113,11 +138,11 @@ def evaluate(
 ) -> None:
     """Stage 3 alone: compare students with the full-precision detector on real images."""
     students = [argument for folder in student or () for argument in ("--student", str(folder))]
-    _run_alone("eval", config, assignments, students, output, overwrite)
+    _run_alone("eval_job", config, assignments, students, output, overwrite)
 
 
 def _run_alone(
-    stage: str,
+    module: str,
     config: Path | None,
     assignments: list[str] | None,
     inputs: list[str] | tuple[str, ...],
@@ -129,7 +154,7 @@ def _run_alone(
     for assignment in assignments or ():
         arguments += ["--set", assignment]
     arguments += [*inputs, "--output", str(output), *(["--overwrite"] if overwrite else [])]
-    sys.exit(run_job(f"{stage}_job", arguments))
+    sys.exit(run_job(module, arguments))
 
 
 @set_app.command()
