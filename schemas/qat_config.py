@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Contract
 from schemas.teacher import TeacherSource
@@ -88,6 +88,14 @@ class SensitivityConfig(Contract):
         if self.budget is not None and self.max_drop is not None:
             raise ValueError(f"budget {self.budget:g} and max_drop {self.max_drop:g} are both set: set one of them")
         return self
+
+    @field_validator("candidates")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        for bits in value:
+            if value.count(bits) > 1:
+                raise ValueError(f"{bits} is there twice")
+        return value
 
     @property
     def plans(self) -> bool:

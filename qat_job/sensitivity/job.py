@@ -36,9 +36,9 @@ def analyse(settings: QatConfig, set_folder: Path, folder: Path, overwrite: bool
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
     report = measure(teacher, calibration_set, settings, folder, overwrite, stage)
-    (folder / PLAN).unlink(missing_ok=True)  # one made for another target would be taken for this one's
-    sensitivity = settings.sensitivity
-    if sensitivity is not None and sensitivity.plans:
+    if settings.sensitivity is None or not settings.sensitivity.plans:
+        (folder / PLAN).unlink(missing_ok=True)  # an older one would be taken for this run's
+    else:
         plan = make_plan(teacher, calibration_set, report.layers, settings, stage)
         write_text(folder / PLAN, plan_file(settings, plan))
         stage.reporter.message(f"plan: {folder / PLAN}", path=str(folder / PLAN))

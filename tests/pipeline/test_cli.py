@@ -54,6 +54,16 @@ def test_the_public_command_line_is_frozen():
         "zsq run": ["--dry-run", "--executor", "--overwrite", "--set", "--storage", "config"],
         "zsq synth": ["--config", "--output", "--overwrite", "--set"],
         "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--set"],
+        "zsq sensitivity": [
+            "--budget",
+            "--calibration-set",
+            "--candidates",
+            "--config",
+            "--max-drop",
+            "--output",
+            "--overwrite",
+            "--set",
+        ],
         "zsq eval": ["--config", "--output", "--overwrite", "--set", "--student"],
         "zsq set inspect": ["--json", "folder"],
     }
