@@ -1,6 +1,6 @@
 """The story of a sensitivity measurement: load teacher and set, quantize layer by layer, plan, write both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -12,6 +12,7 @@ from qat_job.images import ImageBatches
 from qat_job.sensitivity.planning import AgreementDrop, Plan, plan_for_budget, plan_for_drop
 from qat_job.sensitivity.scan import METRIC, scan_layers
 from quantization.convert import make_student, quantized_layers
+from quantization.mixed_precision import mean_bits
 from quantization.plan import fixed_weight_bits
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig, SensitivityConfig
@@ -68,6 +69,7 @@ def measure(
     done = SensitivityReport.read(path) if path.exists() else None
     if done and up_to_date(done.provenance, provenance, folder, overwrite):
         stage.reporter.message(f"sensitivity is up to date: {path}")
+        show_ranking(done, stage)
         return done
 
     images = ImageBatches(calibration_set, next(teacher.network.parameters()).device)
@@ -116,7 +118,14 @@ def make_plan(
         assert sensitivity.max_drop is not None
         images = ImageBatches(calibration_set, next(teacher.network.parameters()).device)
         batches = list(images.in_order(sensitivity.images, settings.batch))
-        drop_of = AgreementDrop(teacher, settings.bits, batches, images.labels(sensitivity.images))
+        measure_drop = AgreementDrop(teacher, settings.bits, batches, images.labels(sensitivity.images))
+
+        def drop_of(plan: Mapping[str, int]) -> float:
+            stage.stop_here_if_asked()
+            drop = measure_drop(plan)
+            stage.reporter.message(f"{mean_bits(layers, plan):.3f} bits in the mean: drop {drop:.3f}")
+            return drop
+
         plan = plan_for_drop(layers, sensitivity.max_drop, drop_of)
     show_plan(plan, layers, stage)
     return plan
