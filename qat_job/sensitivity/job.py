@@ -23,7 +23,7 @@ from schemas.storage import write_text
 
 ROWS = 12
 """Layers in the closing table."""
-BAR_WIDTH = 30
+BAR_WIDTH = 24
 """Length of the longest text bar, characters."""
 
 
@@ -151,12 +151,12 @@ def show_ranking(report: SensitivityReport, stage: Stage) -> None:
         (
             layer.name,
             str(layer.weights),
-            *(f"{each.error:.2g}" for each in layer.errors),
+            f"{layer.errors[0].error:.3g}",
             ("█" * round(layer.errors[0].error / longest * BAR_WIDTH)).ljust(BAR_WIDTH),
         )
         for layer in ranked[:ROWS]
     ]
-    columns = ("layer", "weights", *(f"{each.weight_bits} bits" for each in ranked[0].errors), f"at {bits} bits")
+    columns = ("layer", "weights", f"error at {bits} bits", "")
     stage.reporter.table(f"Most sensitive of {len(ranked)} layers", columns, rows)
 
 
