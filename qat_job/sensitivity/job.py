@@ -75,8 +75,9 @@ def measure(
     images = ImageBatches(calibration_set, next(teacher.network.parameters()).device)
     student = make_student(teacher, settings.bits)
     layers = quantized_layers(student.network)
-    advance = stage.counter(len(layers) * len(sensitivity.candidates), "sensitivity", "measurement")
     batches = list(images.in_order(sensitivity.images, settings.batch))
+    total = len(batches) * len(layers) * len(sensitivity.candidates)
+    advance = stage.counter(total, "sensitivity", "measurement")
     errors = scan_layers(student, batches, sensitivity.candidates, advance)
     fixed = fixed_weight_bits(teacher, settings.bits)
     report = SensitivityReport(
@@ -152,7 +153,7 @@ def show_ranking(report: SensitivityReport, stage: Stage) -> None:
             layer.name,
             str(layer.weights),
             f"{layer.errors[0].error:.3g}",
-            ("█" * round(layer.errors[0].error / longest * BAR_WIDTH)).ljust(BAR_WIDTH),
+            ("█" * round(layer.errors[0].error / longest * BAR_WIDTH)).ljust(BAR_WIDTH, "░"),
         )
         for layer in ranked[:ROWS]
     ]

@@ -1,7 +1,7 @@
 """The damage that each layer does to the network's output when its weights alone are quantized."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -23,35 +23,38 @@ METRIC = (
 def scan_layers(
     student: Detector, batches: Sequence[Tensor], candidates: Sequence[int], advance: Callable[[], None]
 ) -> dict[str, tuple[ErrorAtBits, ...]]:
-    """The error of every quantized layer at each of `candidates` weight bits, fewest first.
+    """The error of every quantized layer at each of `candidates` weight bits, fewest first; a mean over images.
 
     All else stays in float: a divergence that small is quadratic in the perturbation, so that the errors of layers add
-    up, and one layer's figure does not depend on what other layers are given. At W4 throughout, the output is
-    so far off that one layer more or less is not seen.
+    up, and one layer's figure does not depend on what other layers are given. With all other weights at 4 bits the
+    output is so far off that one layer more or less is not seen.
 
     Args:
         student: its weight quantizers change; its weights do not.
         batches: images, `(B, 3, H, W)`.
         candidates: weight bits to try.
-        advance: called after each measurement, layers × candidates times.
+        advance: called after each measurement: batches × layers × candidates times.
     """
-    errors: dict[str, tuple[ErrorAtBits, ...]] = {}
+    layers = quantized_layers(student.network)
+    errors = {name: dict.fromkeys(sorted(candidates), 0.0) for name in layers}
+    images_seen = sum(len(images) for images in batches)
     with in_float(student.network):
-        expected = [student.head_outputs(images) for images in batches]
-        images_seen = sum(len(images) for images in batches)
-        for name, layer in quantized_layers(student.network).items():
-            measured = []
-            for bits in sorted(candidates):
-                with quantized_weight(layer, bits):
-                    divergences = [
-                        output_divergence(student.head_outputs(images), outputs, temperature=1.0) * len(images)
-                        for images, outputs in zip(batches, expected, strict=True)
-                    ]
-                error = max(float(torch.stack(divergences).sum()) / images_seen, 0.0)  # rounding can go below zero
-                measured.append(ErrorAtBits(weight_bits=bits, error=error))
-                advance()
-            errors[name] = tuple(measured)
-    return errors
+        for images in batches:
+            with recorded_outputs(layers) as outputs:
+                expected = student.head_outputs(images)
+            with ExitStack() as computed:
+                for name in outputs:  # in the order of the forward pass
+                    for bits in errors[name]:
+                        with quantized_weight(layers[name], bits):
+                            divergence = output_divergence(student.head_outputs(images), expected, temperature=1.0)
+                        errors[name][bits] += max(float(divergence), 0.0) * len(images) / images_seen
+                        advance()
+                    if len(outputs[name]) == 1:
+                        computed.enter_context(replayed(layers[name], *outputs[name]))
+    return {
+        name: tuple(ErrorAtBits(weight_bits=bits, error=error) for bits, error in by_bits.items())
+        for name, by_bits in errors.items()
+    }
 
 
 @contextmanager
@@ -65,3 +68,31 @@ def quantized_weight(layer: QuantizedLayer, bits: int) -> Iterator[None]:
         yield
     finally:
         layer.weight.copy_(original)
+
+
+@contextmanager
+def recorded_outputs(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str, list[Tensor]]]:
+    """What each layer gives out inside the block, one entry a call, in the order of their first calls."""
+    outputs: dict[str, list[Tensor]] = {}
+    handles = [
+        # A copy: activation functions often work in place.
+        layer.register_forward_hook(
+            lambda _module, _inputs, output, name=name: outputs.setdefault(name, []).append(output.clone())
+        )
+        for name, layer in layers.items()
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replayed(layer: QuantizedLayer, output: Tensor) -> Iterator[None]:
+    """Instead of computing, the layer gives out what it gave before; for layers that come before all that changes."""
+    layer.forward = lambda x: output.clone()  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del layer.forward

@@ -55,7 +55,7 @@ def test_every_quantized_layer_is_measured_at_every_candidate(
     errors = scan_layers(student, batches, (8, 2), lambda: calls.append(None))
     assert list(errors) == list(quantized_layers(student.network))
     assert all([each.weight_bits for each in layer] == [2, 8] for layer in errors.values())
-    assert len(calls) == 2 * len(errors)
+    assert len(calls) == 2 * len(errors) * len(batches)
     assert sum(layer[0].error for layer in errors.values()) > 10 * sum(layer[1].error for layer in errors.values())
 
 
@@ -67,12 +67,22 @@ def test_a_scan_changes_no_weight_and_repeats_itself(teacher: Detector, batches:
     assert all(torch.equal(weights[name], layer.weight) for name, layer in quantized_layers(student.network).items())
 
 
-def test_the_error_is_a_mean_over_images_whatever_the_batches(teacher: Detector, batches: list[Tensor]) -> None:
+@pytest.mark.parametrize("name", ["model.0.conv", PLANTED, "model.23.cv2.0.2"])
+def test_the_error_is_that_of_a_whole_forward_pass_over_all_images(
+    teacher: Detector, batches: list[Tensor], name: str
+) -> None:
     student = make_student(teacher, BitPolicy())
-    name, layer = next(iter(quantized_layers(student.network).items()))
     with torch.no_grad(), in_float(student.network):
         images = torch.cat(batches)
         expected = student.head_outputs(images)
-        with quantized_weight(layer, 3):
+        with quantized_weight(quantized_layers(student.network)[name], 3):
             error = float(output_divergence(student.head_outputs(images), expected, temperature=1.0))
     assert scan(student, batches)[name][0].error == pytest.approx(error, rel=1e-3)
+
+
+def test_after_a_scan_the_network_computes_again(teacher: Detector, batches: list[Tensor]) -> None:
+    student = make_student(teacher, BitPolicy())
+    scan(student, batches[:1])
+    with torch.no_grad(), in_float(student.network):
+        mine = student.head_outputs(batches[1]).class_logits[0]
+        assert torch.allclose(mine, teacher.head_outputs(batches[1]).class_logits[0], atol=1e-3)
