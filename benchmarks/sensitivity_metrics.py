@@ -1,14 +1,16 @@
 """Which measure of sensitivity predicts the mAP that a layer costs?
 
 Quantizes the weights of one layer at a time, everything else in float, and measures the mAP lost on *development*
-images. Beside it, measures of sensitivity that need the calibration set alone. Prints their rank correlations.
+images. Beside it, measures of sensitivity that need the calibration set alone. Prints how well they correlate.
 
     uv run python -m benchmarks.sensitivity_metrics --teacher yolo11n.pt --calibration-set sets/synthetic \
-        --data coco-train128 --size 320 --layers 24 --bits 2
+        --data coco-train128 --size 320 --layers 14 --bits 2 --images 16 --output runs/metrics.jsonl
 """
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +39,9 @@ from schemas.teacher import TeacherSource
 
 CPU = torch.device("cpu")
 BATCH = 8
+BOX_WEIGHTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
+SMALLEST = 1e-6
+"""Keeps logarithms finite where a measure is 0 or negative."""
 
 
 def main(
@@ -79,9 +84,11 @@ def main(
                 stream.write(json.dumps(row) + "\n")
     lost = [float(row["lost"]) for row in rows]
     print(f"{len(rows)} layers at {bits} bits, full precision {full_precision:.4f}, largest loss {max(lost):.4f}")
-    print("| measure | rank correlation with the mAP lost |\n| --- | --- |")
+    print("| measure | rank correlation with the mAP lost | correlation of logarithms |\n| --- | --- | --- |")
     for measure in list(rows[0])[2:]:
-        print(f"| {measure} | {rank_correlation([float(row[measure]) for row in rows], lost):.2f} |")
+        values = [float(row[measure]) for row in rows]
+        logarithms = np.log(np.maximum([values, lost], SMALLEST))
+        print(f"| {measure} | {rank_correlation(values, lost):.2f} | {np.corrcoef(*logarithms)[0, 1]:.2f} |")
 
 
 def calibration_measures(
@@ -105,9 +112,12 @@ def calibration_measures(
     accumulate_squared_gradients(student, batches, grouped)
     task_before, agreement_before = task_loss(), agreement(student, batches, labels)
 
-    def divergence() -> float:
-        values = [output_divergence(student.head_outputs(images), outputs, 1.0)
-                  for images, (outputs, _) in zip(batches, reference, strict=True)]  # fmt: skip
+    def divergence(box_weight: float) -> float:
+        values = []
+        for images, (theirs, _) in zip(batches, reference, strict=True):
+            mine = student.head_outputs(images)
+            classes = output_divergence(replace(mine, box_logits=theirs.box_logits), theirs, 1.0)
+            values.append(classes + box_weight * (output_divergence(mine, theirs, 1.0) - classes))
         return float(torch.stack(values).mean())
 
     def features() -> float:
@@ -119,7 +129,7 @@ def calibration_measures(
         return float(torch.stack(values).mean())
 
     return {
-        "output divergence": divergence,
+        **{f"output divergence, boxes x {weight:g}": partial(divergence, weight) for weight in BOX_WEIGHTS},
         "feature error": features,
         "task loss rise": lambda: task_loss() - task_before,
         "agreement lost": lambda: agreement_before - agreement(student, batches, labels),
