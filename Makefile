@@ -4,10 +4,10 @@ UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all check lint format types layers schemas clean
+.PHONY: help setup run test test-all images test-docker check lint format types layers schemas clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # uv in a folder of its own, where the system has none. Debian without python3-venv still has pip, and the reverse.
 .uv/bin/uv:
@@ -27,9 +27,16 @@ test: setup ## The quick tests
 	$(RUN) pytest
 
 test-all: setup ## All tests, slow ones included
-	$(RUN) pytest -m "" --timeout 3600
+	$(RUN) pytest -m "not docker" --timeout 3600
 
-check: lint types layers test ## What CI runs
+images: ## Build the container images of the three stages
+	@ZSQ_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+		ZSQ_REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) docker compose build
+
+test-docker: setup images ## The tests on a real Docker engine
+	$(RUN) pytest -m docker
+
+check: lint types layers test ## What CI runs, less the containers
 
 lint: setup ## Lint and check the format
 	$(RUN) ruff check .

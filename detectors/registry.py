@@ -36,14 +36,20 @@ def build_detector(identity: TeacherIdentity) -> Detector:
     return detector
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     """The torch device of a configuration; `auto` is cuda where there is one, else cpu.
+
+    Args:
+        name: `auto`, or what PyTorch calls a device.
+        local_rank: of this process among those on this node; each takes the next GPU, where `name` chooses none.
 
     Raises:
         ConfigError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        name = f"cuda:{local_rank % torch.cuda.device_count()}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"  # build networks without eval(), whatever an architecture says
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # a job never installs packages
+os.environ.setdefault("YOLO_VERBOSE", "false")  # a stage reports through one reporter alone
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))  # the library would set 1 where nothing is set
 
 import numpy as np

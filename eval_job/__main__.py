@@ -8,12 +8,13 @@ import typer
 
 from detectors.source import checkpoint_digest
 from eval_job.data import find_validation_data
-from schemas.base import read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import REPORT, EvalReport
 from schemas.provenance import Provenance
+from schemas.ranks import Rank
 from schemas.stage import run_stage, up_to_date
+from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
 from schemas.student import MANIFEST, PTQ_FOLDER, StudentManifest
 
 NOT_IN_KEY = {"teacher", "data", "images", "device", "batch"}
@@ -24,23 +25,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for report.json and the detections.")],
-    config: Annotated[Path | None, typer.Option(envvar="ZSQ_CONFIG", help="EvalConfig as YAML.")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")
-    ] = None,
+    output: Annotated[Path, typer.Option(help="folder of report.json and the detections")],
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
+    assignments: Assignments = None,
     student: Annotated[
-        list[Path] | None, typer.Option(help="Finished student folder, its ptq/ included; repeatable.")
+        list[Path] | None, typer.Option(help="finished student folder, its ptq/ included; can be repeated")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a different evaluation in --output.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Evaluate the full-precision teacher and its students on labelled images."""
     with run_stage("eval") as stage:
-        values = read_config_values(config) if config else {}
-        for assignment in assignments or []:
-            values = set_by_dotted_key(values, assignment)
-        settings = validate_config(EvalConfig, values, str(config or "eval configuration"))
-
+        Rank.of_environment().must_be_alone("eval")
+        settings = read_stage_config("eval", EvalConfig, config, run_config, assignments)
         teacher_digest = checkpoint_digest(settings.teacher)
         folders = _with_ptq(student or [])
         manifests = {folder: StudentManifest.read(folder / MANIFEST) for folder in folders}

@@ -1,6 +1,7 @@
 """The `zsq` command line."""
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from pipeline.plan import describe_plan, plan_stages, write_stage_configs
 from pipeline.settings import check_inputs, read_run_config
 from schemas.provenance import code_version
 from schemas.stage import run_stage
+from schemas.stage_config import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
 
 app = typer.Typer(
     help="Zero-shot quantization-aware training for object detectors: 8, 6 or 4 bits without the training images.",
@@ -27,16 +29,21 @@ class ExecutorName(StrEnum):
     """Where the stages of a run are started."""
 
     LOCAL = "local"
+    DOCKER = "docker"
 
 
-EXECUTORS: dict[ExecutorName, type[Executor]] = {ExecutorName.LOCAL: LocalExecutor}
+def _docker_executor() -> Executor:
+    from pipeline.docker_executor import DockerExecutor  # loads the SDK, which no other command needs
 
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override one setting, for example seed=1")
-]
-StageConfig = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file of this stage")]
+    return DockerExecutor()
+
+
+EXECUTORS: dict[ExecutorName, Callable[[], Executor]] = {
+    ExecutorName.LOCAL: LocalExecutor,
+    ExecutorName.DOCKER: _docker_executor,
+}
+
 Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="folder of what the stage makes")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what was made with other settings")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -56,7 +63,10 @@ def main(
 
 @app.command()
 def run(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file; default: embedded run")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG]", envvar=RUN_CONFIG_VARIABLE, help="YAML file; default: embedded run"),
+    ] = None,
     assignments: Assignments = None,
     storage: Annotated[
         Path | None, typer.Option("--storage", metavar="FOLDER", help="where calibration set, student and report go")
@@ -73,8 +83,9 @@ def run(
         if dry_run:
             typer.echo(describe_plan(settings, commands))
             return
+        starter = EXECUTORS[executor]()
         write_stage_configs(commands)
-        code = run_stages(commands, EXECUTORS[executor](), stage)
+        code = run_stages(commands, starter, stage)
         if code:
             sys.exit(code)
         artifacts = zip(("calibration set", "student", "report"), commands, strict=True)
@@ -83,22 +94,29 @@ def run(
 
 @app.command()
 def synth(
-    output: Output, config: StageConfig = None, assignments: Assignments = None, overwrite: Overwrite = False
+    output: Output,
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
+    assignments: Assignments = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Stage 1 alone: make a labelled calibration set from a teacher, without a real image."""
-    _run_alone("synth_job", config, assignments, (), output, overwrite)
+    _run_alone("synth_job", config, run_config, assignments, (), output, overwrite)
 
 
 @app.command()
 def qat(
     calibration_set: Annotated[Path, typer.Option("--calibration-set", metavar="FOLDER", help="what synth made")],
     output: Output,
-    config: StageConfig = None,
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 2 alone: train a quantized student on a calibration set."""
-    _run_alone("qat_job", config, assignments, ("--calibration-set", str(calibration_set)), output, overwrite)
+    _run_alone(
+        "qat_job", config, run_config, assignments, ("--calibration-set", str(calibration_set)), output, overwrite
+    )
 
 
 @app.command()
@@ -115,15 +133,17 @@ def sensitivity(
     candidates: Annotated[
         str | None, typer.Option("--candidates", metavar="BITS,...", help="weight bits to measure, default 2,3,4,6,8")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="YAML file as qat takes it")] = None,
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Which layer hurts: measure each layer's sensitivity on a calibration set, and plan mixed precision for qat."""
+    section = "qat.sensitivity" if run_config and not config else "sensitivity"
     options = {"budget": budget, "max_drop": max_drop, "candidates": candidates and f"[{candidates}]"}
-    given = [f"sensitivity.{name}={value}" for name, value in options.items() if value is not None]
+    given = [f"{section}.{name}={value}" for name, value in options.items() if value is not None]
     inputs = ("--calibration-set", str(calibration_set))
-    _run_alone("qat_job.sensitivity", config, [*(assignments or ()), *given], inputs, output, overwrite)
+    _run_alone("qat_job.sensitivity", config, run_config, [*(assignments or ()), *given], inputs, output, overwrite)
 
 
 @app.command("eval")
@@ -132,18 +152,20 @@ def evaluate(
     student: Annotated[
         list[Path] | None, typer.Option("--student", metavar="FOLDER", help="what qat made; can be repeated")
     ] = None,
-    config: StageConfig = None,
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 3 alone: compare students with the full-precision detector on real images."""
     students = [argument for folder in student or () for argument in ("--student", str(folder))]
-    _run_alone("eval_job", config, assignments, students, output, overwrite)
+    _run_alone("eval_job", config, run_config, assignments, students, output, overwrite)
 
 
 def _run_alone(
     module: str,
     config: Path | None,
+    run_config: Path | None,
     assignments: list[str] | None,
     inputs: list[str] | tuple[str, ...],
     output: Path,
@@ -151,6 +173,7 @@ def _run_alone(
 ) -> None:
     """Hand the options to the job's own entry point and exit with its exit code."""
     arguments = ["--config", str(config)] if config else []
+    arguments += ["--run-config", str(run_config)] if run_config else []
     for assignment in assignments or ():
         arguments += ["--set", assignment]
     arguments += [*inputs, "--output", str(output), *(["--overwrite"] if overwrite else [])]

@@ -1,13 +1,15 @@
 """Stages as child processes of this one."""
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from pipeline.plan import StageCommand
+from schemas.stage_config import CONFIGURATION_VARIABLES
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -17,17 +19,23 @@ class LocalExecutor:
     """Runs each stage as `python -m <job>` on this machine, with this interpreter."""
 
     def run(self, command: StageCommand) -> int:
-        return run_job(command.module, command.arguments)
+        # What configures the run has reached the stage's file; a stage would read the same variables for itself.
+        environment = {name: value for name, value in os.environ.items() if name not in CONFIGURATION_VARIABLES}
+        return run_job(command.module, command.arguments, environment)
 
 
-def run_job(module: str, arguments: Sequence[str]) -> int:
+def run_job(module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run a job's entry point as a process of its own; returns its exit code, 128 + n if signal n ended it."""
     # -P: a folder named `schemas` where the user happens to stand is not ours.
-    return run_process((sys.executable, "-P", "-m", module, *arguments))
+    return run_process((sys.executable, "-P", "-m", module, *arguments), environment)
 
 
-def run_process(command: Sequence[str]) -> int:
+def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run a command to its end on this process's output, passing on SIGTERM, SIGINT and SIGHUP.
+
+    Args:
+        command: program and arguments.
+        environment: of the child; None for this process's own.
 
     The child has a process group of its own, so that Ctrl-C reaches it once, through us, and we outlive it. Where we do
     not (SIGKILL), the kernel sends it SIGTERM: it saves its work instead of running on unseen.
@@ -44,7 +52,9 @@ def run_process(command: Sequence[str]) -> int:
     previous = {signum: signal.signal(signum, forward) for signum in FORWARDED}
     try:
         sys.stdout.flush()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_end_with_parent)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, env=environment, process_group=0, preexec_fn=_end_with_parent
+        )
         for signum in early:
             child.send_signal(signum)
         code = child.wait()

@@ -25,7 +25,10 @@ class StageCommand:
     config: Contract
     """The stage's whole configuration, written to `config_path` before the stage starts."""
     config_path: Path
+    storage: Path
+    """Folder of the run: what earlier stages made lies here."""
     output: Path
+    """Folder below it that this stage writes."""
     arguments: tuple[str, ...]
     """Arguments of the job's entry point."""
 
@@ -56,7 +59,7 @@ def _command(
 ) -> StageCommand:
     path = storage / CONFIG_FOLDER / f"{stage}.yaml"
     arguments = ("--config", str(path), *inputs, "--output", str(output))
-    return StageCommand(stage, config, path, output, arguments + (("--overwrite",) if overwrite else ()))
+    return StageCommand(stage, config, path, storage, output, arguments + (("--overwrite",) if overwrite else ()))
 
 
 def write_stage_configs(commands: tuple[StageCommand, ...]) -> None:

@@ -5,9 +5,13 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from schemas.base import read_config_values, set_by_dotted_key, validate_config
+from detectors.source import EMBEDDED
+from schemas.base import Contract, read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import InputError
+from schemas.eval_config import EvalConfig
+from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
+from schemas.synth_config import SynthConfig
 
 
 def read_run_config(path: Path | None, assignments: Sequence[str] = (), storage: Path | None = None) -> RunConfig:
@@ -41,13 +45,27 @@ def check_inputs(config: RunConfig) -> None:
     Raises:
         InputError: naming the setting and the missing path.
     """
-    named = {
-        "synth.labels.path": config.synth.labels.path,
-        "eval.data": None if config.eval.data == "embedded" else config.eval.data,
-        "eval.images": config.eval.images,
-    }
-    if "/" in config.teacher.path:  # anything else may be the name of a published checkpoint
-        named["teacher.path"] = str(Path(config.teacher.path).expanduser())
-    for setting, path in named.items():
-        if path is not None and "://" not in path and not Path(path).exists():
-            raise InputError(f"{setting}: {path} does not exist (looked from {Path.cwd()}); correct the path")
+    for stage in ("synth", "qat", "eval"):
+        for setting, path in stage_inputs(getattr(config, stage)).items():
+            if not path.exists():
+                name = setting if setting == "teacher.path" else f"{stage}.{setting}"
+                raise InputError(f"{name}: {path} does not exist (looked from {Path.cwd()}); correct the path")
+
+
+def stage_inputs(config: Contract) -> dict[str, Path]:
+    """Files and folders that a stage reads besides what earlier stages made, by setting.
+
+    A published checkpoint's name counts where the file is in the working folder, or was downloaded into it.
+    """
+    named: dict[str, str | Path | None] = {}
+    if isinstance(config, SynthConfig | QatConfig | EvalConfig):
+        teacher = config.teacher.path
+        if "/" in teacher or Path(teacher).is_file():
+            named["teacher.path"] = teacher
+    if isinstance(config, SynthConfig):
+        named["labels.path"] = config.labels.path
+    if isinstance(config, EvalConfig) and config.data != EMBEDDED:
+        named["data"], named["images"] = config.data, config.images
+        if config.images is None and Path(config.data).expanduser().is_file():
+            named["images"] = Path(config.data).parent / "images"  # where eval looks
+    return {setting: Path(path).expanduser() for setting, path in named.items() if path is not None}

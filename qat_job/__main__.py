@@ -6,29 +6,29 @@ from typing import Annotated
 import typer
 
 from detectors.source import checkpoint_digest
-from schemas.base import read_config_values, set_by_dotted_key, validate_config
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import InputError
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
+from schemas.ranks import Rank
 from schemas.stage import run_stage, up_to_date
+from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
 from schemas.student import MANIFEST, StudentManifest
 
 
 def main(
     calibration_set: Annotated[Path, typer.Option(help="folder of the calibration set")],
     output: Annotated[Path, typer.Option(help="folder of the student")],
-    config: Annotated[Path | None, typer.Option(envvar="ZSQ_CONFIG", help="YAML file with a QatConfig")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override one setting")] = None,
-    overwrite: Annotated[bool, typer.Option(help="replace a student made with other settings")] = False,
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
+    assignments: Assignments = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Quantize a teacher and train it on a calibration set."""
     with run_stage("qat") as stage:
-        values = read_config_values(config) if config else {}
-        for assignment in set_ or []:
-            values = set_by_dotted_key(values, assignment)
-        settings = validate_config(QatConfig, values, str(config or "--set"))
+        Rank.of_environment().must_be_alone("qat")
+        settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
         if not (calibration_set / SET_MANIFEST).exists():
             raise InputError(
                 f"{calibration_set}: no finished calibration set here; run synth, or check --calibration-set"

@@ -21,9 +21,10 @@ from schemas.calibration_set import (
 )
 from schemas.errors import ConfigError
 from schemas.provenance import Provenance
+from schemas.ranks import Rank
 from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
 from schemas.stage import Stage
-from schemas.storage import write_text
+from schemas.storage import make_folder, write_text
 from schemas.synth_config import Initialisation, LabelSource, SynthConfig
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.initialisation import enlarged, initial_images, sample_generator
@@ -35,38 +36,51 @@ AGREEMENT_CONFIDENCE = 0.001
 
 
 def synthesize(
-    settings: SynthConfig, provenance: Provenance, folder: Path, stage: Stage, *, overwrite: bool = False
-) -> CalibrationSetManifest:
+    settings: SynthConfig, provenance: Provenance, folder: Path, stage: Stage, *, rank: Rank, overwrite: bool = False
+) -> CalibrationSetManifest | None:
     """Make the calibration set `settings` describes in `folder`, going on where an earlier run stopped.
+
+    Of several ranks on one folder, each makes its share of the shards, with the same bytes as one alone would, and
+    whoever finds all of them finished at its end publishes the manifest.
+
+    Returns:
+        The manifest, or None where other ranks are still at work.
 
     Raises:
         ZsqError: bad input, a foreign unfinished set in the folder, or a stop request.
     """
-    device = resolve_device(settings.device)
+    device = resolve_device(settings.device, rank.local_index)
     teacher = load_teacher(settings.teacher, device)
     size = settings.image_size or teacher.identity.input_size
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
     sampler = LabelSampler(teacher, settings.labels, settings.seed)
+    make_folder(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # inputs are good; from here on the set is not whole
 
-    shards: list[ShardRecord] = []
     starts = range(0, settings.images, settings.shard_size)
     for number, first in enumerate(starts):
+        if not rank.takes(number) or finished_shard(folder, number, provenance.key, overwrite):
+            continue
+        stage.stop_here_if_asked()
         indices = range(first, min(first + settings.shard_size, settings.images))
-        record = finished_shard(folder, number, provenance.key, overwrite)
-        if record is None:
-            stage.stop_here_if_asked()
-            stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
-            sampled = sampler.sample(indices, size, stage)
-            images = synthesize_images(teacher, sampled, indices, settings, size, stage)
-            record = write_shard(
-                folder, number, zip(images, sampled.labels(size), strict=True),
-                first_sample=first, seed=settings.seed, key=provenance.key,
-            )  # fmt: skip
-        shards.append(record)
+        stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
+        sampled = sampler.sample(indices, size, stage)
+        images = synthesize_images(teacher, sampled, indices, settings, size, stage)
+        write_shard(
+            folder, number, zip(images, sampled.labels(size), strict=True),
+            first_sample=first, seed=settings.seed, key=provenance.key,
+        )  # fmt: skip
 
+    finished = [finished_shard(folder, number, provenance.key, overwrite) for number in range(len(starts))]
+    shards = [record for record in finished if record is not None]
+    if len(shards) < len(starts):
+        stage.reporter.message(
+            f"rank {rank.index} of {rank.count} is done, {len(starts) - len(shards)} of {len(starts)} shards are still "
+            "to come; the rank that ends last publishes the set"
+        )
+        return None
     remove_other_shards(folder, {record.file for record in shards})
     samples = [sample for record in shards for sample in read_shard(folder / record.file, record.samples)]
     agreement = teacher_agreement(teacher, samples, stage)

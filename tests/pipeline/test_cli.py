@@ -52,8 +52,8 @@ def test_the_public_command_line_is_frozen():
     """Changing this list breaks somebody's script: add a line to CHANGELOG.md when you do."""
     assert surface(typer.main.get_command(app)) == {
         "zsq run": ["--dry-run", "--executor", "--overwrite", "--set", "--storage", "config"],
-        "zsq synth": ["--config", "--output", "--overwrite", "--set"],
-        "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--set"],
+        "zsq synth": ["--config", "--output", "--overwrite", "--run-config", "--set"],
+        "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--run-config", "--set"],
         "zsq sensitivity": [
             "--budget",
             "--calibration-set",
@@ -62,9 +62,10 @@ def test_the_public_command_line_is_frozen():
             "--max-drop",
             "--output",
             "--overwrite",
+            "--run-config",
             "--set",
         ],
-        "zsq eval": ["--config", "--output", "--overwrite", "--set", "--student"],
+        "zsq eval": ["--config", "--output", "--overwrite", "--run-config", "--set", "--student"],
         "zsq set inspect": ["--json", "folder"],
     }
 
@@ -132,8 +133,12 @@ def test_a_storage_that_cannot_be_a_folder_is_one_line_exit_2(tmp_path):
     assert "cannot be created" in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_docker_is_not_offered_as_executor_yet():
-    assert zsq("run", "--executor", "docker").exit_code == 2
+def test_without_a_docker_engine_the_run_is_refused_in_one_line_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    result = zsq("run", "--executor", "docker", "--storage", tmp_path / "storage")
+    assert result.exit_code == 2
+    assert "no Docker engine answers" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "storage").exists()
 
 
 def test_a_dry_run_prints_a_plan_that_reads_back_and_writes_nothing(tmp_path, executor, monkeypatch):

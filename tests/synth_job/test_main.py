@@ -234,6 +234,20 @@ def test_sigterm_within_a_shard_drops_that_shard_only(
     assert digests(tmp_path) == digests(finished)
 
 
+def test_ranks_share_the_shards_and_the_last_to_end_publishes_the_same_set(
+    synth: Synth, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    first = synth(tmp_path, labels__source="random")
+    assert first.exit_code == 0 and "1 of 2 shards are still to come" in first.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(SECOND)
+    monkeypatch.setenv("RANK", "0")
+    assert synth(tmp_path, labels__source="random").exit_code == 0
+    assert digests(tmp_path) == digests(finished)
+    assert open_calibration_set(tmp_path).manifest.digest == open_calibration_set(finished).manifest.digest
+
+
 def test_other_settings_in_the_same_folder_are_refused_and_named(synth: Synth, finished: Path) -> None:
     before = digests(finished)
     line = one_line(synth(finished, labels__source="random", seed=5, inversion__iterations=4), ExitCode.BAD_INPUT)
