@@ -9,7 +9,6 @@ images. Beside it, measures of sensitivity that need the calibration set alone. 
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -113,11 +112,10 @@ def calibration_measures(
     task_before, agreement_before = task_loss(), agreement(student, batches, labels)
 
     def divergence(box_weight: float) -> float:
-        values = []
-        for images, (theirs, _) in zip(batches, reference, strict=True):
-            mine = student.head_outputs(images)
-            classes = output_divergence(replace(mine, box_logits=theirs.box_logits), theirs, 1.0)
-            values.append(classes + box_weight * (output_divergence(mine, theirs, 1.0) - classes))
+        values = [
+            output_divergence(student.head_outputs(images), theirs, 1.0, box_weight)
+            for images, (theirs, _) in zip(batches, reference, strict=True)
+        ]
         return float(torch.stack(values).mean())
 
     def features() -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detectors.protocol import Detector
 from qat_job.distillation import output_divergence
-from qat_job.sensitivity.scan import quantized_weight, scan_layers
+from qat_job.sensitivity.scan import BOX_WEIGHT, quantized_weight, scan_layers
 from quantization.convert import in_float, make_student, quantized_layers
 from schemas.qat_config import BitPolicy, Policy
 from schemas.sensitivity import ErrorAtBits
@@ -76,7 +76,9 @@ def test_the_error_is_that_of_a_whole_forward_pass_over_all_images(
         images = torch.cat(batches)
         expected = student.head_outputs(images)
         with quantized_weight(quantized_layers(student.network)[name], 3):
-            error = float(output_divergence(student.head_outputs(images), expected, temperature=1.0))
+            error = float(
+                output_divergence(student.head_outputs(images), expected, temperature=1.0, box_weight=BOX_WEIGHT)
+            )
     assert scan(student, batches)[name][0].error == pytest.approx(error, rel=1e-3)
 
 
