@@ -103,7 +103,7 @@ def synth(
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 1 alone: make a labelled calibration set from a teacher, without a real image."""
-    _run_alone("synth", config, run_config, assignments, (), output, overwrite)
+    _run_alone("synth_job", config, run_config, assignments, (), output, overwrite)
 
 
 @app.command()
@@ -116,7 +116,36 @@ def qat(
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 2 alone: train a quantized student on a calibration set."""
-    _run_alone("qat", config, run_config, assignments, ("--calibration-set", str(calibration_set)), output, overwrite)
+    _run_alone(
+        "qat_job", config, run_config, assignments, ("--calibration-set", str(calibration_set)), output, overwrite
+    )
+
+
+@app.command()
+def sensitivity(
+    calibration_set: Annotated[Path, typer.Option("--calibration-set", metavar="FOLDER", help="what synth made")],
+    output: Output,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="BITS", help="plan: at most this mean over all quantized weights"),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", metavar="SHARE", help="plan: largest loss on the set, before training")
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option("--candidates", metavar="BITS,...", help="weight bits to measure, default 2,3,4,6,8")
+    ] = None,
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
+    assignments: Assignments = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Which layer hurts: measure each layer's sensitivity on a calibration set, and plan mixed precision for qat."""
+    section = "qat.sensitivity" if run_config and not config else "sensitivity"
+    options = {"budget": budget, "max_drop": max_drop, "candidates": candidates and f"[{candidates}]"}
+    given = [f"{section}.{name}={value}" for name, value in options.items() if value is not None]
+    inputs = ("--calibration-set", str(calibration_set))
+    _run_alone("qat_job.sensitivity", config, run_config, [*(assignments or ()), *given], inputs, output, overwrite)
 
 
 @app.command("eval")
@@ -136,7 +165,7 @@ def evaluate(
     """Stage 3 alone: compare students with the full-precision detector on real images."""
     inputs = [argument for folder in student or () for argument in ("--student", str(folder))]
     inputs += ["--calibration-set", str(calibration_set)] if calibration_set else []
-    _run_alone("eval", config, run_config, assignments, inputs, output, overwrite)
+    _run_alone("eval_job", config, run_config, assignments, inputs, output, overwrite)
 
 
 @app.command()
@@ -166,7 +195,7 @@ def report(
 
 
 def _run_alone(
-    stage: str,
+    module: str,
     config: Path | None,
     run_config: Path | None,
     assignments: list[str] | None,
@@ -180,7 +209,7 @@ def _run_alone(
     for assignment in assignments or ():
         arguments += ["--set", assignment]
     arguments += [*inputs, "--output", str(output), *(["--overwrite"] if overwrite else [])]
-    sys.exit(run_job(f"{stage}_job", arguments))
+    sys.exit(run_job(module, arguments))
 
 
 @set_app.command()

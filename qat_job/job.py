@@ -4,13 +4,14 @@ from pathlib import Path
 
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
+from qat_job.calibration_set import check_same_teacher, reference
 from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
+from qat_job.sensitivity.job import make_plan, measure
 from qat_job.training import train
 from quantization.calibrate import calibrate
-from quantization.convert import make_student, quantized_layers
+from quantization.convert import make_student, mean_weight_bits, quantized_layers
 from quantization.student import save_student
-from schemas.errors import InputError
 from schemas.event_files import events_folder
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
@@ -20,7 +21,6 @@ from schemas.student import (
     MANIFEST,
     PTQ_FOLDER,
     WEIGHTS,
-    CalibrationSetReference,
     StudentManifest,
     TrainingMethod,
     TrainingSummary,
@@ -44,6 +44,7 @@ def quantize(
     remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
     (folder / MANIFEST).unlink(missing_ok=True)
 
+    settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
     student = make_student(teacher, settings.bits)
     stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
     calibrate(
@@ -70,44 +71,30 @@ def quantize(
     return manifest
 
 
+def with_planned_bits(
+    settings: QatConfig, teacher: Detector, calibration_set: CalibrationSet, folder: Path, stage: Stage
+) -> QatConfig:
+    """`settings` with the mixed precision they ask for; `sensitivity.json` goes beside the student.
+
+    Raises:
+        ConfigError: the target cannot be met, or `bits.layers` names a layer that is not there.
+    """
+    bits = settings.bits
+    if settings.sensitivity is not None:
+        measured = measure(teacher, calibration_set, settings, folder, overwrite=True, stage=stage)
+        if settings.sensitivity.plans:
+            bits = make_plan(teacher, calibration_set, measured.layers, settings, stage).applied_to(bits)
+    if bits.layers:
+        bits = bits.model_copy(update={"mean_weight_bits": mean_weight_bits(make_student(teacher, bits).network)})
+    return settings.model_copy(update={"bits": bits, "sensitivity": None})
+
+
 def remove_student(folder: Path) -> None:
     """Delete a student's files, and the folder if nothing else is in it."""
     for name in (MANIFEST, WEIGHTS):
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def check_same_teacher(teacher: Detector, calibration_set: CalibrationSet) -> None:
-    """A set serves the teacher it was made from, or one with the same classes.
-
-    Raises:
-        InputError: class lists differ, or the images do not fit the network's stride.
-    """
-    made_for = calibration_set.manifest.teacher
-    if made_for.class_names != teacher.identity.class_names:
-        raise InputError(
-            f"{calibration_set.folder}: made for a teacher with {len(made_for.class_names)} classes "
-            f"({', '.join(made_for.class_names[:3])}, ...), this one has {len(teacher.identity.class_names)} "
-            f"({', '.join(teacher.identity.class_names[:3])}, ...); use the set of this teacher"
-        )
-    if calibration_set.manifest.image_size % teacher.identity.stride:
-        raise InputError(
-            f"{calibration_set.folder}: images of {calibration_set.manifest.image_size} px do not fit the teacher's "
-            f"stride {teacher.identity.stride}; make a set with a multiple of it"
-        )
-
-
-def reference(calibration_set: CalibrationSet) -> CalibrationSetReference:
-    """What a student says of the set it was made with."""
-    manifest = calibration_set.manifest
-    return CalibrationSetReference(
-        digest=manifest.digest,
-        samples=manifest.samples,
-        image_size=manifest.image_size,
-        label_mode=manifest.label_mode,
-        image_source=manifest.image_source,
-    )
 
 
 def report(manifest: StudentManifest, folder: Path, stage: Stage) -> None:

@@ -54,6 +54,17 @@ def test_the_public_command_line_is_frozen():
         "zsq run": ["--dry-run", "--executor", "--overwrite", "--set", "--storage", "config"],
         "zsq synth": ["--config", "--output", "--overwrite", "--run-config", "--set"],
         "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--run-config", "--set"],
+        "zsq sensitivity": [
+            "--budget",
+            "--calibration-set",
+            "--candidates",
+            "--config",
+            "--max-drop",
+            "--output",
+            "--overwrite",
+            "--run-config",
+            "--set",
+        ],
         "zsq eval": [
             "--calibration-set",
             "--config",

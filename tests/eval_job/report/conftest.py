@@ -127,6 +127,7 @@ def sensitivity(run: Run) -> SensitivityReport:
         policy=Policy.DEPLOY,
         images=6,
         metric="relative squared error of features",
+        provenance=_provenance("qat"),
         layers=tuple(
             LayerSensitivity(
                 name=name,
