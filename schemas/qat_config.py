@@ -93,6 +93,7 @@ class QatConfig(Contract):
     augmentation: AugmentationConfig = AugmentationConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
+    onnx: bool = Field(default=True, description="also export the finished student to model.onnx")
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
@@ -108,5 +109,5 @@ class QatConfig(Contract):
         return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
 
     def keyed(self) -> dict[str, Any]:
-        """What decides the student: everything but locations (their digests count) and the device."""
-        return self.model_dump(mode="json", exclude={"device": True, "teacher": {"path"}})
+        """What decides the student: everything but locations (their digests count), the device and the export."""
+        return self.model_dump(mode="json", exclude={"device": True, "onnx": True, "teacher": {"path"}})
