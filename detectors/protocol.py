@@ -79,7 +79,7 @@ class Detector(Protocol):
         ...
 
     def deployment_metadata(self, image_size: int) -> dict[str, str]:
-        """What the family's own tools expect to read from an exported model of this input side, in pixels."""
+        """What the family's own tools read from an exported model; `image_size` is its usual input side, pixels."""
         ...
 
     def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:

@@ -217,7 +217,7 @@ class UltralyticsDetector:
             "batch": 1,
             "imgsz": [image_size, image_size],
             "names": dict(enumerate(self.identity.class_names)),
-            "args": {"batch": 1, "dynamic": False, "nms": False},
+            "args": {"batch": 1, "dynamic": True, "nms": False},
             "channels": 3,
             "end2end": self.end_to_end,
         }

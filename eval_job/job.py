@@ -44,7 +44,7 @@ def run(
     """Evaluate the teacher and the students in `students`; write detections, then `report.json`.
 
     Raises:
-        ConfigError: the image size does not fit the teacher or an exported model, or the device or engine is not there.
+        ConfigError: the image size does not fit the teacher, or the device or an engine is not there.
         InputError: the teacher or the validation data cannot be read, or they do not fit each other.
         VerificationError: a student or its exported model does not match its manifest.
     """
@@ -149,7 +149,7 @@ def _exported(
     """The students' exported models, after the teacher's, which are made here."""
     if onnx.models == "none":
         return []
-    found = list(exported_students(students, image_size))
+    found = list(exported_students(students))
     if found and onnx.models == "all":
         stage.reporter.message("exporting the teacher in single and half precision")
         found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]

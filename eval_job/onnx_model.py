@@ -13,7 +13,6 @@ from detectors.detections import Detections
 from detectors.protocol import Detector
 from quantization.onnx_engine import Engine
 from quantization.onnx_export import export_full_precision, verify_onnx
-from schemas.errors import ConfigError
 from schemas.storage import file_digest
 from schemas.student import MANIFEST as STUDENT
 from schemas.student import ONNX, StudentManifest
@@ -66,15 +65,13 @@ class OnnxDetector:
         return self._family.letterbox(image, size)
 
 
-def exported_students(students: Mapping[str, Path], image_size: int) -> Iterator[OnnxFile]:
+def exported_students(students: Mapping[str, Path]) -> Iterator[OnnxFile]:
     """The verified `model.onnx` of each student that has one.
 
     Args:
         students: folder of each student by the name of its row.
-        image_size: side the evaluation runs at, pixels.
 
     Raises:
-        ConfigError: a model was exported for another size.
         VerificationError: a file does not match its manifest, or the manifest not its student.
     """
     for name, folder in students.items():
@@ -83,12 +80,6 @@ def exported_students(students: Mapping[str, Path], image_size: int) -> Iterator
             continue
         student = StudentManifest.read(folder / STUDENT)
         manifest = verify_onnx(path, student)
-        if manifest.image_size != image_size:
-            raise ConfigError(
-                f"{path}: was exported for {manifest.image_size} px, this evaluation is at {image_size} px; set "
-                f"image_size={manifest.image_size} or onnx.models=none, or run zsq export --student {folder} "
-                f"--image-size {image_size} --overwrite"
-            )
         yield OnnxFile(f"{name} ONNX", path, manifest.sha256, student)
 
 

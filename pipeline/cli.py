@@ -127,7 +127,7 @@ def export_onnx(
         typer.Option("--calibration-set", metavar="FOLDER", help="its images compare outputs; default: noise"),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", metavar="PIXELS", help="default: that of the calibration set")
+        int | None, typer.Option("--image-size", metavar="PIXELS", help="side to compare at; default: the set's")
     ] = None,
     int4: Annotated[bool, typer.Option("--int4", help="INT4 weights where 4 bits are enough: half the bytes")] = False,
     overwrite: Overwrite = False,

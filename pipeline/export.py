@@ -25,7 +25,7 @@ def export(
         folder: of the student.
         output: model file; None for `model.onnx` in the student's folder.
         set_folder: the calibration set the student was made with, to compare outputs on; None takes noise.
-        image_size: input side, pixels; None for that of the set.
+        image_size: side of the square to compare outputs at, pixels; None for that of the set.
         int4: store weights of up to 4 bits as INT4.
         overwrite: leave to replace another export.
         stage: reports.

@@ -36,7 +36,7 @@ def export_student(
         manifest: of the student.
         path: the model file.
         images: calibration images to compare outputs on, `(B, 3, H, W)`; None takes noise.
-        image_size: side of the model's input, pixels.
+        image_size: side of the square that outputs are compared at, pixels; the model takes any.
         int4: store weights of up to 4 bits as INT4.
 
     Raises:
@@ -48,7 +48,7 @@ def export_student(
     specs = {name: (layer.weight_quantizer.spec, layer.input_quantizer.spec) for name, layer in layers.items()}
     replace_quantizers(network)
     metadata = student.deployment_metadata(image_size) | _own_metadata(manifest)
-    model = to_onnx(network.eval(), image_size, metadata, int4=int4)
+    model = to_onnx(network.eval(), student.identity.stride, metadata, int4=int4)
     write_onnx(model, path)
 
     parity = measure_parity(student, path, images, image_size)
@@ -83,7 +83,7 @@ def export_student(
 
 def export_full_precision(detector: Detector, image_size: int, single: Path, half: Path) -> None:
     """Write a full-precision detector as FP32 and as FP16, both with float input and output."""
-    model = to_onnx(detector.deployed(), image_size, detector.deployment_metadata(image_size))
+    model = to_onnx(detector.deployed(), detector.identity.stride, detector.deployment_metadata(image_size))
     write_onnx(model, single)
     write_onnx(to_half(model), half)
 

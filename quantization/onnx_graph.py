@@ -19,25 +19,26 @@ from schemas.storage import atomic_path
 INPUT, OUTPUT = "images", "output0"
 """Names that the Ultralytics family gives them."""
 INT4_RANGE = (-8, 7)
-TRACED_BATCH = 2
-"""Images of the traced batch: with one, PyTorch would take the free dimension for a constant."""
+SMALLEST_SIDE, LARGEST_SIDE = 4, 1024
+"""Limits of height and width, in strides. End-to-end heads pick 300 of at least as many anchors: 336 at 4 strides."""
 
 
-def to_onnx(network: nn.Module, image_size: int, metadata: dict[str, str], *, int4: bool = False) -> onnx.ModelProto:
-    """Export a network in eval mode that takes images and gives one tensor.
+def to_onnx(network: nn.Module, stride: int, metadata: dict[str, str], *, int4: bool = False) -> onnx.ModelProto:
+    """Export a network in eval mode that takes images and gives one tensor; batch, height and width stay free.
 
     Args:
         network: on the CPU.
-        image_size: side of the square input, pixels; the batch dimension stays free.
+        stride: sides of the input are multiples of this, pixels.
         metadata: written into the file.
         int4: store dequantized weights that fit as INT4; they take half the bytes.
     """
-    images = torch.zeros(TRACED_BATCH, 3, image_size, image_size)
+    images = torch.zeros(2, 3, SMALLEST_SIDE * stride, (SMALLEST_SIDE + 1) * stride)  # no two sizes alike
+    rows, columns = (torch.export.Dim(name, min=SMALLEST_SIDE, max=LARGEST_SIDE) for name in ("rows", "columns"))
     with _quiet():
         program = torch.onnx.export(
             network, (images,),
             dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch"), 2: stride * rows, 3: stride * columns},), verbose=False,
         )  # fmt: skip
         assert program is not None  # a program is returned with dynamo=True
         model: onnx.ModelProto = onnxslim.slim(program.model_proto)

@@ -91,7 +91,9 @@ class OnnxManifest(Document):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=1)
     opset: int = Field(ge=21)
-    image_size: int = Field(ge=32, le=4096, description="fixed input side, pixels; the batch dimension is free")
+    image_size: int = Field(
+        ge=32, le=4096, description="side of the square that outputs were compared at, pixels; others fit"
+    )
     student_sha256: str = Field(description="`weights_sha256` of the student it was exported from")
     bits: BitPolicy
     weight_tensors: dict[str, int] = Field(description="number of quantized weight tensors by bits")

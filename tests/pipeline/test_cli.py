@@ -56,7 +56,12 @@ def test_the_public_command_line_is_frozen():
         "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--set"],
         "zsq eval": ["--config", "--output", "--overwrite", "--set", "--student"],
         "zsq export": [
-            "--calibration-set", "--image-size", "--int4", "--output", "--overwrite", "--student",
+            "--calibration-set",
+            "--image-size",
+            "--int4",
+            "--output",
+            "--overwrite",
+            "--student",
         ],
         "zsq set inspect": ["--json", "folder"],
     }
