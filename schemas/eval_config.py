@@ -1,6 +1,6 @@
 """Configuration of stage 3, evaluation. All defaults live here."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,13 +21,18 @@ class OnnxEvaluation(Contract):
     providers: tuple[str, ...] = Field(
         default=("CPUExecutionProvider",),
         min_length=1,
+        strict=False,  # as in `ViewConfig`: a run configuration is validated from plain Python values
         description="onnxruntime execution providers, best first, for example CUDAExecutionProvider",
     )
     timed_engines: tuple[EngineName, ...] | None = Field(
-        default=None, description="engines to time; null: onnxruntime, and openvino where it is installed"
+        default=None,
+        strict=False,
+        description="engines to time; null: onnxruntime, and openvino where it is installed",
     )
-    threads: tuple[int, ...] | None = Field(
-        default=None, description="thread counts to time; null: 1 and the number of usable cores"
+    threads: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None,
+        strict=False,
+        description="thread counts to time; null: 1 and the number of usable cores",
     )
     repetitions: int = Field(default=30, ge=1, le=100_000, description="timed runs of each model, engine, threads")
 
