@@ -172,9 +172,12 @@ def test_the_teacher_is_exported_in_single_and_half_precision(
         assert np.abs(outputs - theirs)[:, 4:].max() < tolerance
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("onnxruntime", 0.1), ("openvino", 3.0)],  # OpenVINO computes in integers and so rounds elsewhere
+)
 def test_batch_height_and_width_are_free(
-    export: Callable[[str], Exported], images: Tensor, name: Literal["onnxruntime", "openvino"]
+    export: Callable[[str], Exported], images: Tensor, name: Literal["onnxruntime", "openvino"], pixels: float
 ) -> None:
     pytest.importorskip(name)
     exported = export("W6A6 paper")
@@ -182,7 +185,7 @@ def test_batch_height_and_width_are_free(
     for part in (images, images[:1], images[:3, :, :128], images[:1, :, :, :128].repeat(1, 1, 2, 1)):
         errors = np.abs(engine(part.contiguous().numpy()) - exported.student.decoded(part).detach().numpy())
         assert errors[:, 4:].mean() < 5e-4
-        assert errors[:, :4].mean() < 0.1
+        assert errors[:, :4].mean() < pixels
 
 
 def test_the_file_says_what_it_is_and_where_it_comes_from(export: Callable[[str], Exported]) -> None:
