@@ -19,7 +19,7 @@ from schemas.ranks import Rank
 from schemas.shards import open_calibration_set
 from schemas.stage import run_stage, up_to_date
 from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
-from schemas.student import MANIFEST, PTQ_FOLDER, StudentManifest
+from schemas.student import MANIFEST, ONNX, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
 
 NOT_IN_KEY = {"teacher", "data", "images", "device", "batch"}
 """Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
@@ -56,6 +56,8 @@ def main(
         data_digest = data.digest()
         inputs = {"teacher": teacher_digest, "data": data_digest}
         inputs |= {f"student {n}": manifest.weights_sha256 for n, manifest in enumerate(manifests.values(), start=1)}
+        if settings.onnx.models != "none":
+            inputs |= _exported(folders)
         provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
         if up_to_date(_done(output), provenance, output, overwrite):
             if not (output / PAGE).exists():  # it can be made again from what is there
@@ -82,6 +84,12 @@ def _with_ptq(students: Sequence[Path]) -> list[Path]:
         ptq = student / PTQ_FOLDER
         folders += [ptq, student] if ptq.is_dir() else [student]
     return list(dict.fromkeys(folders))
+
+
+def _exported(folders: Sequence[Path]) -> dict[str, str]:
+    """Digest of the exported model of each student that has one, by role."""
+    models = {n: folder / ONNX for n, folder in enumerate(folders, start=1) if (folder / ONNX).exists()}
+    return {f"student {n} onnx": OnnxManifest.read(onnx_manifest_path(path)).sha256 for n, path in models.items()}
 
 
 def _check_teacher(manifests: dict[Path, StudentManifest], teacher_digest: str) -> None:

@@ -1,8 +1,8 @@
-"""The story of stage 3: full precision and every student on the same images, then the report."""
+"""The story of stage 3: full precision, every student and every exported model on the same images, then the report."""
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,18 +17,30 @@ from detectors.detections import Detections
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
 from eval_job.bootstrap import interval, resampled_precision
-from eval_job.evaluate import Batches, predict
+from eval_job.evaluate import Batches, Predictor, predict
+from eval_job.latency import measure_latencies
+from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.validation_set import ValidationImage, ValidationSet, ValidationSource
+from quantization.onnx_engine import installed_engines, open_engine, usable_cores
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
 from schemas.errors import ConfigError
-from schemas.eval_config import EvalConfig
-from schemas.evaluation import DETECTIONS, PAGE, REPORT, EvalReport, EvaluatedModel, Uncertainty, ValidationData
+from schemas.eval_config import EvalConfig, OnnxEvaluation
+from schemas.evaluation import (
+    DETECTIONS,
+    PAGE,
+    REPORT,
+    EvalReport,
+    EvaluatedModel,
+    Latency,
+    Uncertainty,
+    ValidationData,
+)
 from schemas.provenance import Provenance
 from schemas.stage import Stage
 from schemas.storage import write_text
-from schemas.student import StudentManifest
+from schemas.student import MANIFEST, StudentManifest
 
 FULL_PRECISION = "full precision"
 
@@ -48,9 +60,9 @@ def run(
     `write_page` is called with the report and the folder where its sample pictures lie.
 
     Raises:
-        ConfigError: the image size does not fit the teacher, or the device is not there.
+        ConfigError: the image size does not fit the teacher, or the device or an engine is not there.
         InputError: the teacher or the validation data cannot be read, or they do not fit each other.
-        VerificationError: a student does not match its manifest.
+        VerificationError: a student or its exported model does not match its manifest.
     """
     device = resolve_device(config.device)
     teacher = load_teacher(config.teacher, device)
@@ -60,11 +72,14 @@ def run(
     if validation.without_area:
         stage.reporter.message(f"{validation.name}: left out {validation.without_area} boxes without area")
     _remove_previous(output)
+    named = _names(students)
+    exported = _exported(config.onnx, teacher, named, image_size, output, stage)
+    latencies = _time(config.onnx, exported, image_size, stage)
 
     models: list[EvaluatedModel] = []
     detections: dict[str, list[Detections]] = {}
     resampled: dict[str, NDArray[np.float64] | None] = {}
-    for model in _models(teacher, students, device):
+    for model in _models(teacher, named, exported, config.onnx, device):
         found = predict(
             model.detector, validation.images, device,
             image_size=image_size, batch=config.batch, confidence=config.confidence, iou=config.iou,
@@ -92,6 +107,8 @@ def run(
                     full_precision,
                     resampled[FULL_PRECISION] if models else None,
                 ),
+                file_bytes=model.file.stat().st_size if model.file else None,
+                latencies=latencies.get(model.name, ()),
             )
         )
 
@@ -122,24 +139,69 @@ def detections_file(model: str) -> str:
 @dataclass(frozen=True)
 class _Model:
     name: str
-    detector: Detector
+    detector: Predictor
     weights_sha256: str
     manifest: StudentManifest | None = None
+    file: Path | None = None
 
 
-def _models(teacher: Detector, students: Sequence[Path], device: torch.device) -> Iterator[_Model]:
-    """The teacher, then each student, loaded when its turn comes."""
+def _models(
+    teacher: Detector, students: Mapping[str, Path], exported: Sequence[OnnxFile], onnx: OnnxEvaluation,
+    device: torch.device,
+) -> Iterator[_Model]:  # fmt: skip
+    """The teacher, each student, then each exported model, loaded when its turn comes."""
     yield _Model(FULL_PRECISION, teacher, teacher.identity.sha256)
+    for name, folder in students.items():
+        detector, manifest = load_student(folder, device)
+        yield _Model(name, detector, manifest.weights_sha256, manifest)
+    for file in exported:
+        engine = open_engine(file.path, onnx.engine, providers=onnx.providers)
+        yield _Model(file.name, OnnxDetector(engine, teacher), file.sha256, file.student, file.path)
+
+
+def _names(students: Sequence[Path]) -> dict[str, Path]:
+    """Student folders by the name of their row."""
+    named: dict[str, Path] = {}
     taken = {detections_file(FULL_PRECISION)}
     for folder in students:
-        detector, manifest = load_student(folder, device)
+        manifest = StudentManifest.read(folder / MANIFEST)
         name = f"{manifest.method.value} {manifest.bits.name}"
         number = 1
         while detections_file(name) in taken:
             number += 1
             name = f"{manifest.method.value} {manifest.bits.name} #{number}"
         taken.add(detections_file(name))
-        yield _Model(name, detector, manifest.weights_sha256, manifest)
+        named[name] = folder
+    return named
+
+
+def _exported(
+    onnx: OnnxEvaluation, teacher: Detector, students: Mapping[str, Path], image_size: int, output: Path, stage: Stage
+) -> list[OnnxFile]:
+    """The students' exported models, after the teacher's, which are made here."""
+    if onnx.models == "none":
+        return []
+    found = list(exported_students(students))
+    if found and onnx.models == "all":
+        stage.reporter.message("exporting the teacher in single and half precision")
+        found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]
+    return found
+
+
+def _time(
+    onnx: OnnxEvaluation, exported: Sequence[OnnxFile], image_size: int, stage: Stage
+) -> dict[str, tuple[Latency, ...]]:
+    if not exported:
+        return {}
+    stage.reporter.message(f"timing {len(exported)} exported models, {onnx.repetitions} runs each")
+    return measure_latencies(
+        {file.name: file.path for file in exported},
+        image_size,
+        engines=installed_engines() if onnx.timed_engines is None else onnx.timed_engines,
+        threads=onnx.threads or tuple(sorted({1, usable_cores()})),
+        repetitions=onnx.repetitions,
+        providers=onnx.providers,
+    )
 
 
 def _track(batches: Batches, name: str, stage: Stage) -> Iterator[Sequence[ValidationImage]]:
@@ -199,8 +261,8 @@ def _remove_previous(output: Path) -> None:
     (output / REPORT).unlink(missing_ok=True)
     (output / PAGE).unlink(missing_ok=True)
     remove_samples(output)
-    for path in output.glob(DETECTIONS.replace(".", "-*.")):
-        path.unlink()
+    for path in (*output.glob(DETECTIONS.replace(".", "-*.")), output / SINGLE, output / HALF):
+        path.unlink(missing_ok=True)
 
 
 def _show(report: EvalReport, output: Path, stage: Stage) -> None:

@@ -194,6 +194,29 @@ def report(
         stage.reporter.message(f"report: {page}", path=str(page))
 
 
+@app.command("export")
+def export_onnx(
+    student: Annotated[Path, typer.Option("--student", metavar="FOLDER", help="what qat made")],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="default: model.onnx in the student's folder")
+    ] = None,
+    calibration_set: Annotated[
+        Path | None,
+        typer.Option("--calibration-set", metavar="FOLDER", help="its images compare outputs; default: noise"),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", metavar="PIXELS", help="side to compare at; default: the set's")
+    ] = None,
+    int4: Annotated[bool, typer.Option("--int4", help="INT4 weights where 4 bits are enough: half the bytes")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a student as an ONNX model with Q/DQ operators, as qat does by default: again, or otherwise."""
+    from pipeline.export import export
+
+    with run_stage("export") as stage:
+        export(student, output, calibration_set, image_size, int4, overwrite, stage)
+
+
 def _run_alone(
     module: str,
     config: Path | None,

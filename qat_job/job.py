@@ -1,4 +1,4 @@
-"""The story of stage 2: load teacher and set, quantize, calibrate, keep the student before training, train, save."""
+"""The story of stage 2: load teacher and set, quantize, calibrate, keep the student so far, train, save, export."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from qat_job.sensitivity.job import make_plan, measure
 from qat_job.training import train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, mean_weight_bits, quantized_layers
-from quantization.student import save_student
+from quantization.onnx_export import PARITY_IMAGES, export_student
+from quantization.student import load_student, save_student
 from schemas.event_files import events_folder
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
@@ -19,11 +20,13 @@ from schemas.shards import CalibrationSet, open_calibration_set
 from schemas.stage import Stage
 from schemas.student import (
     MANIFEST,
+    ONNX,
     PTQ_FOLDER,
     WEIGHTS,
     StudentManifest,
     TrainingMethod,
     TrainingSummary,
+    onnx_manifest_path,
 )
 
 
@@ -42,7 +45,8 @@ def quantize(
     check_same_teacher(teacher, calibration_set)
     images = ImageBatches(calibration_set, device)
     remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
-    (folder / MANIFEST).unlink(missing_ok=True)
+    for path in (folder / MANIFEST, onnx_manifest_path(folder / ONNX), folder / ONNX):
+        path.unlink(missing_ok=True)
 
     settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
     student = make_student(teacher, settings.bits)
@@ -67,6 +71,8 @@ def quantize(
         )  # fmt: skip
     if events is not None:
         events.close()
+    if settings.onnx:
+        export(student, manifest, images, folder, stage)
     report(manifest, folder, stage)
     return manifest
 
@@ -89,10 +95,39 @@ def with_planned_bits(
     return settings.model_copy(update={"bits": bits, "sensitivity": None})
 
 
+def export(student: Detector, manifest: StudentManifest, images: ImageBatches, folder: Path, stage: Stage) -> None:
+    """Write `model.onnx`, with its outputs on calibration images compared to the student's.
+
+    Raises:
+        VerificationError: they differ.
+    """
+    stage.stop_here_if_asked()
+    stage.reporter.message(f"exporting {folder / ONNX}")
+    batch = next(images.in_order(PARITY_IMAGES, PARITY_IMAGES))
+    size = manifest.calibration_set.image_size
+    exported = export_student(student, manifest, folder / ONNX, batch, image_size=size, int4=False)
+    parity = exported.parity
+    stage.reporter.message(
+        f"{folder / ONNX}: {exported.bytes / 1e6:.2f} MB; against the student, scores differ by at most "
+        f"{parity.score_max:.4f}, boxes by {parity.box_mean:.3f} px on average"
+    )
+
+
+def export_again(settings: QatConfig, set_folder: Path, folder: Path, stage: Stage) -> None:
+    """Export a finished student that has no `model.onnx` yet.
+
+    Raises:
+        VerificationError: the student or the set does not match its digest.
+    """
+    device = resolve_device(settings.device)
+    student, manifest = load_student(folder, device)
+    export(student, manifest, ImageBatches(open_calibration_set(set_folder), device), folder, stage)
+
+
 def remove_student(folder: Path) -> None:
     """Delete a student's files, and the folder if nothing else is in it."""
-    for name in (MANIFEST, WEIGHTS):
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / MANIFEST, folder / WEIGHTS, onnx_manifest_path(folder / ONNX), folder / ONNX):
+        path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from schemas.base import Contract, canonical_digest
 
-StageName = Literal["synth", "qat", "eval", "sensitivity"]
+StageName = Literal["synth", "qat", "sensitivity", "export", "eval"]
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 

@@ -151,6 +151,7 @@ class QatConfig(Contract):
     seed: int = Field(default=0, ge=0, lt=2**63)
     tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
+    onnx: bool = Field(default=True, description="also export the finished student to model.onnx")
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
@@ -175,5 +176,6 @@ class QatConfig(Contract):
         return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
 
     def keyed(self) -> dict[str, Any]:
-        """What decides the student: everything but locations (their digests count), the device and event files."""
-        return self.model_dump(mode="json", exclude={"device": True, "tensorboard": True, "teacher": {"path"}})
+        """What decides the student: not locations (their digests count), the device, or what is written beside it."""
+        beside = {"device": True, "tensorboard": True, "onnx": True}
+        return self.model_dump(mode="json", exclude=beside | {"teacher": {"path"}})

@@ -74,6 +74,7 @@ def test_the_public_command_line_is_frozen():
             "--set",
             "--student",
         ],
+        "zsq export": ["--calibration-set", "--image-size", "--int4", "--output", "--overwrite", "--student"],
         "zsq report": ["--calibration-set", "--evaluation", "--output", "--student", "storage"],
         "zsq set inspect": ["--json", "folder"],
     }
