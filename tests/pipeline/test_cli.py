@@ -55,7 +55,13 @@ def test_the_public_command_line_is_frozen():
         "zsq synth": ["--config", "--output", "--overwrite", "--run-config", "--set"],
         "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--run-config", "--set"],
         "zsq eval": ["--config", "--output", "--overwrite", "--run-config", "--set", "--student"],
+        "zsq set export": ["--format", "--output", "folder"],
         "zsq set inspect": ["--json", "folder"],
+        "zsq set merge": ["--allow", "--output", "--overwrite", "folders"],
+        "zsq set pull": ["--digest", "--overwrite", "folder", "source"],
+        "zsq set push": ["--overwrite", "folder", "target"],
+        "zsq set subset": ["--class", "--count", "--output", "--overwrite", "--samples", "folder"],
+        "zsq set verify": ["folder"],
     }
 
 
