@@ -38,7 +38,7 @@ C = TypeVar("C", bound=Contract)
 
 
 def _check_unambiguous(text: bytes) -> None:
-    """Raise `ValueError` on what parsers read differently: keys given twice, NaN, infinity, numbers beyond a double."""
+    """Raise `ValueError` on what parsers read differently: keys given twice, NaN, numbers beyond 64 bits."""
 
     def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = dict(pairs)
@@ -53,7 +53,14 @@ def _check_unambiguous(text: bytes) -> None:
             raise ValueError(f"{number[:80]} is not a finite number")
         return value
 
-    json.loads(text, object_pairs_hook=each_key_once, parse_constant=finite, parse_float=finite)
+    def in_64_bits(number: str) -> int:
+        if len(number) > 20 or not -(2**63) <= int(number) < 2**63:
+            raise ValueError(f"{number[:80]} has more than 64 bits")
+        return int(number)
+
+    json.loads(
+        text, object_pairs_hook=each_key_once, parse_constant=finite, parse_float=finite, parse_int=in_64_bits
+    )
 
 
 class Document(Contract):
@@ -65,7 +72,7 @@ class Document(Contract):
     @classmethod
     def _readable(cls, value: str) -> str:
         major = value.partition(".")[0]
-        if not major.isdigit():
+        if not (major.isascii() and major.isdigit()):
             raise ValueError(f"not a version of the form 'major.minor': {value!r}")
         if int(major) > int(SCHEMA_VERSION.partition(".")[0]):
             raise ValueError(
