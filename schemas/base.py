@@ -58,9 +58,7 @@ def _check_unambiguous(text: bytes) -> None:
             raise ValueError(f"{number[:80]} has more than 64 bits")
         return int(number)
 
-    json.loads(
-        text, object_pairs_hook=each_key_once, parse_constant=finite, parse_float=finite, parse_int=in_64_bits
-    )
+    json.loads(text, object_pairs_hook=each_key_once, parse_constant=finite, parse_float=finite, parse_int=in_64_bits)
 
 
 class Document(Contract):

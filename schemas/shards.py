@@ -2,7 +2,9 @@
 
 import io
 import re
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import SEEK_END
@@ -23,9 +25,12 @@ MAX_PNG_BYTES = 64 * 2**20
 MAX_LABELS_BYTES = 4 * 2**20
 SAMPLE_KEY = re.compile("[0-9]{1,12}")
 
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImportError)
-"""What Pillow raises on bytes that are no whole image. ImportError: Ultralytics, once imported, makes Pillow look for a
-HEIC plugin before it calls a file unidentified."""
+UNREADABLE = (
+    UnidentifiedImageError, OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error, zlib.error,
+    Image.DecompressionBombError, ImportError,
+)  # fmt: skip
+"""What Pillow raises on bytes that are no whole image. LookupError: a header chunk that is too short. ImportError:
+Ultralytics, once imported, makes Pillow look for a HEIC plugin before it calls a file unidentified."""
 
 REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+:")
 """How a URL begins, also one whose `//` a `Path` made `/`."""

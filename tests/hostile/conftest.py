@@ -93,6 +93,12 @@ def leash(tmp_path: Path) -> Iterator[None]:
     assert _listing(tmp_path) == outside
 
 
+@pytest.fixture
+def no_time_limit(leash: None) -> None:
+    """For tests of many inputs; the limit on memory stays."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _listing(tmp_path: Path) -> list[str]:
     """What lies beside the test's folder, where `../x` would go."""
     return sorted(path.name for path in tmp_path.parent.iterdir() if path != tmp_path and path.name.startswith("x"))

@@ -42,8 +42,8 @@ def test_the_set_opens_before_it_is_spoilt(hostile_set: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x.png", "/x.png", "../../etc/passwd", "a/../x.png", "00000001.png/../x", "x" * 99, "0\n0.png", "\u0661.png", ".png",
-     "00000000.png.exe", "1" * 60 + ".png", "-1.png", "con.json", "00000000.PNG"],
+    ["../x.png", "/x.png", "../../etc/passwd", "a/../x.png", "00000001.png/../x", "x" * 99, "0\n0.png", "\u0661.png",
+     ".png", "00000000.png.exe", "1" * 60 + ".png", "-1.png", "con.json", "00000000.PNG"],
 )  # fmt: skip
 def test_names_that_are_no_sample_are_refused(hostile_set: Path, name: str) -> None:
     open_spoilt(hostile_set, tar_of(*PAIR, (name, b"x")))
@@ -191,9 +191,7 @@ def test_many_text_chunks_are_bounded_together(hostile_set: Path) -> None:
 
 
 def test_a_pixel_bomb_is_read_no_further_than_the_image(hostile_set: Path) -> None:
-    spoilt = png_with().replace(
-        chunk(b"IDAT", zlib.compress(bytes(SIDE * (1 + 3 * SIDE)))), chunk(b"IDAT", BOMB)
-    )
+    spoilt = png_with().replace(chunk(b"IDAT", zlib.compress(bytes(SIDE * (1 + 3 * SIDE)))), chunk(b"IDAT", BOMB))
     (hostile_set / SHARD).write_bytes(one_sample(spoilt))
     sign(hostile_set)
     (sample,) = open_calibration_set(hostile_set).samples
@@ -204,6 +202,13 @@ def test_a_pixel_bomb_is_read_no_further_than_the_image(hostile_set: Path) -> No
 def test_chunks_that_claim_more_than_there_is_are_refused(hostile_set: Path, length: int) -> None:
     image = png_with(struct.pack(">I", length) + b"tEXt" + b"a\0b")
     open_spoilt(hostile_set, one_sample(image))
+
+
+@pytest.mark.parametrize("length", range(13))
+def test_a_header_chunk_that_is_too_short_is_refused(hostile_set: Path, length: int) -> None:
+    whole = png_with()
+    head = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
+    open_spoilt(hostile_set, one_sample(whole.replace(chunk(b"IHDR", head), chunk(b"IHDR", head[:length]))))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "JPEG", "TIFF", "BMP", "WEBP", "PPM"])
