@@ -16,6 +16,8 @@ from schemas.shards import CalibrationSet, open_calibration_set
 from schemas.stage import Stage
 from schemas.storage import atomic_path, write_text
 
+Box = tuple[float, float, float, float]
+"""x, y, w, h in pixels."""
 INSTANCES, DATA, IMAGES, LABELS = "instances.json", "data.yaml", "images", "labels"
 
 
@@ -67,11 +69,7 @@ def _write_coco(calibration_set: CalibrationSet, names: list[str], output: Path)
 def _write_yolo(calibration_set: CalibrationSet, names: list[str], output: Path) -> None:
     manifest = calibration_set.manifest
     for name, sample in zip(names, calibration_set.samples, strict=True):
-        width, height = sample.labels.width, sample.labels.height
-        lines = [
-            f"{category} {(x + w / 2) / width:.9f} {(y + h / 2) / height:.9f} {w / width:.9f} {h / height:.9f}\n"
-            for category, (x, y, w, h) in _boxes(sample.labels)
-        ]
+        lines = [_yolo_line(sample.labels, category, box) for category, box in _boxes(sample.labels)]
         write_text((output / LABELS / name).with_suffix(".txt"), "".join(lines))
     data = {"path": ".", "train": IMAGES, "val": IMAGES, "names": dict(enumerate(manifest.teacher.class_names))}
     kinds = f"{manifest.image_source.value} images, {manifest.label_mode.value} labels"
@@ -79,7 +77,13 @@ def _write_yolo(calibration_set: CalibrationSet, names: list[str], output: Path)
     write_text(output / DATA, note + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
-def _boxes(labels: ImageLabels) -> list[tuple[int, tuple[float, float, float, float]]]:
+def _yolo_line(labels: ImageLabels, category: int, box: Box) -> str:
+    x, y, w, h = box
+    shares = ((x + w / 2) / labels.width, (y + h / 2) / labels.height, w / labels.width, h / labels.height)
+    return " ".join([str(category), *(f"{share:.9f}" for share in shares)]) + "\n"
+
+
+def _boxes(labels: ImageLabels) -> list[tuple[int, Box]]:
     """Category and [x, y, w, h] of each box, cut at the edges: ours may stand out by half a pixel."""
     boxes = []
     for box in labels.boxes:

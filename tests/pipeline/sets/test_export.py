@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
 from PIL import Image
 from pycocotools.coco import COCO
 
 from eval_job.data import find_validation_data
+from pipeline.sets.export import _boxes as exported_boxes
+from pipeline.sets.export import _yolo_line
+from schemas.labels import ImageLabels
 from schemas.shards import open_calibration_set
-from synth_job.given_labels import read_given_labels
+from synth_job.given_labels import _yolo_edges, read_given_labels
 from tests.pipeline.sets.conftest import zsq_set
+from tests.schemas.test_properties import image_labels
 
 NAMES = ("cat", "dog")
 
@@ -75,3 +80,14 @@ def test_a_damaged_set_is_not_exported(set_folder: Path, tmp_path: Path) -> None
     (set_folder / "calib-000001.tar").write_bytes(b"")
     assert zsq_set("export", set_folder, "--format", "coco", "--output", tmp_path / "out").exit_code == 3
     assert not (tmp_path / "out").exists()
+
+
+@given(image_labels())
+def test_any_box_survives_both_formats_cut_at_the_edges(labels: ImageLabels) -> None:
+    for category, (x, y, w, h) in exported_boxes(labels):
+        assert x >= 0 and y >= 0 and x + w <= labels.width + 1e-9 and y + h <= labels.height + 1e-9
+        read, *numbers = _yolo_line(labels, category, (x, y, w, h)).split()
+        edges = np.array(_yolo_edges([float(number) for number in numbers]))
+        sides = np.array([labels.width, labels.height] * 2)
+        assert int(read) == category
+        np.testing.assert_allclose(edges * sides, [x, y, x + w, y + h], atol=1e-4)
