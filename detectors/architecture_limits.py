@@ -1,5 +1,6 @@
 """Bounds on an architecture that came with somebody's artifact, checked before a library builds it."""
 
+import re
 from typing import Any
 
 from schemas.errors import VerificationError
@@ -12,6 +13,9 @@ MAX_DEPTH = 8
 """Deepest nesting."""
 MAX_REPEATS, MAX_MULTIPLE = 100, 8
 """Most copies of one block, and the largest factor on copies and on channels; published ones are 9 and 1.5."""
+ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w.=, ]*\)")
+"""One module of torch.nn with plain arguments. The library evaluates this text as code, unless its safe loading was on
+before it was first imported, by whomever."""
 
 
 def check_limits(architecture: dict[str, Any]) -> None:
@@ -29,6 +33,9 @@ def check_limits(architecture: dict[str, Any]) -> None:
             repeats = [*_list(entry), None, None][1]
             if not isinstance(repeats, int) or repeats > MAX_REPEATS:
                 raise _refusal(f"repeats a block {str(repeats)[:20]} times")
+    activation = architecture.get("activation")
+    if activation is not None and not ACTIVATION.fullmatch(str(activation)):
+        raise _refusal(f"has the activation {str(activation)[:40]!r}")
     scales = architecture.get("scales") or {}
     factors = [architecture.get(name, 1) for name in ("depth_multiple", "width_multiple")]
     for scale in scales.values() if isinstance(scales, dict) else ():
