@@ -145,6 +145,8 @@ def test_architectures_run_nothing_and_take_no_more_than_a_detector(
     key: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # As where somebody imported the library before this project could ask it to load safely.
+    monkeypatch.setattr("ultralytics.nn.tasks.SAFE_LOAD", False)
     identity = UltralyticsDetector.embedded().identity
     spoilt = identity.model_copy(update={"architecture": identity.architecture | {key: value}})
     with pytest.raises(VerificationError, match="architecture of the teacher"):
