@@ -14,7 +14,7 @@ from schemas.qat_config import QatConfig
 from schemas.ranks import Rank
 from schemas.stage import run_stage, up_to_date
 from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
-from schemas.student import MANIFEST, StudentManifest
+from schemas.student import MANIFEST, ONNX, StudentManifest, onnx_manifest_path
 
 
 def main(
@@ -31,20 +31,25 @@ def main(
         settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
         if not (calibration_set / SET_MANIFEST).exists():
             raise InputError(
-                f"{calibration_set}: no finished calibration set here; run synth, or check --calibration-set"
+                f"{calibration_set}: no finished calibration set here; run synth, fetch a remote one with "
+                "`zsq set pull`, or check --calibration-set"
             )
         set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
         inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}
         provenance = Provenance.of("qat", settings.keyed(), inputs)
         manifest = output / MANIFEST
         done = StudentManifest.read(manifest).provenance if manifest.exists() else None
-        if up_to_date(done, provenance, output, overwrite):
+        finished = up_to_date(done, provenance, output, overwrite)
+        if finished and (onnx_manifest_path(output / ONNX).exists() or not settings.onnx):
             stage.reporter.message(f"up to date: {output}")
             return
 
-        from qat_job.job import quantize  # loads torch, which an up-to-date run need not wait for
+        from qat_job import job  # loads torch, which an up-to-date run need not wait for
 
-        quantize(settings, provenance, calibration_set, output, stage)
+        if finished:  # stopped between training and export, or trained with onnx: false
+            job.export_again(settings, calibration_set, output, stage)
+            return
+        job.quantize(settings, provenance, calibration_set, output, stage)
 
 
 if __name__ == "__main__":

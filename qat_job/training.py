@@ -10,6 +10,7 @@ from torch import Tensor
 from detectors.detections import Detections
 from detectors.protocol import Detector, HeadOutputs
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
+from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
@@ -22,9 +23,16 @@ CHECK_INTERVAL = 25
 
 
 def train(
-    student: Detector, teacher: Detector, images: ImageBatches, config: QatConfig, stage: Stage
+    student: Detector,
+    teacher: Detector,
+    images: ImageBatches,
+    config: QatConfig,
+    stage: Stage,
+    events: EventRecord | None = None,
 ) -> TrainingSummary:
     """Train a calibrated student in place; batch-norm statistics stay as they are.
+
+    Progress is recorded in `events` where it is given.
 
     Raises:
         InputError: the loss is no longer finite.
@@ -62,9 +70,10 @@ def train(
             optimizer.step()
             schedule.step()
             losses.append(loss.detach())
-            if len(losses) % CHECK_INTERVAL == 0:
+            if len(losses) % CHECK_INTERVAL == 0 or len(losses) == config.steps:
                 check_finite(losses, config)
-    check_finite(losses, config)
+                if events is not None:
+                    events.write(losses, float(schedule.get_last_lr()[0]), student.network)
     curve = torch.stack(losses).tolist()
     tail = curve[-max(1, len(curve) // 10) :]
     return TrainingSummary(

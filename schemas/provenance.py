@@ -8,7 +8,7 @@ from pydantic import Field
 
 from schemas.base import Contract, canonical_digest
 
-Stage = Literal["synth", "qat", "eval", "set"]
+StageName = Literal["synth", "qat", "sensitivity", "export", "eval", "set"]
 """`set`: made of finished sets, by `zsq set merge` or `zsq set subset`."""
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 
@@ -16,7 +16,7 @@ Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 class Provenance(Contract):
     """How an artifact came to be. Equal keys mean equal configuration and equal inputs."""
 
-    stage: Stage
+    stage: StageName
     key: str = Field(description="sha256 of the stage, its configuration and its inputs' digests")
     config: dict[str, Any] = Field(description="the stage's configuration without locations and device")
     inputs: dict[str, str] = Field(description="digest of each input by role, for example teacher")
@@ -24,7 +24,7 @@ class Provenance(Contract):
     created: datetime
 
     @classmethod
-    def of(cls, stage: Stage, config: dict[str, Any], inputs: dict[str, str]) -> "Provenance":
+    def of(cls, stage: StageName, config: dict[str, Any], inputs: dict[str, str]) -> "Provenance":
         """The provenance of a stage that is about to run."""
         key = canonical_digest({"stage": stage, "config": config, "inputs": inputs})
         created = datetime.now(UTC).replace(microsecond=0)

@@ -20,16 +20,18 @@ from schemas.calibration_set import (
     shard_record_path,
 )
 from schemas.errors import ConfigError
+from schemas.event_files import events_folder
 from schemas.provenance import Provenance
 from schemas.ranks import Rank
 from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
 from schemas.stage import Stage
-from schemas.storage import write_text
+from schemas.storage import make_folder, write_text
 from schemas.synth_config import Initialisation, LabelSource, SynthConfig
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.initialisation import enlarged, initial_images, sample_generator
 from synth_job.inversion import invert
 from synth_job.label_sampling import LabelSampler, SampledLabels
+from synth_job.loss_record import LossRecord
 
 CONTACT_SHEET = "contact_sheet.png"
 AGREEMENT_CONFIDENCE = 0.001
@@ -50,12 +52,14 @@ def synthesize(
         ZsqError: bad input, a foreign unfinished set in the folder, or a stop request.
     """
     device = resolve_device(settings.device, rank.local_index)
+    losses = LossRecord(events_folder(folder)) if settings.tensorboard else None
     teacher = load_teacher(settings.teacher, device)
     size = settings.image_size or teacher.identity.input_size
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
-    sampler = LabelSampler(teacher, settings.labels, settings.seed)
+    sampler = LabelSampler(teacher, settings.labels, settings.seed, losses)
+    make_folder(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
@@ -66,7 +70,7 @@ def synthesize(
         indices = range(first, min(first + settings.shard_size, settings.images))
         stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
         sampled = sampler.sample(indices, size, stage)
-        images = synthesize_images(teacher, sampled, indices, settings, size, stage)
+        images = synthesize_images(teacher, sampled, indices, settings, size, stage, losses)
         write_shard(
             folder, number, zip(images, sampled.labels(size), strict=True),
             first_sample=first, seed=settings.seed, key=provenance.key,
@@ -96,6 +100,8 @@ def synthesize(
     )
     write_contact_sheet(folder / CONTACT_SHEET, samples, teacher.identity.class_names)
     write_text(folder / MANIFEST, manifest.to_json())
+    if losses is not None:
+        losses.close()
     report(CalibrationSet(folder, manifest, samples), stage)
     return manifest
 
@@ -130,9 +136,15 @@ def remove_other_shards(folder: Path, named: set[str]) -> None:
 
 
 def synthesize_images(
-    teacher: Detector, sampled: SampledLabels, indices: range, settings: SynthConfig, size: int, stage: Stage
+    teacher: Detector,
+    sampled: SampledLabels,
+    indices: range,
+    settings: SynthConfig,
+    size: int,
+    stage: Stage,
+    losses: LossRecord | None = None,
 ) -> list[Pixels]:
-    """Images of `size` pixels for the labels of one shard."""
+    """Images of `size` pixels for the labels of one shard; `losses` takes the loss terms where it is given."""
     config = settings.inversion
     labels = [detections.scaled(size / sampled.size) for detections in sampled.detections]
     pixels: list[Pixels] = []
@@ -144,11 +156,14 @@ def synthesize_images(
             images = enlarged(sampled.images[batch], size)
         else:
             images = initial_images(settings.initialisation, settings.seed, indices[batch], size)
+        terms: list[Tensor] | None = [] if losses else None
         images = invert(
             teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
             weights=config.weights, views=config.views,
-            generator=sample_generator(settings.seed, indices[start]), advance=advance,
+            generator=sample_generator(settings.seed, indices[start]), advance=advance, terms=terms,
         )  # fmt: skip
+        if losses and terms:
+            losses.write("inversion", terms, indices[start] // config.batch * config.iterations)
         pixels += to_pixels(images)
     return pixels
 

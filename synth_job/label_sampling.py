@@ -15,6 +15,7 @@ from schemas.synth_config import LabelConfig, LabelSource
 from synth_job.given_labels import read_given_labels
 from synth_job.initialisation import initial_images, sample_generator
 from synth_job.inversion import invert
+from synth_job.loss_record import LossRecord
 
 SIDE_RANGE = (0.2, 0.8)
 """Width and height of a random box are uniform in this range, shares of the image side (arXiv 2507.16782)."""
@@ -56,9 +57,11 @@ class LabelSampler:
         teacher: decides in adaptive sampling.
         config: source and its settings.
         seed: of the set.
+        record: takes the loss terms of adaptive sampling, where it is given.
     """
 
-    def __init__(self, teacher: Detector, config: LabelConfig, seed: int) -> None:
+    def __init__(self, teacher: Detector, config: LabelConfig, seed: int, record: LossRecord | None = None) -> None:
+        self._record = record
         self._teacher = teacher
         self._config = config
         self._seed = seed
@@ -102,6 +105,7 @@ class LabelSampler:
                 config,
                 [random_boxes(sample_generator(self._seed, i), self._classes, 1).scaled(config.size) for i in batch],
             )
+            terms: list[Tensor] | None = [] if self._record else None
             images.append(
                 invert(
                     self._teacher,
@@ -114,8 +118,11 @@ class LabelSampler:
                     generator=sample_generator(self._seed, batch[0]),
                     advance=advance,
                     relabel=relabelling.after_step,
+                    terms=terms,
                 ).cpu()
             )
+            if self._record and terms:
+                self._record.write("label sampling", terms, batch[0] // config.batch * config.iterations)
             detections += relabelling.labels()
             origins += relabelling.origins
         return SampledLabels(config.size, detections, origins, torch.cat(images))

@@ -42,6 +42,11 @@ class Project:
             self.command(*arguments), capture_output=True, text=True, check=check, cwd=ROOT, env=clean | environment
         )
 
+    def up(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        """`up` in the foreground: its exit code, and all that the stages said."""
+        finished = self("up", *arguments, **environment)
+        return finished.returncode, finished.stdout + finished.stderr
+
     def states(self) -> dict[str, tuple[str, int]]:
         """State and exit code of each service that has a container; one that never started is `created`."""
         listed = self("ps", "-a", "--format", "json", check=True).stdout
@@ -49,8 +54,8 @@ class Project:
         return {row["Service"]: (row["State"], row["ExitCode"]) for row in rows}
 
     def copy_out(self, target: Path, service: str = "synth") -> Path:
-        """What lies on the storage volume, owners kept."""
-        self("cp", "--archive", f"{service}:/data", str(target), check=True)
+        """What lies on the storage volume."""
+        self("cp", f"{service}:/data", str(target), check=True)
         return target
 
 
