@@ -25,6 +25,7 @@ from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 from ultralytics.utils.nms import non_max_suppression
 
+from detectors.architecture_limits import check_limits
 from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
@@ -95,8 +96,9 @@ class UltralyticsDetector:
         """The architecture of `identity`, weights unset.
 
         Raises:
-            VerificationError: it does not build.
+            VerificationError: it does not build, or is larger than any detector.
         """
+        check_limits(identity.architecture)
         try:
             network: Any = DetectionModel(
                 copy.deepcopy(identity.architecture), ch=3, nc=len(identity.class_names), verbose=False

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from eval_job.validation_set import ValidationImage, ValidationSet, files_digest, some
 from schemas.errors import InputError
@@ -26,6 +26,13 @@ class CocoImage(_Lenient):
     file_name: str
     width: int | None = None
     height: int | None = None
+
+    @field_validator("file_name")
+    @classmethod
+    def _below_the_folder(cls, value: str) -> str:
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise ValueError("takes a path below the image folder")
+        return value
 
 
 class CocoAnnotation(_Lenient):

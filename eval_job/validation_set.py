@@ -1,6 +1,8 @@
 """The images everything is measured on, with their labels. Imports no torch."""
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,9 +24,12 @@ ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
 TURNED = (5, 6, 7, 8)
 """Its values that exchange width and height."""
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImportError)
-"""What Pillow raises on files that are not images, or not whole. ImportError: Ultralytics, once imported, makes Pillow
-look for a HEIC plugin before it calls a file unidentified."""
+UNREADABLE = (
+    UnidentifiedImageError, OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error, zlib.error,
+    Image.DecompressionBombError, ImportError,
+)  # fmt: skip
+"""What Pillow raises on files that are not images, or not whole. LookupError: a PNG header that is too short.
+ImportError: Ultralytics, once imported, makes Pillow look for a HEIC plugin before it calls a file unidentified."""
 
 
 @dataclass(frozen=True)

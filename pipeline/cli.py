@@ -11,6 +11,7 @@ import typer
 from pipeline.executor import Executor, run_stages
 from pipeline.local_executor import LocalExecutor, run_job
 from pipeline.plan import describe_plan, plan_stages, report_folders, write_stage_configs
+from pipeline.sets.commands import set_app
 from pipeline.settings import check_inputs, read_run_config
 from schemas.evaluation import PAGE
 from schemas.provenance import code_version
@@ -22,7 +23,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # a traceback is a bug: leave it as Python prints it
 )
-set_app = typer.Typer(help="Look at calibration sets.", no_args_is_help=True)
 app.add_typer(set_app, name="set")
 
 
@@ -233,20 +233,6 @@ def _run_alone(
         arguments += ["--set", assignment]
     arguments += [*inputs, "--output", str(output), *(["--overwrite"] if overwrite else [])]
     sys.exit(run_job(module, arguments))
-
-
-@set_app.command()
-def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="calibration set")],
-    as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
-) -> None:
-    """Verify a calibration set and say what is in it."""
-    from pipeline.inspection import describe_set
-    from schemas.shards import open_calibration_set  # loads numpy and Pillow, which no other command needs
-
-    with run_stage("set inspect"):
-        manifest = open_calibration_set(folder).manifest
-        typer.echo(manifest.to_json() if as_json else describe_set(manifest), nl=not as_json)
 
 
 if __name__ == "__main__":

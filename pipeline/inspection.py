@@ -30,9 +30,12 @@ def _lines(manifest: CalibrationSetManifest) -> Iterator[str]:
     yield f"made           {manifest.provenance.created.isoformat()} by zsq {manifest.provenance.code_version}"
     yield f"licence        {manifest.licence}"
     if agreement is None:
-        yield "agreement      none: there are no boxes to agree with"
+        yield "agreement      none: there are no boxes to agree with, or nobody measured it"
     else:
         yield f"agreement      teacher mAP50-95 {agreement.map50_95:.3f}, mAP50 {agreement.map50:.3f} on these images"
+    for source in manifest.sources:
+        yield f"made of        {source.samples} images of set {source.digest}, {source.label_mode.value} labels,"
+        yield f"               {source.image_source.value} images, teacher {source.teacher_sha256}"
     yield ""
     yield f"shards         {len(manifest.shards)}, digests verified"
     for shard in manifest.shards:

@@ -31,7 +31,8 @@ def main(
         settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
         if not (calibration_set / SET_MANIFEST).exists():
             raise InputError(
-                f"{calibration_set}: no finished calibration set here; run synth, or check --calibration-set"
+                f"{calibration_set}: no finished calibration set here; run synth, fetch a remote one with "
+                "`zsq set pull`, or check --calibration-set"
             )
         set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
         inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}

@@ -73,7 +73,13 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
     if quantizer_records(student.network) != manifest.quantizers:
         raise VerificationError(f"{folder / MANIFEST}: its quantizers are not those of its policy {manifest.bits.name}")
     try:
-        student.network.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        expected = student.network.state_dict()
+        if other := [
+            name for name, tensor in tensors.items() if name in expected and tensor.dtype != expected[name].dtype
+        ]:
+            raise RuntimeError(f"{other[0]} is {tensors[other[0]].dtype}, not {expected[other[0]].dtype}")
+        student.network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise VerificationError(f"{weights}: does not fit the architecture its manifest names ({reason})") from error

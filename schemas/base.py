@@ -3,7 +3,9 @@
 import difflib
 import hashlib
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -18,6 +20,8 @@ SCHEMA_VERSION = "1.0"
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 """Largest JSON document that is read, in bytes."""
+MAX_YAML_BYTES, MAX_YAML_NODES = 2**20, 100_000
+"""Largest configuration that is read: bytes of the file, values with every alias written out."""
 
 
 class Contract(BaseModel):
@@ -33,6 +37,30 @@ class Contract(BaseModel):
 C = TypeVar("C", bound=Contract)
 
 
+def _check_unambiguous(text: bytes) -> None:
+    """Raise `ValueError` on what parsers read differently: keys given twice, NaN, numbers beyond 64 bits."""
+
+    def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = dict(pairs)
+        if len(keys) < len(pairs):
+            twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+            raise ValueError(f"key {twice[:80]!r} is there twice")
+        return keys
+
+    def finite(number: str) -> float:
+        value = float(number)
+        if not math.isfinite(value):
+            raise ValueError(f"{number[:80]} is not a finite number")
+        return value
+
+    def in_64_bits(number: str) -> int:
+        if len(number) > 20 or not -(2**63) <= int(number) < 2**63:
+            raise ValueError(f"{number[:80]} has more than 64 bits")
+        return int(number)
+
+    json.loads(text, object_pairs_hook=each_key_once, parse_constant=finite, parse_float=finite, parse_int=in_64_bits)
+
+
 class Document(Contract):
     """A contract stored as a file of its own; carries the version of the schema it was written with."""
 
@@ -42,7 +70,7 @@ class Document(Contract):
     @classmethod
     def _readable(cls, value: str) -> str:
         major = value.partition(".")[0]
-        if not major.isdigit():
+        if not (major.isascii() and major.isdigit()):
             raise ValueError(f"not a version of the form 'major.minor': {value!r}")
         if int(major) > int(SCHEMA_VERSION.partition(".")[0]):
             raise ValueError(
@@ -59,15 +87,28 @@ class Document(Contract):
             VerificationError: the content is not a valid document of this kind.
         """
         try:
-            if path.stat().st_size > MAX_DOCUMENT_BYTES:
-                raise VerificationError(f"{path}: larger than {MAX_DOCUMENT_BYTES} bytes, not a {cls.__name__}")
-            text = path.read_bytes()
+            with path.open("rb") as stream:
+                text = stream.read(MAX_DOCUMENT_BYTES + 1)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: bytes, where: str) -> Self:
+        """Validate the bytes of a JSON document that came from `where`.
+
+        Raises:
+            VerificationError: they are not a valid document of this kind, or say something twice.
+        """
+        if len(text) > MAX_DOCUMENT_BYTES:
+            raise VerificationError(f"{where}: larger than {MAX_DOCUMENT_BYTES} bytes, not a {cls.__name__}")
         try:
+            _check_unambiguous(text)
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise VerificationError(f"{path}: not a valid {cls.__name__}: {describe(error, cls)}") from error
+            raise VerificationError(f"{where}: not a valid {cls.__name__}: {describe(error, cls)}") from error
+        except (ValueError, RecursionError) as error:
+            raise VerificationError(f"{where}: not a valid {cls.__name__}: {error}") from error
 
 
 def validate_config(model: type[C], values: dict[str, Any], where: str) -> C:
@@ -90,7 +131,19 @@ def validate_config(model: type[C], values: dict[str, Any], where: str) -> C:
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Safe YAML in which `1e-4` is a number, as in YAML 1.2, and a key given twice is an error."""
+    """Safe YAML in which `1e-4` is a number, as in YAML 1.2; tags, a key given twice and alias bombs are errors."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.composer.ComposerError(None, None, f"tag {event.tag!r} is not plain YAML", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _written_out(node, {}) > MAX_YAML_NODES:
+            raise yaml.composer.ComposerError(None, None, f"aliases make it more than {MAX_YAML_NODES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -111,8 +164,27 @@ PlainLoader.add_implicit_resolver(
 )
 
 
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of nodes below and with `node` were every alias written out; infinite where one names what it is in."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        pairs = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in pairs)
+    return known[id(node)]
+
+
 def _load_yaml(text: str) -> Any:
-    return yaml.load(text, PlainLoader)  # a SafeLoader: plain values only
+    """Plain values of a YAML text.
+
+    Raises:
+        ValueError: it is not YAML, or not plain.
+    """
+    try:
+        return yaml.load(text, PlainLoader)  # a SafeLoader: plain values only
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def read_config_values(path: Path) -> dict[str, Any]:
@@ -122,11 +194,15 @@ def read_config_values(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, carries tags, or is not a mapping.
     """
     try:
-        values = _load_yaml(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            text = stream.read(MAX_YAML_BYTES + 1)
+        if len(text) > MAX_YAML_BYTES:
+            raise ConfigError(f"configuration file {path}: larger than {MAX_YAML_BYTES} bytes; check the path")
+        values = _load_yaml(text.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path}: cannot be read ({error}); check the path") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"configuration file {path}: not plain YAML ({' '.join(str(error).split())})") from error
+    except ValueError as error:
+        raise ConfigError(f"configuration file {path}: not plain YAML ({error})") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -145,7 +221,7 @@ def set_by_dotted_key(values: dict[str, Any], assignment: str) -> dict[str, Any]
         raise ConfigError(f"--set {assignment!r}: write it as key=value, for example labels.source=random")
     try:
         value = _load_yaml(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"--set {assignment!r}: the value is not plain YAML") from error
     *sections, last = key.split(".")
     if not all((*sections, last)):

@@ -100,21 +100,39 @@ class ShardRecord(Document):
     key: str = Field(description="provenance key of the run that wrote the shard")
 
 
+class SetSource(Contract):
+    """A set that another one was made of, as its own manifest described it."""
+
+    digest: str = Field(pattern="^[0-9a-f]{64}$", description="digest of the set's content")
+    samples: int = Field(ge=0, description="how many of its samples were taken")
+    first_sample: int = Field(ge=0, description="index that the first of them has now; the others follow in order")
+    teacher_sha256: str = Field(pattern="^[0-9a-f]{64}$", description="digest of its teacher's checkpoint file")
+    label_mode: LabelMode
+    image_source: ImageSource
+    synth: SynthConfig | None
+    seed: int = Field(ge=0)
+    provenance: Provenance
+    licence: str
+    sources: tuple["SetSource", ...] = Field(default=(), description="what this one was made of, where it was")
+
+
 class CalibrationSetManifest(Document):
     """`manifest.json`: its presence means the set is whole."""
 
     teacher: TeacherIdentity
     label_mode: LabelMode
     image_source: ImageSource = ImageSource.SYNTHESIZED
-    synth: SynthConfig
+    synth: SynthConfig | None = Field(description="how it was synthesized; null for a set made of others: see sources")
     image_size: int = Field(ge=32, le=4096, description="side of the square images, pixels")
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, description="of a set made of others, the first one's")
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
     statistics: LabelStatistics
     teacher_agreement: AveragePrecision | None = Field(
-        description="the teacher's mAP on the stored, decoded images against their labels; null where there are none"
+        description="the teacher's mAP on the stored, decoded images against their labels; null where there are none, "
+        "or where nobody measured it"
     )
     provenance: Provenance
+    sources: tuple[SetSource, ...] = Field(default=(), description="the sets that this one was made of, in order")
     licence: str = Field(
         default="Synthetic images derived from the teacher's weights; the teacher's licence may extend to them.",
         description="licence note for whoever receives the set",

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from schemas.base import Contract, canonical_digest
 
-StageName = Literal["synth", "qat", "sensitivity", "export", "eval"]
+StageName = Literal["synth", "qat", "sensitivity", "export", "eval", "set"]
+"""`set`: made of finished sets, by `zsq set merge` or `zsq set subset`."""
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 

@@ -1,28 +1,39 @@
 """Reading and writing the shards of a calibration set. A reader trusts no byte before its digest is checked."""
 
 import io
+import re
+import struct
 import tarfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from pydantic import ValidationError
 
-from schemas.base import describe
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord, shard_record_path
 from schemas.errors import InputError, VerificationError
 from schemas.labels import ImageLabels
 from schemas.storage import atomic_path, file_digest, write_text
 
-MAX_PNG_BYTES = 256 * 2**20
+MAX_PNG_BYTES = 64 * 2**20
+"""A 4096 px image of noise, the largest a set can hold, is 48 MiB."""
 MAX_LABELS_BYTES = 4 * 2**20
+SAMPLE_KEY = re.compile("[0-9]{1,12}")
 
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImportError)
-"""What Pillow raises on bytes that are no whole image. ImportError: Ultralytics, once imported, makes Pillow look for a
-HEIC plugin before it calls a file unidentified."""
+UNREADABLE = (
+    UnidentifiedImageError, OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error, zlib.error,
+    Image.DecompressionBombError, ImportError,
+)  # fmt: skip
+"""What Pillow raises on bytes that are no whole image. LookupError: a header chunk that is too short. ImportError:
+Ultralytics, once imported, makes Pillow look for a HEIC plugin before it calls a file unidentified."""
+
+REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+:")
+"""How a URL begins, also one whose `//` a `Path` made `/`."""
 
 Pixels = NDArray[np.uint8]
 
@@ -70,21 +81,33 @@ def open_calibration_set(folder: Path) -> CalibrationSet:
         InputError: there is no finished set here.
         VerificationError: manifest, digests, members or labels are not what they should be.
     """
+    if REMOTE.match(str(folder)):
+        raise InputError(f"{folder}: not a folder; fetch a remote set with `zsq set pull` and name the folder it is in")
     path = folder / MANIFEST
     if not path.exists():
         raise InputError(
             f"{folder}: no finished calibration set here ({MANIFEST} is missing); run synth, or check the path"
         )
     manifest = CalibrationSetManifest.read(path)
-    samples: list[Sample] = []
     for record in manifest.shards:
         verify_shard(folder, record)
-        samples += read_shard(folder / record.file, record.samples)
-    classes = len(manifest.teacher.class_names)
+    return CalibrationSet(folder, manifest, index_samples(folder, manifest))
+
+
+def index_samples(folder: Path, manifest: CalibrationSetManifest) -> list[Sample]:
+    """The samples of a set whose shards are verified, in order.
+
+    Raises:
+        VerificationError: members or labels are not what the manifest says.
+    """
+    samples = [sample for record in manifest.shards for sample in read_shard(folder / record.file, record.samples)]
+    classes, side = len(manifest.teacher.class_names), manifest.image_size
     for sample in samples:
         if any(box.category_id >= classes for box in sample.labels.boxes):
             raise VerificationError(f"{sample.shard}: a label names a class beyond the teacher's {classes}")
-    return CalibrationSet(folder, manifest, samples)
+        if (sample.labels.width, sample.labels.height) != (side, side):
+            raise VerificationError(f"{sample.shard}: labels for another size than the manifest's {side} x {side}")
+    return samples
 
 
 def verify_shard(folder: Path, record: ShardRecord) -> None:
@@ -109,28 +132,53 @@ def read_shard(path: Path, expected: int) -> list[Sample]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, ImageLabels] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, kind = member.name.partition(".")
-                if not member.isreg() or not key.isdigit() or kind not in ("png", "json"):
-                    raise VerificationError(f"{path}: unexpected member {member.name[:80]!r}")
+        with path.open("rb") as stream:
+            for name, offset, size in _members(stream):
+                key, _, kind = name.partition(".")
+                if not SAMPLE_KEY.fullmatch(key) or kind not in ("png", "json"):
+                    raise VerificationError(f"{path}: unexpected member {name!r}")
                 if key in (images if kind == "png" else labels) or max(len(images), len(labels)) > expected:
-                    raise VerificationError(f"{path}: member {member.name[:80]!r} is there twice or one too many")
-                if member.size > (MAX_PNG_BYTES if kind == "png" else MAX_LABELS_BYTES):
-                    raise VerificationError(f"{path}: member {member.name!r} of {member.size} bytes is too large")
+                    raise VerificationError(f"{path}: member {name!r} is there twice or one too many")
+                if size > (MAX_PNG_BYTES if kind == "png" else MAX_LABELS_BYTES):
+                    raise VerificationError(f"{path}: member {name!r} of {size} bytes is too large")
                 if kind == "png":
-                    images[key] = (member.offset_data, member.size)
+                    images[key] = (offset, size)
                 else:
-                    stream = tar.extractfile(member)
-                    assert stream is not None  # a regular file
-                    labels[key] = ImageLabels.model_validate_json(stream.read())
-    except (tarfile.TarError, EOFError, OSError) as error:
+                    labels[key] = ImageLabels.parse(stream.read(size), f"{path}, member {name}")
+    except (tarfile.TarError, ValueError, OSError) as error:
         raise VerificationError(f"{path}: not a readable tar ({error})") from error
-    except ValidationError as error:
-        raise VerificationError(f"{path}: labels are not valid: {describe(error, ImageLabels)}") from error
     if images.keys() != labels.keys() or len(images) != expected:
         raise VerificationError(f"{path}: {len(images)} images and {len(labels)} labels, its record says {expected}")
     return [Sample(path, *images[key], labels[key]) for key in images]
+
+
+def _members(stream: BinaryIO) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size (bytes) of each member of a plain tar; the stream stands at its content.
+
+    `tarfile` alone would follow extension headers (long names, pax, sparse maps), allocate what they claim and walk
+    backwards over negative sizes. Here each block of 512 bytes is a header of a plain file, or the archive is refused.
+
+    Raises:
+        tarfile.TarError, ValueError: it is not such an archive.
+    """
+    end = stream.seek(0, SEEK_END)
+    position = 0
+    while True:
+        stream.seek(position)
+        block = stream.read(tarfile.BLOCKSIZE)
+        if len(block) == tarfile.BLOCKSIZE and not any(block):
+            break
+        member = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+        offset = position + tarfile.BLOCKSIZE
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise ValueError(f"unexpected member {member.name[:80]!r} that is no plain file")
+        if not 0 <= member.size <= end - offset:
+            raise ValueError(f"member {member.name[:80]!r} is not whole")
+        yield member.name[:80], offset, member.size
+        position = offset + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    rest = stream.read(tarfile.RECORDSIZE + 1)
+    if len(rest) > tarfile.RECORDSIZE or any(rest):
+        raise ValueError("something follows its end")
 
 
 def write_shard(

@@ -51,7 +51,8 @@ def _read_coco(path: Path, class_names: tuple[str, ...]) -> "list[Detections]":
         for row in annotations:
             x, y, w, h = (float(value) for value in row["bbox"])
             rows.append((row["image_id"], names[row["category_id"]], x, y, x + w, y + h))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        unlisted = {image for image, *_ in rows} - sizes.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"labels.path {path}: not COCO instances JSON ({type(error).__name__}: {error})") from error
     unknown = sorted({name for _, name, *_ in rows} - set(class_names))
     if unknown:
@@ -60,9 +61,11 @@ def _read_coco(path: Path, class_names: tuple[str, ...]) -> "list[Detections]":
         )
     boxes: dict[Any, list[list[float]]] = {}
     classes: dict[Any, list[int]] = {}
+    if unlisted:
+        raise InputError(
+            f"labels.path {path}: an annotation names image {unlisted.pop()}, which is not listed under images"
+        )
     for image, name, *edges in rows:
-        if image not in sizes:
-            raise InputError(f"labels.path {path}: an annotation names image {image}, which is not listed under images")
         width, height = sizes[image]
         if not (all(map(math.isfinite, edges)) and 0 < width < math.inf and 0 < height < math.inf):
             raise InputError(f"labels.path {path}: image {image} has a size or a box that is not finite and positive")

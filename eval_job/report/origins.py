@@ -46,7 +46,9 @@ def settings(artifacts: Artifacts) -> list[tuple[str, str]]:
     """Every setting of every stage, as YAML that the stage reads back."""
     blocks: list[tuple[str, str]] = []
     if artifacts.calibration_set:
-        blocks.append(("synth", _yaml(artifacts.calibration_set.manifest.synth)))
+        manifest = artifacts.calibration_set.manifest
+        made = [("synth", manifest.synth), *((f"synth of set {s.digest[:12]}", s.synth) for s in manifest.sources)]
+        blocks += [(name, _yaml(config)) for name, config in made if config is not None]
     blocks += [(f"qat, {student.name}", _yaml(student.manifest.qat)) for student in artifacts.students]
     return [*blocks, ("eval", _yaml(artifacts.report.eval))]
 

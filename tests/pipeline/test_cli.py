@@ -76,7 +76,13 @@ def test_the_public_command_line_is_frozen():
         ],
         "zsq export": ["--calibration-set", "--image-size", "--int4", "--output", "--overwrite", "--student"],
         "zsq report": ["--calibration-set", "--evaluation", "--output", "--student", "storage"],
+        "zsq set export": ["--format", "--output", "folder"],
         "zsq set inspect": ["--json", "folder"],
+        "zsq set merge": ["--allow", "--output", "--overwrite", "folders"],
+        "zsq set pull": ["--digest", "--overwrite", "folder", "source"],
+        "zsq set push": ["--overwrite", "folder", "target"],
+        "zsq set subset": ["--class", "--count", "--output", "--overwrite", "--samples", "folder"],
+        "zsq set verify": ["folder"],
     }
 
 

@@ -168,7 +168,7 @@ def test_an_oversized_member_is_refused(folder, monkeypatch):
 @pytest.mark.parametrize("labels", [b"{", b"{}", b'{"width": 8, "height": 8, "boxes": [], "more": 1}'])
 def test_labels_that_are_not_valid_are_refused(tmp_path, labels):
     write_tar(tmp_path / SHARD, [("00000000.png", png()), ("00000000.json", labels)])
-    with pytest.raises(VerificationError, match="labels are not valid"):
+    with pytest.raises(VerificationError, match="not a valid ImageLabels"):
         read_shard(tmp_path / SHARD, 1)
 
 

@@ -1,0 +1,1 @@
+"""Finished calibration sets between teams: fetch, publish, merge, take a part, export."""

@@ -1,0 +1,93 @@
+"""An exported set reads back as validation data and as given labels, box by box."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from PIL import Image
+from pycocotools.coco import COCO
+
+from eval_job.data import find_validation_data
+from pipeline.sets.export import _boxes as exported_boxes
+from pipeline.sets.export import _yolo_line
+from schemas.labels import ImageLabels
+from schemas.shards import open_calibration_set
+from synth_job.given_labels import _yolo_edges, read_given_labels
+from tests.pipeline.sets.conftest import zsq_set
+from tests.schemas.test_properties import image_labels
+
+NAMES = ("cat", "dog")
+
+
+@pytest.fixture(params=["coco", "yolo"])
+def exported(request: pytest.FixtureRequest, set_folder: Path, tmp_path: Path) -> Path:
+    result = zsq_set("export", set_folder, "--format", request.param, "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "out"
+
+
+def test_it_reads_back_as_validation_data(exported: Path, set_folder: Path) -> None:
+    data = find_validation_data(str(exported), None).read(NAMES)
+    samples = open_calibration_set(set_folder).samples
+    assert len(data.images) == len(samples) == 6
+    for image, sample in zip(data.images, samples, strict=True):
+        np.testing.assert_array_equal(image.pixels(), sample.image())
+        x, y, w, h = sample.labels.boxes[0].bbox
+        np.testing.assert_allclose(image.boxes, [[x, y, x + w, y + h]], atol=1e-4)
+        assert image.classes.tolist() == [sample.labels.boxes[0].category_id]
+
+
+def test_it_reads_back_as_given_labels(exported: Path, set_folder: Path) -> None:
+    coco = exported / "instances.json"
+    labels = read_given_labels(coco if coco.exists() else exported / "labels", NAMES)
+    for found, sample in zip(labels, open_calibration_set(set_folder).samples, strict=True):
+        x, y, w, h = sample.labels.boxes[0].bbox
+        np.testing.assert_allclose(found.boxes.numpy() * 32, [[x, y, x + w, y + h]], atol=1e-4)
+        assert found.classes.tolist() == [sample.labels.boxes[0].category_id]
+
+
+def test_pycocotools_reads_the_coco_file(set_folder: Path, tmp_path: Path) -> None:
+    assert zsq_set("export", set_folder, "--format", "coco", "--output", tmp_path / "out").exit_code == 0
+    coco = COCO(tmp_path / "out" / "instances.json")
+    assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == ["cat", "dog"]
+    assert len(coco.getAnnIds()) == 6
+    description = json.loads((tmp_path / "out" / "instances.json").read_text())["info"]["description"]
+    assert "synthesized images, sampled labels" in description
+
+
+def test_the_yolo_layout_is_what_trainers_expect(set_folder: Path, tmp_path: Path) -> None:
+    assert zsq_set("export", set_folder, "--format", "yolo", "--output", tmp_path / "out").exit_code == 0
+    data = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert data["names"] == {0: "cat", 1: "dog"}
+    images, labels = (sorted((tmp_path / "out" / name).iterdir()) for name in ("images", "labels"))
+    assert [path.stem for path in images] == [path.stem for path in labels]
+    assert Image.open(images[0]).size == (32, 32)
+    assert labels[1].read_text() == "0 0.312500000 0.250000000 0.500000000 0.250000000\n"
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(set_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    result = zsq_set("export", set_folder, "--format", "coco", "--output", tmp_path / "out")
+    assert result.exit_code == 2 and "not empty" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_set_is_not_exported(set_folder: Path, tmp_path: Path) -> None:
+    (set_folder / "calib-000001.tar").write_bytes(b"")
+    assert zsq_set("export", set_folder, "--format", "coco", "--output", tmp_path / "out").exit_code == 3
+    assert not (tmp_path / "out").exists()
+
+
+@given(image_labels())
+def test_any_box_survives_both_formats_cut_at_the_edges(labels: ImageLabels) -> None:
+    for category, (x, y, w, h) in exported_boxes(labels):
+        assert x >= 0 and y >= 0 and x + w <= labels.width + 1e-9 and y + h <= labels.height + 1e-9
+        read, *numbers = _yolo_line(labels, category, (x, y, w, h)).split()
+        edges = np.array(_yolo_edges([float(number) for number in numbers]))
+        sides = np.array([labels.width, labels.height] * 2)
+        assert int(read) == category
+        np.testing.assert_allclose(edges * sides, [x, y, x + w, y + h], atol=1e-4)
