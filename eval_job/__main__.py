@@ -36,7 +36,8 @@ def main(
 ) -> None:
     """Evaluate the full-precision teacher and its students on labelled images."""
     with run_stage("eval") as stage:
-        Rank.of_environment().must_be_alone("eval")
+        rank = Rank.of_environment()
+        rank.must_be_alone("eval")
         settings = read_stage_config("eval", EvalConfig, config, run_config, assignments)
         teacher_digest = checkpoint_digest(settings.teacher)
         folders = _with_ptq(student or [])
@@ -48,13 +49,18 @@ def main(
         inputs = {"teacher": teacher_digest, "data": data_digest}
         inputs |= {f"student {n}": manifest.weights_sha256 for n, manifest in enumerate(manifests.values(), start=1)}
         provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
-        if up_to_date(_done(output), provenance, output, overwrite):
-            stage.reporter.message(f"up to date: {output / REPORT}", path=str(output / REPORT))
-            return
 
-        from eval_job import job  # torch takes seconds to import, and "up to date" needs none of it
+        def finished() -> bool:
+            return up_to_date(_done(output), provenance, output, overwrite)
 
-        job.run(settings, folders, output, data, data_digest, provenance, stage)
+        with stage.output(output, provenance.key, rank, finished) as wanted:
+            if not wanted:
+                stage.reporter.message(f"up to date: {output / REPORT}", path=str(output / REPORT))
+                return
+
+            from eval_job import job  # torch takes seconds to import, and "up to date" needs none of it
+
+            job.run(settings, folders, output, data, data_digest, provenance, stage)
 
 
 def _done(output: Path) -> Provenance | None:

@@ -23,7 +23,7 @@ from schemas.eval_config import EvalConfig
 from schemas.evaluation import DETECTIONS, REPORT, EvalReport, EvaluatedModel, ValidationData
 from schemas.provenance import Provenance
 from schemas.stage import Stage
-from schemas.storage import write_text
+from schemas.storage import remove_file, write_text
 from schemas.student import StudentManifest
 
 FULL_PRECISION = "full precision"
@@ -158,9 +158,8 @@ def _check_image_size(image_size: int, stride: int) -> None:
 
 def _remove_previous(output: Path) -> None:
     """Remove an earlier evaluation, its report first: where there is a report, everything it names is whole."""
-    (output / REPORT).unlink(missing_ok=True)
-    for path in output.glob(DETECTIONS.replace(".", "-*.")):
-        path.unlink()
+    for path in (output / REPORT, *output.glob(DETECTIONS.replace(".", "-*."))):
+        remove_file(path)
 
 
 def _show(report: EvalReport, output: Path, stage: Stage) -> None:

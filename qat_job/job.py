@@ -1,9 +1,11 @@
 """The story of stage 2: load teacher and set, quantize, calibrate, keep the student before training, train, save."""
 
+from functools import partial
 from pathlib import Path
 
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
+from qat_job.checkpoint import CHECKPOINTS, Checkpoints
 from qat_job.images import ImageBatches
 from qat_job.training import train
 from quantization.calibrate import calibrate
@@ -14,6 +16,7 @@ from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.shards import CalibrationSet, open_calibration_set
 from schemas.stage import Stage
+from schemas.storage import remove_file
 from schemas.student import (
     MANIFEST,
     PTQ_FOLDER,
@@ -26,41 +29,51 @@ from schemas.student import (
 
 
 def quantize(
-    settings: QatConfig, provenance: Provenance, set_folder: Path, folder: Path, stage: Stage
+    settings: QatConfig,
+    provenance: Provenance,
+    set_folder: Path,
+    folder: Path,
+    stage: Stage,
+    *,
+    overwrite: bool = False,
 ) -> StudentManifest:
-    """Make the student `settings` describes from the set in `set_folder`.
+    """Make the student `settings` describes from the set in `set_folder`, going on at the last checkpoint.
 
     Raises:
-        ZsqError: bad input, a set that fails verification, or a stop request.
+        ZsqError: bad input, a set that fails verification, a foreign unfinished training in the folder, or a stop
+            request.
     """
     device = resolve_device(settings.device)
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
     images = ImageBatches(calibration_set, device)
-    remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
-    (folder / MANIFEST).unlink(missing_ok=True)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
+    checkpoint = checkpoints.latest(overwrite, stage.reporter.message)
+    remove_file(folder / MANIFEST)
 
     student = make_student(teacher, settings.bits)
-    stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
-    calibrate(
-        student.network,
-        lambda: images.in_order(settings.calibration_images, settings.batch),
-        student.head_outputs,
+    save = partial(
+        save_student, student, config=settings, calibration_set=reference(calibration_set), provenance=provenance
     )
-    stage.stop_here_if_asked()
-    summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
-    before = folder if settings.ptq_only else folder / PTQ_FOLDER
-    manifest = save_student(
-        student, before, method=TrainingMethod.PTQ, config=settings, calibration_set=reference(calibration_set),
-        training=summary, provenance=provenance,
-    )  # fmt: skip
+    if checkpoint is None:
+        remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
+        stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
+        calibrate(
+            student.network,
+            lambda: images.in_order(settings.calibration_images, settings.batch),
+            student.head_outputs,
+        )
+        stage.stop_here_if_asked()
+        summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
+        before = folder if settings.ptq_only else folder / PTQ_FOLDER
+        manifest = save(before, method=TrainingMethod.PTQ, training=summary)
+    else:
+        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.steps}")
     if not settings.ptq_only:
-        summary = train(student, teacher, images, settings, stage)
-        manifest = save_student(
-            student, folder, method=TrainingMethod.QAT, config=settings, calibration_set=reference(calibration_set),
-            training=summary, provenance=provenance,
-        )  # fmt: skip
+        summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint)
+        manifest = save(folder, method=TrainingMethod.QAT, training=summary)
+    checkpoints.clear()
     report(manifest, folder, stage)
     return manifest
 
@@ -68,7 +81,7 @@ def quantize(
 def remove_student(folder: Path) -> None:
     """Delete a student's files, and the folder if nothing else is in it."""
     for name in (MANIFEST, WEIGHTS):
-        (folder / name).unlink(missing_ok=True)
+        remove_file(folder / name)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -92,6 +92,10 @@ class QatConfig(Contract):
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
+    checkpoint_interval: int = Field(
+        default=100, ge=1, description="steps between checkpoints; a killed training repeats at most this many"
+    )
+    checkpoints_kept: int = Field(default=2, ge=1, le=1000, description="latest checkpoints that stay while it trains")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
 
     @model_validator(mode="after")
@@ -108,5 +112,8 @@ class QatConfig(Contract):
         return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
 
     def keyed(self) -> dict[str, Any]:
-        """What decides the student: everything but locations (their digests count) and the device."""
-        return self.model_dump(mode="json", exclude={"device": True, "teacher": {"path"}})
+        """What decides the student: everything but locations (their digests count), the device and checkpoints."""
+        return self.model_dump(
+            mode="json",
+            exclude={"device": True, "checkpoint_interval": True, "checkpoints_kept": True, "teacher": {"path"}},
+        )

@@ -24,7 +24,7 @@ from schemas.provenance import Provenance
 from schemas.ranks import Rank
 from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
 from schemas.stage import Stage
-from schemas.storage import make_folder, write_text
+from schemas.storage import remove_file, write_text
 from schemas.synth_config import Initialisation, LabelSource, SynthConfig
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.initialisation import enlarged, initial_images, sample_generator
@@ -56,8 +56,7 @@ def synthesize(
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
     sampler = LabelSampler(teacher, settings.labels, settings.seed)
-    make_folder(folder)
-    (folder / MANIFEST).unlink(missing_ok=True)  # inputs are good; from here on the set is not whole
+    remove_file(folder / MANIFEST)  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
     for number, first in enumerate(starts):
@@ -126,8 +125,8 @@ def remove_other_shards(folder: Path, named: set[str]) -> None:
     """Delete what an overwritten, larger set left: a reader of `*.tar` must not find it."""
     for path in folder.glob("calib-*.tar"):
         if path.name not in named:
-            shard_record_path(folder, path.name).unlink(missing_ok=True)
-            path.unlink()
+            remove_file(shard_record_path(folder, path.name))
+            remove_file(path)
 
 
 def synthesize_images(
