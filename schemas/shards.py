@@ -12,7 +12,13 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 
 from schemas.base import describe
-from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord, shard_record_path
+from schemas.calibration_set import (
+    MANIFEST,
+    CalibrationSetManifest,
+    DivergedBatch,
+    ShardRecord,
+    shard_record_path,
+)
 from schemas.errors import InputError, VerificationError
 from schemas.labels import ImageLabels
 from schemas.storage import atomic_path, file_digest, write_text
@@ -134,7 +140,14 @@ def read_shard(path: Path, expected: int) -> list[Sample]:
 
 
 def write_shard(
-    folder: Path, index: int, samples: Iterable[tuple[Pixels, ImageLabels]], *, first_sample: int, seed: int, key: str
+    folder: Path,
+    index: int,
+    samples: Iterable[tuple[Pixels, ImageLabels]],
+    *,
+    first_sample: int,
+    seed: int,
+    key: str,
+    diverged: Iterable[DivergedBatch] = (),
 ) -> ShardRecord:
     """Write shard number `index` atomically, then its record.
 
@@ -160,8 +173,9 @@ def write_shard(
                 count += 1
         size, digest = temporary.stat().st_size, file_digest(temporary)
     record = ShardRecord(
-        file=file, sha256=digest, bytes=size, samples=count, first_sample=first_sample, seed=seed, key=key
-    )
+        file=file, sha256=digest, bytes=size, samples=count, first_sample=first_sample, seed=seed, key=key,
+        diverged=tuple(diverged),
+    )  # fmt: skip
     write_text(shard_record_path(folder, file), record.to_json())
     return record
 

@@ -27,6 +27,7 @@ from schemas.stage import Stage
 from schemas.storage import remove_file, write_text
 from schemas.synth_config import Initialisation, LabelSource, SynthConfig
 from synth_job.contact_sheet import write_contact_sheet
+from synth_job.divergence import Attempts
 from synth_job.initialisation import enlarged, initial_images, sample_generator
 from synth_job.inversion import invert
 from synth_job.label_sampling import LabelSampler, SampledLabels
@@ -65,11 +66,12 @@ def synthesize(
         stage.stop_here_if_asked()
         indices = range(first, min(first + settings.shard_size, settings.images))
         stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
-        sampled = sampler.sample(indices, size, stage)
-        images = synthesize_images(teacher, sampled, indices, settings, size, stage)
+        attempts = Attempts(stage.reporter.message)
+        sampled = sampler.sample(indices, size, stage, attempts)
+        images = synthesize_images(teacher, sampled, indices, settings, size, stage, attempts)
         write_shard(
             folder, number, zip(images, sampled.labels(size), strict=True),
-            first_sample=first, seed=settings.seed, key=provenance.key,
+            first_sample=first, seed=settings.seed, key=provenance.key, diverged=attempts.failed,
         )  # fmt: skip
 
     finished = [finished_shard(folder, number, provenance.key, overwrite) for number in range(len(starts))]
@@ -130,26 +132,40 @@ def remove_other_shards(folder: Path, named: set[str]) -> None:
 
 
 def synthesize_images(
-    teacher: Detector, sampled: SampledLabels, indices: range, settings: SynthConfig, size: int, stage: Stage
+    teacher: Detector,
+    sampled: SampledLabels,
+    indices: range,
+    settings: SynthConfig,
+    size: int,
+    stage: Stage,
+    attempts: Attempts,
 ) -> list[Pixels]:
-    """Images of `size` pixels for the labels of one shard."""
+    """Images of `size` pixels for the labels of one shard.
+
+    Raises:
+        InputError: an inversion diverges, whatever the random numbers.
+    """
     config = settings.inversion
     labels = [detections.scaled(size / sampled.size) for detections in sampled.detections]
     pixels: list[Pixels] = []
     batches = -(-len(indices) // config.batch)
     advance = stage.counter(batches * config.iterations, "inversion", unit="iteration")
+    change = f"inversion.learning_rate (now {config.learning_rate:g}) or inversion.weights"
     for start in range(0, len(indices), config.batch):
         batch = slice(start, start + config.batch)
-        if settings.initialisation is Initialisation.SAMPLED:
-            images = enlarged(sampled.images[batch], size)
-        else:
-            images = initial_images(settings.initialisation, settings.seed, indices[batch], size)
-        images = invert(
-            teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
-            weights=config.weights, views=config.views,
-            generator=sample_generator(settings.seed, indices[start]), advance=advance,
-        )  # fmt: skip
-        pixels += to_pixels(images)
+
+        def attempt_at(attempt: int, batch: slice = batch) -> Tensor:
+            if settings.initialisation is Initialisation.SAMPLED:
+                images = enlarged(sampled.images[batch], size)
+            else:
+                images = initial_images(settings.initialisation, settings.seed, indices[batch], size, attempt)
+            return invert(
+                teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
+                weights=config.weights, views=config.views,
+                generator=sample_generator(settings.seed, indices[batch][0], attempt), advance=advance,
+            )  # fmt: skip
+
+        pixels += to_pixels(attempts.run("inversion", indices[batch], change, attempt_at))
     return pixels
 
 

@@ -69,9 +69,7 @@ def test_a_living_holder_is_named_and_nothing_of_it_is_touched(tmp_path: Path) -
     process = holding_process(tmp_path)
     try:
         with (
-            pytest.raises(
-                InputError, match=rf"written by synth on .*\(process {process.pid}\) since .*stop it"
-            ),
+            pytest.raises(InputError, match=rf"written by synth on .*\(process {process.pid}\) since .*stop it"),
             folder_lock(tmp_path, "synth", "key", ALONE),
         ):
             pytest.fail("two writers")
