@@ -85,6 +85,9 @@ def run_stage(name: str) -> Iterator[Stage]:
     except ZsqError as error:
         stage.reporter.error(str(error))
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        stage.reporter.error(f"{error.filename}: {error.strerror}; check who owns it and its folders")
+        sys.exit(ExitCode.BAD_INPUT)
     except KeyboardInterrupt:
         stage.reporter.error("interrupted; finished work is kept, run the same command to go on")
         sys.exit(ExitCode.INTERRUPTED)

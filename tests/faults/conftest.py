@@ -71,7 +71,8 @@ class Stages:
         process = int(self._answer())
         if kill_after is not None:
             time.sleep(max(0.0, started + kill_after - time.monotonic()))
-            os.kill(process, signal.SIGKILL)  # until it is waited for, an ended process keeps its number
+            os.kill(process, signal.SIGKILL)
+        print("wait", file=self.zygote.stdin, flush=True)
         code = int(self._answer())
         return Outcome(code, self.log.read_text(errors="replace"), time.monotonic() - started)
 

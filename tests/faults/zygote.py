@@ -1,7 +1,7 @@
 """Starts stages as processes without importing PyTorch anew for each: forks of one process that has it already.
 
 Reads one JSON request a line: job, arguments, log (a file for both outputs), faults (names in `injections`, with their
-arguments). Answers each with the process id, and with the exit status once it has ended.
+arguments). Answers each with the process id, and after one more line with the exit status once it has ended.
 """
 
 import importlib
@@ -23,12 +23,13 @@ def main() -> None:
         importlib.import_module(f"{job}.job")
     importlib.import_module("webdataset")
     print("ready", flush=True)
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         request = json.loads(line)
         child = os.fork()
         if child == 0:
             _run(mains[request["job"]].main, request)
         print(child, flush=True)
+        sys.stdin.readline()  # until then the process keeps its number, ended or not, and can be killed safely
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
