@@ -62,7 +62,8 @@ def run(module: str, *arguments: str) -> None:
 def row(name: str, bits: str, report: EvalReport) -> dict[str, Any]:
     """What a report says, in one line."""
     full_precision, *students = report.models
-    by_method = {model.name.partition(" ")[0]: model.precision.map50_95 for model in students}
+    simulated = [model for model in students if model.file_bytes is None]
+    by_method = {model.name.partition(" ")[0]: model.precision.map50_95 for model in simulated}
     return {
         "set": name,
         "bits": bits,

@@ -3,17 +3,54 @@
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectors.detections import Detections
 from schemas.calibration_set import AveragePrecision
+from schemas.evaluation import PrecisionRecall
 
 PER_IMAGE = 100
 """Detections of one image that count, the COCO limit."""
+
+
+@dataclass(frozen=True)
+class BoxEvaluation:
+    """What the referee says of one model on one data set.
+
+    Attributes:
+        summary: mean average precision, overall and by size.
+        per_class: AP50-95 of each class that has a label.
+        curve: precision over recall, mean over those classes.
+        matches: which detection of which image found a label; what a bootstrap resamples.
+    """
+
+    summary: AveragePrecision
+    per_class: dict[str, float]
+    curve: PrecisionRecall
+    matches: list["ClassMatches"]
+
+
+@dataclass(frozen=True)
+class ClassMatches:
+    """Detections of one class that count, best first, matched to labels at T IoU thresholds.
+
+    Attributes:
+        image: `(D,)` index of each detection's image.
+        found: `(T, D)` bool, matches a label.
+        ignored: `(T, D)` bool, matches a crowd region: neither right nor wrong.
+        labels: `(I,)` number of labels in each image, crowd regions excepted.
+    """
+
+    image: NDArray[np.int64]
+    found: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    labels: NDArray[np.int64]
 
 
 def average_precision(
@@ -22,16 +59,24 @@ def average_precision(
     class_names: Sequence[str],
     crowd: Sequence[Sequence[bool]] | None = None,
 ) -> tuple[AveragePrecision, dict[str, float]]:
-    """COCO average precision of predictions against labels, image by image.
+    """The summary and AP50-95 of each class that has a label; see `evaluate_boxes`."""
+    evaluation = evaluate_boxes(truth, predictions, class_names, crowd)
+    return evaluation.summary, evaluation.per_class
+
+
+def evaluate_boxes(
+    truth: Sequence[Detections],
+    predictions: Sequence[Detections],
+    class_names: Sequence[str],
+    crowd: Sequence[Sequence[bool]] | None = None,
+) -> BoxEvaluation:
+    """COCO evaluation of predictions against labels, image by image.
 
     Args:
         truth: labels of each image.
         predictions: scored predictions of each image, in the pixels of its labels.
         class_names: name of each class index.
         crowd: whether each label is a COCO crowd region; None for no crowds.
-
-    Returns:
-        The summary, and AP50-95 of each class that has a label.
     """
     truth_coco = COCO()
     truth_coco.dataset = _ground_truth(truth, class_names, crowd)
@@ -42,15 +87,31 @@ def average_precision(
         evaluation.accumulate()
         evaluation.summarize()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all areas, 100 per image
-    counted = {category for label in truth for category in label.classes.tolist()}
-    per_class = {
-        class_names[category]: float(np.mean(precision[:, :, category]))
-        for category in sorted(counted)
-        if precision[:, :, category].min() >= 0  # -1 where every label is a crowd region
-    }
+    # Precision is -1 where a class has no label, or crowd regions alone.
+    counted = [category for category in range(len(class_names)) if precision[:, :, category].min() >= 0]
+    curve = np.clip(precision[:, :, counted].mean(axis=2), 0, 1) if counted else np.zeros(precision.shape[:2])
     names = ("map50_95", "map50", "map75", "map_small", "map_medium", "map_large")
-    summary = dict(zip(names, (float(value) for value in evaluation.stats[:6]), strict=True))
-    return AveragePrecision(**summary), per_class
+    return BoxEvaluation(
+        summary=AveragePrecision(**dict(zip(names, (float(value) for value in evaluation.stats[:6]), strict=True))),
+        per_class={class_names[category]: float(np.mean(precision[:, :, category])) for category in counted},
+        curve=PrecisionRecall(iou50=tuple(curve[0].tolist()), iou50_95=tuple(curve.mean(axis=0).tolist())),
+        matches=[_class_matches(evaluation, category, len(truth)) for category in counted],
+    )
+
+
+def _class_matches(evaluation: COCOeval, category: int, images: int) -> ClassMatches:
+    """The matches of a class, from the referee's records (they are ordered by class, area range and image)."""
+    start = category * len(evaluation.params.areaRng) * images  # the first area range is "all"
+    records = [(n, record) for n, record in enumerate(evaluation.evalImgs[start : start + images]) if record]
+    labels = np.zeros(images, dtype=np.int64)
+    for n, record in records:
+        labels[n] = int((np.asarray(record["gtIgnore"]) == 0).sum())
+    scores = np.concatenate([record["dtScores"][:PER_IMAGE] for _, record in records])
+    order = np.argsort(-scores, kind="stable")
+    image = np.concatenate([np.full(len(record["dtScores"][:PER_IMAGE]), n) for n, record in records])
+    found = np.concatenate([record["dtMatches"][:, :PER_IMAGE] > 0 for _, record in records], axis=1)
+    ignored = np.concatenate([record["dtIgnore"][:, :PER_IMAGE] > 0 for _, record in records], axis=1)
+    return ClassMatches(image[order].astype(np.int64), found[:, order], ignored[:, order], labels)
 
 
 def coco_results(

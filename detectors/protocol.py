@@ -55,6 +55,33 @@ class Detector(Protocol):
         """Decoded, suppressed predictions of each image, best first; `multi_label`: several classes an anchor."""
         ...
 
+    def decoded(self, images: Tensor) -> Tensor:
+        """Outputs of the network before `suppress`, as `deployed()` gives them."""
+        ...
+
+    def suppress(
+        self, decoded: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+    ) -> list[Detections]:
+        """The part of `predict` after the network: decoded outputs, of `deployed()` or an engine, to detections."""
+        ...
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether decoded outputs are final `(B, N, 6)` rows [x1, y1, x2, y2, score, class] that need no NMS."""
+        ...
+
+    def deployed(self) -> nn.Module:
+        """A copy of the network as the family exports it, on the CPU, batch norm folded where layers are in float.
+
+        It takes images and gives one tensor: `(B, 4 + C, A)`, box centres and sizes in pixels and class scores of A
+        anchors, or end-to-end rows.
+        """
+        ...
+
+    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+        """What the family's own tools read from an exported model; `image_size` is its usual input side, pixels."""
+        ...
+
     def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """An `(h, w, 3)` image on a `(size, size, 3)` canvas, as the family does; its scale and (left, top) border."""
         ...

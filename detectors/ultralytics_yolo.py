@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from ultralytics import __version__ as ultralytics_version
 from ultralytics.cfg import get_cfg
 from ultralytics.data.augment import LetterBox
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
@@ -34,6 +35,8 @@ from schemas.teacher import PixelFormat, TeacherIdentity
 
 NMS_SECONDS_PER_IMAGE = 1e3
 """Suppression is never cut short by the clock: results must not depend on the machine's load."""
+EXPORTED_DETECTIONS = 300
+"""Rows that an exported end-to-end head gives; the library's own exports have as many."""
 LOSS_GAINS = ("box", "cls", "dfl")
 
 
@@ -162,7 +165,20 @@ class UltralyticsDetector:
     ) -> list[Detections]:
         """See `Detector`."""
         self._head.max_det = max_detections
-        decoded = self.network(images)[0]
+        return self.suppress(
+            self.decoded(images),
+            confidence=confidence, iou=iou, max_detections=max_detections, multi_label=multi_label,
+        )  # fmt: skip
+
+    def decoded(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        decoded: Tensor = self.network(images)[0]
+        return decoded
+
+    def suppress(
+        self, decoded: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+    ) -> list[Detections]:
+        """See `Detector`."""
         found = non_max_suppression(
             decoded,
             conf_thres=confidence,
@@ -171,9 +187,42 @@ class UltralyticsDetector:
             max_det=max_detections,
             nc=len(self.identity.class_names),
             max_time_img=NMS_SECONDS_PER_IMAGE,
-            end2end=self._head.end2end,
+            end2end=self.end_to_end,
         )
         return [Detections.of(rows[:, :4], rows[:, 5].long(), rows[:, 4]) for rows in found]
+
+    @property
+    def end_to_end(self) -> bool:
+        """See `Detector`: YOLOv10 and 26 decode their one-to-one branch."""
+        return bool(self._head.end2end)
+
+    def deployed(self) -> nn.Module:
+        """See `Detector`: the library's export mode, in which the head gives decoded outputs alone."""
+        twin = self.copy()
+        twin.fold_batch_norm()
+        twin._head.export, twin._head.format = True, "onnx"
+        twin._head.max_det = EXPORTED_DETECTIONS
+        twin._head.shape = None  # anchors of an earlier input size
+        network: nn.Module = twin.network.cpu()
+        return network
+
+    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+        """See `Detector`: what `ultralytics.YOLO("model.onnx")` reads. Values are Python literals."""
+        values = {
+            "description": "object detector, exported by zsq",
+            "license": "AGPL-3.0 License (https://ultralytics.com/license)",
+            "version": ultralytics_version,
+            "task": "detect",
+            "head": type(self._head).__name__,
+            "stride": self.identity.stride,
+            "batch": 1,
+            "imgsz": [image_size, image_size],
+            "names": dict(enumerate(self.identity.class_names)),
+            "args": {"batch": 1, "dynamic": True, "nms": False},
+            "channels": 3,
+            "end2end": self.end_to_end,
+        }
+        return {key: str(value) for key, value in values.items()}
 
     def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """See `Detector`."""

@@ -1,6 +1,7 @@
 """Command line of stage 3: `python -m eval_job`. What the container runs."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +9,17 @@ import typer
 
 from detectors.source import checkpoint_digest
 from eval_job.data import find_validation_data
+from eval_job.report.artifacts import check_calibration_set
+from eval_job.report.page import rebuild_page, write_page
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
-from schemas.evaluation import REPORT, EvalReport
+from schemas.evaluation import PAGE, REPORT, EvalReport
 from schemas.provenance import Provenance
 from schemas.ranks import Rank
+from schemas.shards import open_calibration_set
 from schemas.stage import run_stage, up_to_date
 from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
-from schemas.student import MANIFEST, PTQ_FOLDER, StudentManifest
+from schemas.student import MANIFEST, ONNX, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
 
 NOT_IN_KEY = {"teacher", "data", "images", "device", "batch"}
 """Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
@@ -25,12 +29,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    output: Annotated[Path, typer.Option(help="folder of report.json and the detections")],
+    output: Annotated[Path, typer.Option(help="folder of the report and the detections")],
     config: ConfigFile = None,
     run_config: RunConfigFile = None,
     assignments: Assignments = None,
     student: Annotated[
         list[Path] | None, typer.Option(help="finished student folder, its ptq/ included; can be repeated")
+    ] = None,
+    calibration_set: Annotated[
+        Path | None, typer.Option(help="the set a student was made with, to be shown in report.html")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -43,11 +50,15 @@ def main(
         folders = _with_ptq(student or [])
         manifests = {folder: StudentManifest.read(folder / MANIFEST) for folder in folders}
         _check_teacher(manifests, teacher_digest)
+        if calibration_set is not None:
+            check_calibration_set(calibration_set, list(manifests.values()))
         settings = settings.model_copy(update={"image_size": _image_size(settings.image_size, manifests)})
         data = find_validation_data(settings.data, settings.images)
         data_digest = data.digest()
         inputs = {"teacher": teacher_digest, "data": data_digest}
         inputs |= {f"student {n}": manifest.weights_sha256 for n, manifest in enumerate(manifests.values(), start=1)}
+        if settings.onnx.models != "none":
+            inputs |= _exported(folders)
         provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
 
         def finished() -> bool:
@@ -55,12 +66,17 @@ def main(
 
         with stage.output(output, provenance.key, rank, finished) as wanted:
             if not wanted:
-                stage.reporter.message(f"up to date: {output / REPORT}", path=str(output / REPORT))
+                if not (output / PAGE).exists():  # it can be made again from what is there
+                    rebuild_page(output, student or [], calibration_set, output / PAGE)
+                stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
                 return
 
+            if calibration_set is not None:
+                open_calibration_set(calibration_set)  # better found damaged now than after minutes of evaluation
             from eval_job import job  # torch takes seconds to import, and "up to date" needs none of it
 
-            job.run(settings, folders, output, data, data_digest, provenance, stage)
+            page = partial(write_page, students=student or [], calibration_set=calibration_set, output=output / PAGE)
+            job.run(settings, folders, output, data, data_digest, provenance, page, stage)
 
 
 def _done(output: Path) -> Provenance | None:
@@ -74,6 +90,12 @@ def _with_ptq(students: Sequence[Path]) -> list[Path]:
         ptq = student / PTQ_FOLDER
         folders += [ptq, student] if ptq.is_dir() else [student]
     return list(dict.fromkeys(folders))
+
+
+def _exported(folders: Sequence[Path]) -> dict[str, str]:
+    """Digest of the exported model of each student that has one, by role."""
+    models = {n: folder / ONNX for n, folder in enumerate(folders, start=1) if (folder / ONNX).exists()}
+    return {f"student {n} onnx": OnnxManifest.read(onnx_manifest_path(path)).sha256 for n, path in models.items()}
 
 
 def _check_teacher(manifests: dict[Path, StudentManifest], teacher_digest: str) -> None:

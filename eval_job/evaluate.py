@@ -5,20 +5,37 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.detections import Detections
-from detectors.protocol import Detector
 from eval_job.validation_set import Pixels, ValidationImage
-from schemas.teacher import PixelFormat
+from schemas.teacher import PixelFormat, TeacherIdentity
 
 READERS = 2
 """Threads that read the next batch while the detector looks at this one."""
 
 Batches = Sequence[Sequence[ValidationImage]]
+
+
+class Predictor(Protocol):
+    """The part of a detector that evaluation needs; an exported model has it too."""
+
+    identity: TeacherIdentity
+
+    def predict(
+        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+    ) -> list[Detections]:
+        """See `Detector`."""
+        ...
+
+    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+        """See `Detector`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class _Prepared:
 
 
 def predict(
-    detector: Detector,
+    detector: Predictor,
     images: Sequence[ValidationImage],
     device: torch.device,
     *,
@@ -96,7 +113,7 @@ def network_input(canvases: Sequence[Pixels], pixels: PixelFormat, device: torch
     return ((images / pixels.scale - mean) / std).contiguous()
 
 
-def _read_ahead(detector: Detector, batches: Batches, image_size: int) -> Iterator[list[_Prepared]]:
+def _read_ahead(detector: Predictor, batches: Batches, image_size: int) -> Iterator[list[_Prepared]]:
     def prepare(image: ValidationImage) -> _Prepared:
         pixels = image.pixels()
         canvas, scale, border = detector.letterbox(pixels, image_size)

@@ -1,30 +1,46 @@
-"""The story of stage 3: full precision and every student on the same images, then the report."""
+"""The story of stage 3: full precision, every student and every exported model on the same images, then the report."""
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from detectors.average_precision import average_precision, coco_results
+from detectors.average_precision import BoxEvaluation, coco_results, evaluate_boxes
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
-from eval_job.evaluate import Batches, predict
+from eval_job.bootstrap import interval, resampled_precision
+from eval_job.evaluate import Batches, Predictor, predict
+from eval_job.latency import measure_latencies
+from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher
+from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.validation_set import ValidationImage, ValidationSet, ValidationSource
+from quantization.onnx_engine import installed_engines, open_engine, usable_cores
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
 from schemas.errors import ConfigError
-from schemas.eval_config import EvalConfig
-from schemas.evaluation import DETECTIONS, REPORT, EvalReport, EvaluatedModel, ValidationData
+from schemas.eval_config import EvalConfig, OnnxEvaluation
+from schemas.evaluation import (
+    DETECTIONS,
+    PAGE,
+    REPORT,
+    EvalReport,
+    EvaluatedModel,
+    Latency,
+    Uncertainty,
+    ValidationData,
+)
 from schemas.provenance import Provenance
 from schemas.stage import Stage
 from schemas.storage import remove_file, write_text
-from schemas.student import StudentManifest
+from schemas.student import MANIFEST, StudentManifest
 
 FULL_PRECISION = "full precision"
 
@@ -36,14 +52,17 @@ def run(
     data: ValidationSource,
     data_digest: str,
     provenance: Provenance,
+    write_page: Callable[[EvalReport, Path], None],
     stage: Stage,
 ) -> None:
-    """Evaluate the teacher and the students in `students`; write detections, then `report.json`.
+    """Evaluate the teacher and the students in `students`; write detections, the page, then `report.json`.
+
+    `write_page` is called with the report and the folder where its sample pictures lie.
 
     Raises:
-        ConfigError: the image size does not fit the teacher, or the device is not there.
+        ConfigError: the image size does not fit the teacher, or the device or an engine is not there.
         InputError: the teacher or the validation data cannot be read, or they do not fit each other.
-        VerificationError: a student does not match its manifest.
+        VerificationError: a student or its exported model does not match its manifest.
     """
     device = resolve_device(config.device)
     teacher = load_teacher(config.teacher, device)
@@ -53,27 +72,43 @@ def run(
     if validation.without_area:
         stage.reporter.message(f"{validation.name}: left out {validation.without_area} boxes without area")
     _remove_previous(output)
+    named = _names(students)
+    exported = _exported(config.onnx, teacher, named, image_size, output, stage)
+    latencies = _time(config.onnx, exported, image_size, stage)
 
     models: list[EvaluatedModel] = []
-    for model in _models(teacher, students, device):
+    detections: dict[str, list[Detections]] = {}
+    resampled: dict[str, NDArray[np.float64] | None] = {}
+    for model in _models(teacher, named, exported, config.onnx, device):
         found = predict(
             model.detector, validation.images, device,
             image_size=image_size, batch=config.batch, confidence=config.confidence, iou=config.iou,
             max_detections=config.max_detections, track=partial(_track, name=model.name, stage=stage),
         )  # fmt: skip
-        precision, per_class = _measure(validation, found.detections, teacher.identity.class_names)
+        measured = _measure(validation, found.detections, teacher.identity.class_names)
         _write_detections(output / detections_file(model.name), validation, found.detections)
-        full_precision = models[0].precision if models else precision
+        detections[model.name] = found.detections
+        resampled[model.name] = resampled_precision(measured.matches)
+        full_precision = models[0].precision if models else measured.summary
         models.append(
             EvaluatedModel(
                 name=model.name,
                 weights_sha256=model.weights_sha256,
                 label_mode=model.manifest.calibration_set.label_mode if model.manifest else None,
                 image_source=model.manifest.calibration_set.image_source if model.manifest else None,
-                precision=precision,
-                share_of_full_precision=_share(precision, full_precision),
-                per_class=per_class,
+                precision=measured.summary,
+                share_of_full_precision=_share(measured.summary, full_precision),
+                per_class=measured.per_class,
                 seconds_per_image=found.seconds_per_image,
+                precision_recall=measured.curve,
+                uncertainty=_uncertainty(
+                    measured.summary,
+                    resampled[model.name],
+                    full_precision,
+                    resampled[FULL_PRECISION] if models else None,
+                ),
+                file_bytes=model.file.stat().st_size if model.file else None,
+                latencies=latencies.get(model.name, ()),
             )
         )
 
@@ -83,9 +118,14 @@ def run(
             images=len(validation.images), boxes=validation.boxes, image_size=image_size,
         ),
         models=tuple(models),
+        detection_statistics=confident_statistics(
+            validation, detections[FULL_PRECISION], teacher.identity.class_names
+        ),
+        samples=write_samples(output, validation, detections, teacher.identity.class_names, config.samples),
         eval=config,
         provenance=provenance,
     )  # fmt: skip
+    write_page(report, output)
     write_text(output / REPORT, report.to_json())
     _show(report, output, stage)
 
@@ -99,24 +139,69 @@ def detections_file(model: str) -> str:
 @dataclass(frozen=True)
 class _Model:
     name: str
-    detector: Detector
+    detector: Predictor
     weights_sha256: str
     manifest: StudentManifest | None = None
+    file: Path | None = None
 
 
-def _models(teacher: Detector, students: Sequence[Path], device: torch.device) -> Iterator[_Model]:
-    """The teacher, then each student, loaded when its turn comes."""
+def _models(
+    teacher: Detector, students: Mapping[str, Path], exported: Sequence[OnnxFile], onnx: OnnxEvaluation,
+    device: torch.device,
+) -> Iterator[_Model]:  # fmt: skip
+    """The teacher, each student, then each exported model, loaded when its turn comes."""
     yield _Model(FULL_PRECISION, teacher, teacher.identity.sha256)
+    for name, folder in students.items():
+        detector, manifest = load_student(folder, device)
+        yield _Model(name, detector, manifest.weights_sha256, manifest)
+    for file in exported:
+        engine = open_engine(file.path, onnx.engine, providers=onnx.providers)
+        yield _Model(file.name, OnnxDetector(engine, teacher), file.sha256, file.student, file.path)
+
+
+def _names(students: Sequence[Path]) -> dict[str, Path]:
+    """Student folders by the name of their row."""
+    named: dict[str, Path] = {}
     taken = {detections_file(FULL_PRECISION)}
     for folder in students:
-        detector, manifest = load_student(folder, device)
+        manifest = StudentManifest.read(folder / MANIFEST)
         name = f"{manifest.method.value} {manifest.bits.name}"
         number = 1
         while detections_file(name) in taken:
             number += 1
             name = f"{manifest.method.value} {manifest.bits.name} #{number}"
         taken.add(detections_file(name))
-        yield _Model(name, detector, manifest.weights_sha256, manifest)
+        named[name] = folder
+    return named
+
+
+def _exported(
+    onnx: OnnxEvaluation, teacher: Detector, students: Mapping[str, Path], image_size: int, output: Path, stage: Stage
+) -> list[OnnxFile]:
+    """The students' exported models, after the teacher's, which are made here."""
+    if onnx.models == "none":
+        return []
+    found = list(exported_students(students))
+    if found and onnx.models == "all":
+        stage.reporter.message("exporting the teacher in single and half precision")
+        found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]
+    return found
+
+
+def _time(
+    onnx: OnnxEvaluation, exported: Sequence[OnnxFile], image_size: int, stage: Stage
+) -> dict[str, tuple[Latency, ...]]:
+    if not exported:
+        return {}
+    stage.reporter.message(f"timing {len(exported)} exported models, {onnx.repetitions} runs each")
+    return measure_latencies(
+        {file.name: file.path for file in exported},
+        image_size,
+        engines=installed_engines() if onnx.timed_engines is None else onnx.timed_engines,
+        threads=onnx.threads or tuple(sorted({1, usable_cores()})),
+        repetitions=onnx.repetitions,
+        providers=onnx.providers,
+    )
 
 
 def _track(batches: Batches, name: str, stage: Stage) -> Iterator[Sequence[ValidationImage]]:
@@ -125,11 +210,26 @@ def _track(batches: Batches, name: str, stage: Stage) -> Iterator[Sequence[Valid
         yield batch
 
 
-def _measure(
-    validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]
-) -> tuple[AveragePrecision, dict[str, float]]:
+def _measure(validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]) -> BoxEvaluation:
     truth = [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in validation.images]
-    return average_precision(truth, detections, class_names, [image.crowd.tolist() for image in validation.images])
+    return evaluate_boxes(truth, detections, class_names, [image.crowd.tolist() for image in validation.images])
+
+
+def _uncertainty(
+    precision: AveragePrecision,
+    resampled: NDArray[np.float64] | None,
+    full_precision: AveragePrecision,
+    resampled_full: NDArray[np.float64] | None,
+) -> Uncertainty | None:
+    """Intervals of the precision and, against full precision on the same resamples, of its share."""
+    if resampled is None:
+        return None
+    share = None
+    if resampled_full is not None and not (resampled_full <= 0).any():
+        share = interval(_share(precision, full_precision), resampled / resampled_full)
+    return Uncertainty(
+        map50_95=interval(precision.map50_95, resampled, highest=1.0), share=share, resamples=len(resampled)
+    )
 
 
 def _write_detections(path: Path, validation: ValidationSet, detections: Sequence[Detections]) -> None:
@@ -158,7 +258,10 @@ def _check_image_size(image_size: int, stride: int) -> None:
 
 def _remove_previous(output: Path) -> None:
     """Remove an earlier evaluation, its report first: where there is a report, everything it names is whole."""
-    for path in (output / REPORT, *output.glob(DETECTIONS.replace(".", "-*."))):
+    remove_file(output / REPORT)
+    remove_file(output / PAGE)
+    remove_samples(output)
+    for path in (*output.glob(DETECTIONS.replace(".", "-*.")), output / SINGLE, output / HALF):
         remove_file(path)
 
 
@@ -175,4 +278,4 @@ def _show(report: EvalReport, output: Path, stage: Stage) -> None:
     data = report.data
     title = f"{data.images} images of {data.source} at {data.image_size} px"
     stage.reporter.table(title, ("model", "mAP50-95", "mAP50", "share of FP"), rows)
-    stage.reporter.message(f"report: {output / REPORT}", path=str(output / REPORT))
+    stage.reporter.message(f"report: {output / PAGE}", path=str(output / PAGE))

@@ -64,6 +64,16 @@ class ValidationImage:
             )
         return pixels
 
+    def size(self) -> Size:
+        """Width and height, from the header of the file alone.
+
+        Raises:
+            InputError: the file is missing or is not an image.
+        """
+        if isinstance(self.source, Path):
+            return image_size(self.source)
+        return self.source.shape[1], self.source.shape[0]
+
 
 @dataclass(frozen=True)
 class ValidationSet:

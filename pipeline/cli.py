@@ -10,8 +10,9 @@ import typer
 
 from pipeline.executor import Executor, run_stages
 from pipeline.local_executor import LocalExecutor, run_job
-from pipeline.plan import describe_plan, plan_stages, write_stage_configs
+from pipeline.plan import describe_plan, plan_stages, report_folders, write_stage_configs
 from pipeline.settings import check_inputs, read_run_config
+from schemas.evaluation import PAGE
 from schemas.provenance import code_version
 from schemas.stage import run_stage
 from schemas.stage_config import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
@@ -88,8 +89,9 @@ def run(
         code = run_stages(commands, starter, stage)
         if code:
             sys.exit(code)
-        artifacts = zip(("calibration set", "student", "report"), commands, strict=True)
-        stage.reporter.table("Done", ("", ""), [(name, str(command.output)) for name, command in artifacts])
+        calibration_set, student, evaluation = (command.output for command in commands)
+        artifacts = {"calibration set": calibration_set, "student": student, "report": evaluation / PAGE}
+        stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in artifacts.items()])
 
 
 @app.command()
@@ -101,7 +103,7 @@ def synth(
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 1 alone: make a labelled calibration set from a teacher, without a real image."""
-    _run_alone("synth", config, run_config, assignments, (), output, overwrite)
+    _run_alone("synth_job", config, run_config, assignments, (), output, overwrite)
 
 
 @app.command()
@@ -114,7 +116,36 @@ def qat(
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 2 alone: train a quantized student on a calibration set."""
-    _run_alone("qat", config, run_config, assignments, ("--calibration-set", str(calibration_set)), output, overwrite)
+    _run_alone(
+        "qat_job", config, run_config, assignments, ("--calibration-set", str(calibration_set)), output, overwrite
+    )
+
+
+@app.command()
+def sensitivity(
+    calibration_set: Annotated[Path, typer.Option("--calibration-set", metavar="FOLDER", help="what synth made")],
+    output: Output,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="BITS", help="plan: at most this mean over all quantized weights"),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option("--max-drop", metavar="SHARE", help="plan: largest loss on the set, before training")
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option("--candidates", metavar="BITS,...", help="weight bits to measure, default 2,3,4,6,8")
+    ] = None,
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
+    assignments: Assignments = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Which layer hurts: measure each layer's sensitivity on a calibration set, and plan mixed precision for qat."""
+    section = "qat.sensitivity" if run_config and not config else "sensitivity"
+    options = {"budget": budget, "max_drop": max_drop, "candidates": candidates and f"[{candidates}]"}
+    given = [f"{section}.{name}={value}" for name, value in options.items() if value is not None]
+    inputs = ("--calibration-set", str(calibration_set))
+    _run_alone("qat_job.sensitivity", config, run_config, [*(assignments or ()), *given], inputs, output, overwrite)
 
 
 @app.command("eval")
@@ -123,18 +154,71 @@ def evaluate(
     student: Annotated[
         list[Path] | None, typer.Option("--student", metavar="FOLDER", help="what qat made; can be repeated")
     ] = None,
+    calibration_set: Annotated[
+        Path | None, typer.Option("--calibration-set", metavar="FOLDER", help="shown in the report; what synth made")
+    ] = None,
     config: ConfigFile = None,
     run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Stage 3 alone: compare students with the full-precision detector on real images."""
-    students = [argument for folder in student or () for argument in ("--student", str(folder))]
-    _run_alone("eval", config, run_config, assignments, students, output, overwrite)
+    inputs = [argument for folder in student or () for argument in ("--student", str(folder))]
+    inputs += ["--calibration-set", str(calibration_set)] if calibration_set else []
+    _run_alone("eval_job", config, run_config, assignments, inputs, output, overwrite)
+
+
+@app.command()
+def report(
+    storage: Annotated[Path | None, typer.Argument(metavar="[STORAGE]", help="folder of a whole run")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option("--evaluation", metavar="FOLDER", help="what eval made, in place of STORAGE")
+    ] = None,
+    student: Annotated[
+        list[Path] | None, typer.Option("--student", metavar="FOLDER", help="a student it evaluated; can be repeated")
+    ] = None,
+    calibration_set: Annotated[
+        Path | None, typer.Option("--calibration-set", metavar="FOLDER", help="the set a student was made with")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="default: report.html in the evaluation")
+    ] = None,
+) -> None:
+    """Build report.html again from artifacts: no teacher, no validation image, no torch."""
+    from eval_job.report.page import rebuild_page  # loads numpy and Pillow
+
+    with run_stage("report") as stage:
+        folders = report_folders(storage, evaluation, student or [], calibration_set)
+        page = output or folders.evaluation / PAGE
+        rebuild_page(folders.evaluation, folders.students, folders.calibration_set, page)
+        stage.reporter.message(f"report: {page}", path=str(page))
+
+
+@app.command("export")
+def export_onnx(
+    student: Annotated[Path, typer.Option("--student", metavar="FOLDER", help="what qat made")],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="default: model.onnx in the student's folder")
+    ] = None,
+    calibration_set: Annotated[
+        Path | None,
+        typer.Option("--calibration-set", metavar="FOLDER", help="its images compare outputs; default: noise"),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", metavar="PIXELS", help="side to compare at; default: the set's")
+    ] = None,
+    int4: Annotated[bool, typer.Option("--int4", help="INT4 weights where 4 bits are enough: half the bytes")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a student as an ONNX model with Q/DQ operators, as qat does by default: again, or otherwise."""
+    from pipeline.export import export
+
+    with run_stage("export") as stage:
+        export(student, output, calibration_set, image_size, int4, overwrite, stage)
 
 
 def _run_alone(
-    stage: str,
+    module: str,
     config: Path | None,
     run_config: Path | None,
     assignments: list[str] | None,
@@ -148,7 +232,7 @@ def _run_alone(
     for assignment in assignments or ():
         arguments += ["--set", assignment]
     arguments += [*inputs, "--output", str(output), *(["--overwrite"] if overwrite else [])]
-    sys.exit(run_job(f"{stage}_job", arguments))
+    sys.exit(run_job(module, arguments))
 
 
 @set_app.command()

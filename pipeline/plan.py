@@ -1,14 +1,18 @@
 """From a run's configuration to the commands of its three stages, which meet only in folders of one storage."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from schemas.base import Contract
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
+from schemas.errors import ConfigError
 from schemas.run_config import RunConfig
 from schemas.storage import write_text
+from schemas.student import MANIFEST as STUDENT_MANIFEST
 
 CALIBRATION_FOLDER = "calibration"
 STUDENT_FOLDER = "student"
@@ -47,11 +51,41 @@ def plan_stages(config: RunConfig, *, overwrite: bool = False) -> tuple[StageCom
     """The commands of a run, in order."""
     storage = Path(config.storage).expanduser()
     calibration, student = storage / CALIBRATION_FOLDER, storage / STUDENT_FOLDER
+    made_with = ("--calibration-set", str(calibration))
+    evaluated = ("--student", str(student), *made_with)
     return (
         _command("synth", config.synth, storage, calibration, (), overwrite),
-        _command("qat", config.qat, storage, student, ("--calibration-set", str(calibration)), overwrite),
-        _command("eval", config.eval, storage, storage / EVAL_FOLDER, ("--student", str(student)), overwrite),
+        _command("qat", config.qat, storage, student, made_with, overwrite),
+        _command("eval", config.eval, storage, storage / EVAL_FOLDER, evaluated, overwrite),
     )
+
+
+@dataclass(frozen=True)
+class ReportFolders:
+    """What a report is built from."""
+
+    evaluation: Path
+    students: tuple[Path, ...]
+    calibration_set: Path | None
+
+
+def report_folders(
+    storage: Path | None, evaluation: Path | None, students: Sequence[Path], calibration_set: Path | None
+) -> ReportFolders:
+    """The folders a report is built from: named one by one, or those of a run that are there.
+
+    Raises:
+        ConfigError: neither or both of storage and evaluation are named.
+    """
+    if evaluation is not None and storage is None:
+        return ReportFolders(evaluation, tuple(students), calibration_set)
+    if storage is None or evaluation is not None:
+        raise ConfigError("name either the storage folder of a run, or an evaluation with --evaluation")
+    if not students and (storage / STUDENT_FOLDER / STUDENT_MANIFEST).exists():
+        students = [storage / STUDENT_FOLDER]
+    if calibration_set is None and (storage / CALIBRATION_FOLDER / SET_MANIFEST).exists():
+        calibration_set = storage / CALIBRATION_FOLDER
+    return ReportFolders(storage / EVAL_FOLDER, tuple(students), calibration_set)
 
 
 def _command(

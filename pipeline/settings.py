@@ -64,8 +64,9 @@ def stage_inputs(config: Contract) -> dict[str, Path]:
             named["teacher.path"] = teacher
     if isinstance(config, SynthConfig):
         named["labels.path"] = config.labels.path
-    if isinstance(config, EvalConfig) and config.data != EMBEDDED:
-        named["data"], named["images"] = config.data, config.images
+    if isinstance(config, EvalConfig):
+        named["data"] = config.data if config.data != EMBEDDED else None
+        named["images"] = config.images
         if config.images is None and Path(config.data).expanduser().is_file():
             named["images"] = Path(config.data).parent / "images"  # where eval looks
     return {setting: Path(path).expanduser() for setting, path in named.items() if path is not None}

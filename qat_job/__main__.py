@@ -14,7 +14,7 @@ from schemas.qat_config import QatConfig
 from schemas.ranks import Rank
 from schemas.stage import run_stage, up_to_date
 from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
-from schemas.student import MANIFEST, StudentManifest
+from schemas.student import MANIFEST, ONNX, StudentManifest, onnx_manifest_path
 
 
 def main(
@@ -39,18 +39,24 @@ def main(
         provenance = Provenance.of("qat", settings.keyed(), inputs)
         manifest = output / MANIFEST
 
-        def finished() -> bool:
+        def trained() -> bool:
             done = StudentManifest.read(manifest).provenance if manifest.exists() else None
             return up_to_date(done, provenance, output, overwrite)
+
+        def finished() -> bool:
+            return trained() and (onnx_manifest_path(output / ONNX).exists() or not settings.onnx)
 
         with stage.output(output, provenance.key, rank, finished) as wanted:
             if not wanted:
                 stage.reporter.message(f"up to date: {output}")
                 return
 
-            from qat_job.job import quantize  # loads torch, which an up-to-date run need not wait for
+            from qat_job import job  # loads torch, which an up-to-date run need not wait for
 
-            quantize(settings, provenance, calibration_set, output, stage, overwrite=overwrite)
+            if trained():  # stopped between training and export, or trained with onnx: false
+                job.export_again(settings, calibration_set, output, stage)
+            else:
+                job.quantize(settings, provenance, calibration_set, output, stage, overwrite=overwrite)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from schemas.base import Document
 from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
+from schemas.qat_config import BitPolicy
 from schemas.storage import atomic_path, file_digest, remove_file, write_text
 
 CHECKPOINTS = "checkpoints"
@@ -24,6 +25,7 @@ class CheckpointRecord(Document):
     """`step-<steps>.json`; written after the tensors it names, which makes them a checkpoint."""
 
     provenance: Provenance
+    bits: BitPolicy = Field(description="as planned, where mixed precision was asked for")
     steps: int = Field(ge=1, description="optimiser steps done")
     seconds: float = Field(ge=0, description="training time until here")
     learning_rates: tuple[float, ...] = Field(description="of each parameter group")
@@ -146,7 +148,7 @@ class Checkpoints:
             )
         self.clear()
 
-    def save(self, state: TrainingState) -> None:
+    def save(self, state: TrainingState, bits: BitPolicy) -> None:
         """Write a checkpoint, then drop the oldest ones beyond those that stay."""
         steps = len(state.losses)
         tensors = self._folder / f"step-{steps:08d}.safetensors"
@@ -154,6 +156,7 @@ class Checkpoints:
             temporary.write_bytes(save(state.tensors()))
         record = CheckpointRecord(
             provenance=self._provenance,
+            bits=bits,
             steps=steps,
             seconds=state.seconds,
             learning_rates=tuple(group["lr"] for group in state.optimizer.param_groups),

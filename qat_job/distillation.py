@@ -9,13 +9,15 @@ from torch.nn import functional as F
 from detectors.protocol import HeadOutputs
 
 
-def output_divergence(student: HeadOutputs, teacher: HeadOutputs, temperature: float) -> Tensor:
+def output_divergence(
+    student: HeadOutputs, teacher: HeadOutputs, temperature: float, box_weight: float = 1.0
+) -> Tensor:
     """KL(teacher ‖ student) on the head's outputs at temperature τ, scaled by τ², a scalar.
 
     Class logits are independent binary distributions; box logits are categorical over bins, or plain distances where
     a head has one bin (then the absolute difference stands in). Each image's sum is divided by its foreground mass,
     the sum over anchors of the teacher's highest class probability; box terms are weighted by that probability, since a
-    background anchor's box means nothing.
+    background anchor's box means nothing; `box_weight` multiplies them once more.
     """
     total = student.class_logits[0].new_zeros(())
     pairs = zip(student.class_logits, student.box_logits, teacher.class_logits, teacher.box_logits, strict=True)
@@ -33,7 +35,7 @@ def output_divergence(student: HeadOutputs, teacher: HeadOutputs, temperature: f
                 log_target=True,
             ).sum(dim=2) * temperature**2  # fmt: skip
         boxes = (boxes.mean(dim=1) * confidence).sum(dim=1)
-        total = total + ((classes * temperature**2 + boxes) / mass).mean()
+        total = total + ((classes * temperature**2 + box_weight * boxes) / mass).mean()
     return total
 
 

@@ -35,6 +35,10 @@ class ImageBatches:
         for start in range(0, count, batch):
             yield self._stack([self._image(k) for k in range(start, min(start + batch, count))])
 
+    def labels(self, images: int) -> list[Detections]:
+        """The labels of the first `images` images, on the CPU."""
+        return [Detections.from_labels(sample.labels) for sample in self._samples[:images]]
+
     def shuffled(
         self, steps: int, batch: int, seed: int, config: AugmentationConfig, first: int = 0
     ) -> Iterator[tuple[Tensor, list[Detections]]]:

@@ -1,17 +1,21 @@
-"""The story of stage 2: load teacher and set, quantize, calibrate, keep the student before training, train, save."""
+"""The story of stage 2: load teacher and set, quantize, calibrate, keep the student so far, train, save, export."""
 
 from functools import partial
 from pathlib import Path
 
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
+from qat_job.calibration_set import check_same_teacher, reference
 from qat_job.checkpoint import CHECKPOINTS, Checkpoints
+from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
+from qat_job.sensitivity.job import make_plan, measure
 from qat_job.training import train
 from quantization.calibrate import calibrate
-from quantization.convert import make_student, quantized_layers
-from quantization.student import save_student
-from schemas.errors import InputError
+from quantization.convert import make_student, mean_weight_bits, quantized_layers
+from quantization.onnx_export import PARITY_IMAGES, export_student
+from quantization.student import load_student, save_student
+from schemas.event_files import events_folder
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.shards import CalibrationSet, open_calibration_set
@@ -19,12 +23,13 @@ from schemas.stage import Stage
 from schemas.storage import remove_file
 from schemas.student import (
     MANIFEST,
+    ONNX,
     PTQ_FOLDER,
     WEIGHTS,
-    CalibrationSetReference,
     StudentManifest,
     TrainingMethod,
     TrainingSummary,
+    onnx_manifest_path,
 )
 
 
@@ -44,20 +49,27 @@ def quantize(
             request.
     """
     device = resolve_device(settings.device)
+    events = EventRecord(events_folder(folder)) if settings.tensorboard else None
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
     images = ImageBatches(calibration_set, device)
     checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
     checkpoint = checkpoints.latest(overwrite, stage.reporter.message)
-    remove_file(folder / MANIFEST)
+    for path in (folder / MANIFEST, onnx_manifest_path(folder / ONNX), folder / ONNX):
+        remove_file(path)
 
+    if checkpoint is None:
+        remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
+        settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
+    else:
+        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.steps}")
+        settings = settings.model_copy(update={"bits": checkpoint.record.bits, "sensitivity": None})
     student = make_student(teacher, settings.bits)
     save = partial(
         save_student, student, config=settings, calibration_set=reference(calibration_set), provenance=provenance
     )
     if checkpoint is None:
-        remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
         stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
         calibrate(
             student.network,
@@ -68,54 +80,71 @@ def quantize(
         summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
         before = folder if settings.ptq_only else folder / PTQ_FOLDER
         manifest = save(before, method=TrainingMethod.PTQ, training=summary)
-    else:
-        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.steps}")
     if not settings.ptq_only:
-        summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint)
+        summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events)
         manifest = save(folder, method=TrainingMethod.QAT, training=summary)
     checkpoints.clear()
+    if events is not None:
+        events.close()
+    if settings.onnx:
+        export(student, manifest, images, folder, stage)
     report(manifest, folder, stage)
     return manifest
 
 
-def remove_student(folder: Path) -> None:
-    """Delete a student's files, and the folder if nothing else is in it."""
-    for name in (MANIFEST, WEIGHTS):
-        remove_file(folder / name)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def check_same_teacher(teacher: Detector, calibration_set: CalibrationSet) -> None:
-    """A set serves the teacher it was made from, or one with the same classes.
+def with_planned_bits(
+    settings: QatConfig, teacher: Detector, calibration_set: CalibrationSet, folder: Path, stage: Stage
+) -> QatConfig:
+    """`settings` with the mixed precision they ask for; `sensitivity.json` goes beside the student.
 
     Raises:
-        InputError: class lists differ, or the images do not fit the network's stride.
+        ConfigError: the target cannot be met, or `bits.layers` names a layer that is not there.
     """
-    made_for = calibration_set.manifest.teacher
-    if made_for.class_names != teacher.identity.class_names:
-        raise InputError(
-            f"{calibration_set.folder}: made for a teacher with {len(made_for.class_names)} classes "
-            f"({', '.join(made_for.class_names[:3])}, ...), this one has {len(teacher.identity.class_names)} "
-            f"({', '.join(teacher.identity.class_names[:3])}, ...); use the set of this teacher"
-        )
-    if calibration_set.manifest.image_size % teacher.identity.stride:
-        raise InputError(
-            f"{calibration_set.folder}: images of {calibration_set.manifest.image_size} px do not fit the teacher's "
-            f"stride {teacher.identity.stride}; make a set with a multiple of it"
-        )
+    bits = settings.bits
+    if settings.sensitivity is not None:
+        measured = measure(teacher, calibration_set, settings, folder, overwrite=True, stage=stage)
+        if settings.sensitivity.plans:
+            bits = make_plan(teacher, calibration_set, measured.layers, settings, stage).applied_to(bits)
+    if bits.layers:
+        bits = bits.model_copy(update={"mean_weight_bits": mean_weight_bits(make_student(teacher, bits).network)})
+    return settings.model_copy(update={"bits": bits, "sensitivity": None})
 
 
-def reference(calibration_set: CalibrationSet) -> CalibrationSetReference:
-    """What a student says of the set it was made with."""
-    manifest = calibration_set.manifest
-    return CalibrationSetReference(
-        digest=manifest.digest,
-        samples=manifest.samples,
-        image_size=manifest.image_size,
-        label_mode=manifest.label_mode,
-        image_source=manifest.image_source,
+def export(student: Detector, manifest: StudentManifest, images: ImageBatches, folder: Path, stage: Stage) -> None:
+    """Write `model.onnx`, with its outputs on calibration images compared to the student's.
+
+    Raises:
+        VerificationError: they differ.
+    """
+    stage.stop_here_if_asked()
+    stage.reporter.message(f"exporting {folder / ONNX}")
+    batch = next(images.in_order(PARITY_IMAGES, PARITY_IMAGES))
+    size = manifest.calibration_set.image_size
+    exported = export_student(student, manifest, folder / ONNX, batch, image_size=size, int4=False)
+    parity = exported.parity
+    stage.reporter.message(
+        f"{folder / ONNX}: {exported.bytes / 1e6:.2f} MB; against the student, scores differ by at most "
+        f"{parity.score_max:.4f}, boxes by {parity.box_mean:.3f} px on average"
     )
+
+
+def export_again(settings: QatConfig, set_folder: Path, folder: Path, stage: Stage) -> None:
+    """Export a finished student that has no `model.onnx` yet.
+
+    Raises:
+        VerificationError: the student or the set does not match its digest.
+    """
+    device = resolve_device(settings.device)
+    student, manifest = load_student(folder, device)
+    export(student, manifest, ImageBatches(open_calibration_set(set_folder), device), folder, stage)
+
+
+def remove_student(folder: Path) -> None:
+    """Delete a student's files, and the folder if nothing else is in it."""
+    for path in (folder / MANIFEST, folder / WEIGHTS, onnx_manifest_path(folder / ONNX), folder / ONNX):
+        remove_file(path)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def report(manifest: StudentManifest, folder: Path, stage: Stage) -> None:

@@ -11,6 +11,7 @@ from detectors.detections import Detections
 from detectors.protocol import Detector, HeadOutputs
 from qat_job.checkpoint import Checkpoint, Checkpoints, TrainingState
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
+from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
@@ -30,6 +31,7 @@ def train(
     stage: Stage,
     checkpoints: Checkpoints,
     checkpoint: Checkpoint | None = None,
+    events: EventRecord | None = None,
 ) -> TrainingSummary:
     """Train a calibrated student in place; batch-norm statistics stay as they are.
 
@@ -41,6 +43,8 @@ def train(
         stage: shows progress.
         checkpoints: takes the state every `config.checkpoint_interval` steps and when the stage is asked to stop.
         checkpoint: where to go on; the steps from there are those of a training that was never interrupted.
+        events: takes the progress where it is given.
+
 
     Raises:
         InputError: the loss is no longer finite; the last checkpoint is of a step where it was.
@@ -67,7 +71,7 @@ def train(
             due = step % config.checkpoint_interval == 0 or stage.stop_asked
             if due and step > saved and state.is_finite():
                 state.seconds = time.monotonic() - start
-                checkpoints.save(state)
+                checkpoints.save(state, config.bits)
                 saved = step
             stage.stop_here_if_asked()
             batch, labels = next(batches)
@@ -87,9 +91,10 @@ def train(
             optimizer.step()
             schedule.step()
             losses.append(loss.detach())
-            if len(losses) % CHECK_INTERVAL == 0:
+            if len(losses) % CHECK_INTERVAL == 0 or len(losses) == config.steps:
                 check_finite(losses, config)
-    check_finite(losses, config)
+                if events is not None:
+                    events.write(losses, float(schedule.get_last_lr()[0]), student.network)
     curve = torch.stack(losses).tolist()
     tail = curve[-max(1, len(curve) // 10) :]
     return TrainingSummary(

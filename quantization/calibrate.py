@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantization.convert import in_float, quantized_layers
+from quantization.layers import QuantizedLayer
 from quantization.plan import QuantizerSpec
 
 BINS = 2048
@@ -31,7 +32,7 @@ def calibrate(network: nn.Module, batches: Callable[[], Iterable[Tensor]], forwa
     """
     layers = quantized_layers(network)
     for layer in layers.values():
-        layer.weight_quantizer.initialise(weight_step_sizes(layer.weight, layer.weight_quantizer.spec))
+        calibrate_weight(layer)
 
     observers = {name: HistogramObserver() for name in layers}
     handles = [
@@ -51,6 +52,12 @@ def calibrate(network: nn.Module, batches: Callable[[], Iterable[Tensor]], forwa
     for name, layer in layers.items():
         step_size, zero_point = activation_step_size(observers[name], layer.input_quantizer.spec)
         layer.input_quantizer.initialise(step_size, zero_point)
+
+
+@torch.no_grad()
+def calibrate_weight(layer: QuantizedLayer) -> None:
+    """Initialise a layer's weight quantizer."""
+    layer.weight_quantizer.initialise(weight_step_sizes(layer.weight, layer.weight_quantizer.spec))
 
 
 class HistogramObserver:

@@ -33,6 +33,13 @@ def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
 
 
+def mean_weight_bits(network: nn.Module) -> float:
+    """Mean bits of a student over the weights of all quantized layers, those at fixed bits included; no biases."""
+    layers = quantized_layers(network).values()
+    bits = sum(layer.weight.numel() * layer.weight_quantizer.spec.bits for layer in layers)
+    return bits / sum(layer.weight.numel() for layer in layers)
+
+
 @contextmanager
 def in_float(network: nn.Module) -> Iterator[None]:
     """Quantizers off inside the block."""

@@ -1,12 +1,13 @@
 """Convolutions and linear layers with fake-quantized weights and inputs."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantization.fake_quantize import FakeQuantizer
-from quantization.plan import LayerPlan
+from quantization.plan import LayerPlan, QuantizerSpec
 
 
 class QuantizedLayer(nn.Module):
@@ -19,8 +20,7 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         self.weight = layer.weight
         self.bias = layer.bias
-        channels = layer.weight.shape[0] if plan.weight.granularity == "per_channel" else 1
-        self.weight_quantizer = FakeQuantizer(plan.weight, channels)
+        self.weight_quantizer = weight_quantizer(layer.weight, plan.weight)
         self.input_quantizer = FakeQuantizer(plan.input)
         self.enabled = True
 
@@ -30,9 +30,19 @@ class QuantizedLayer(nn.Module):
             return self.compute(x, self.weight)
         return self.compute(self.input_quantizer(x), self.weight_quantizer(self.weight))
 
+    def set_weight_bits(self, bits: int) -> None:
+        """Take another weight quantizer of the same kind, step sizes not initialised yet."""
+        spec = replace(self.weight_quantizer.spec, bits=bits)
+        self.weight_quantizer = weight_quantizer(self.weight, spec).to(self.weight.device)
+
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """The float operation with given weights."""
         raise NotImplementedError
+
+
+def weight_quantizer(weight: Tensor, spec: QuantizerSpec) -> FakeQuantizer:
+    """A quantizer for `weight`, channels first."""
+    return FakeQuantizer(spec, weight.shape[0] if spec.granularity == "per_channel" else 1)
 
 
 class QuantizedConv2d(QuantizedLayer):

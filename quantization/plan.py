@@ -1,11 +1,13 @@
 """What a bit policy means for a given detector: which layer gets which quantizers."""
 
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
 from detectors.protocol import Detector
+from schemas.errors import ConfigError
 from schemas.qat_config import BitPolicy, Policy, Quantizer
 
 EDGE_BITS = 8
@@ -42,22 +44,28 @@ class LayerPlan:
 
 
 def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
-    """The plan of every layer that `bits` quantizes, by module name; layers not named stay in float."""
+    """The plan of every layer that `bits` quantizes, by module name; layers not named stay in float.
+
+    Raises:
+        ConfigError: `bits.layers` names a layer that is not there, stays in float or has its bits from the policy.
+    """
     layers = [name for name, module in detector.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     scheme: Literal["symmetric", "affine"] = (
         "affine" if bits.activation_quantizer is Quantizer.LSQ_PLUS else "symmetric"
     )
     in_float = set(detector.float_layers())
-    edges = {detector.first_layer(), *detector.output_layers()}
+    edges = fixed_weight_bits(detector, bits)
     if bits.policy is Policy.PAPER:
         in_float |= {detector.first_layer(), *detector.head_layers()}
+
+    _check_names(bits, layers, free=[name for name in layers if name not in in_float | edges.keys()])
 
     plan: dict[str, LayerPlan] = {}
     for name in layers:
         if name in in_float:
             continue
         weight_bits, activation_bits = (
-            (EDGE_BITS, EDGE_BITS) if name in edges else (bits.weight_bits, bits.activation_bits)
+            (EDGE_BITS, EDGE_BITS) if name in edges else (bits.layers.get(name, bits.weight_bits), bits.activation_bits)
         )
         granularity: Literal["per_tensor", "per_channel"] = (
             "per_channel" if bits.policy is Policy.DEPLOY else "per_tensor"
@@ -67,3 +75,24 @@ def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
             input=QuantizerSpec(activation_bits, "per_tensor", scheme),
         )
     return plan
+
+
+def fixed_weight_bits(detector: Detector, bits: BitPolicy) -> dict[str, int]:
+    """Layers whose weight bits the policy fixes: under deploy the first one and the output convolutions."""
+    if bits.policy is Policy.PAPER:
+        return {}  # it leaves them in float
+    return dict.fromkeys((detector.first_layer(), *detector.output_layers()), EDGE_BITS)
+
+
+def _check_names(bits: BitPolicy, layers: list[str], free: list[str]) -> None:
+    for name in bits.layers:
+        if name in free:
+            continue
+        if name in layers:
+            raise ConfigError(
+                f"bits.layers: the {bits.policy.value} policy decides about {name!r} itself (first layer, outputs, "
+                "decoding or head); remove it"
+            )
+        close = difflib.get_close_matches(name, free, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"its layers are named like {free[0]!r}"
+        raise ConfigError(f"bits.layers: the detector has no layer {name!r}; {hint}")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from detectors.protocol import Detector
 from detectors.registry import build_detector
 from quantization.convert import make_student, quantizer_records
-from schemas.errors import InputError, VerificationError
+from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.storage import atomic_path, file_digest, remove_file, write_text
@@ -66,7 +66,10 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
     weights = folder / WEIGHTS
     if not weights.is_file() or file_digest(weights) != manifest.weights_sha256:
         raise VerificationError(f"{weights}: content does not match its digest; copy it again or run qat again")
-    student = make_student(build_detector(manifest.teacher), manifest.bits)
+    try:
+        student = make_student(build_detector(manifest.teacher), manifest.bits)
+    except ConfigError as error:
+        raise VerificationError(f"{folder / MANIFEST}: {error}") from error
     if quantizer_records(student.network) != manifest.quantizers:
         raise VerificationError(f"{folder / MANIFEST}: its quantizers are not those of its policy {manifest.bits.name}")
     try:

@@ -1,9 +1,40 @@
 """Configuration of stage 3, evaluation. All defaults live here."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from schemas.base import Contract
 from schemas.teacher import TeacherSource
+
+EngineName = Literal["onnxruntime", "openvino"]
+"""Engines that run exported models."""
+
+
+class OnnxEvaluation(Contract):
+    """What is done with the exported models of the students; nothing where no student folder holds one."""
+
+    models: Literal["none", "students", "all"] = Field(
+        default="all", description="students: their model.onnx; all: also the teacher, exported here as FP32 and FP16"
+    )
+    engine: EngineName = Field(default="onnxruntime", description="engine whose detections are scored")
+    providers: tuple[str, ...] = Field(
+        default=("CPUExecutionProvider",),
+        min_length=1,
+        strict=False,  # as in `ViewConfig`: a run configuration is validated from plain Python values
+        description="onnxruntime execution providers, best first, for example CUDAExecutionProvider",
+    )
+    timed_engines: tuple[EngineName, ...] | None = Field(
+        default=None,
+        strict=False,
+        description="engines to time; null: onnxruntime, and openvino where it is installed",
+    )
+    threads: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None,
+        strict=False,
+        description="thread counts to time; null: 1 and the number of usable cores",
+    )
+    repetitions: int = Field(default=30, ge=1, le=100_000, description="timed runs of each model, engine, threads")
 
 
 class EvalConfig(Contract):
@@ -23,4 +54,8 @@ class EvalConfig(Contract):
     confidence: float = Field(default=0.001, ge=0, lt=1, description="lowest score kept; COCO practice 0.001")
     iou: float = Field(default=0.7, gt=0, le=1, description="NMS threshold; Ultralytics val 0.7")
     max_detections: int = Field(default=300, ge=1, le=10_000, description="boxes kept per image; Ultralytics val 300")
+    samples: int = Field(
+        default=6, ge=0, le=64, description="validation images shown in the report; 0: none, where they are private"
+    )
+    onnx: OnnxEvaluation = OnnxEvaluation()
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")

@@ -5,12 +5,17 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.base import Contract, Document
-from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode
+from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
 from schemas.eval_config import EvalConfig
 from schemas.provenance import Provenance
 
 REPORT = "report.json"
 DETECTIONS = "detections.json"
+PAGE = "report.html"
+SAMPLES_FOLDER = "samples"
+"""Folder of the sample pictures, beside `report.json`."""
+CONFIDENT = 0.25
+"""Lowest score of a detection that is shown or counted in statistics; what Ultralytics' predict shows."""
 
 
 class ValidationData(Contract):
@@ -29,6 +34,40 @@ class PrecisionRecall(Contract):
 
     iou50: tuple[float, ...] = Field(min_length=101, max_length=101, description="at IoU 0.50")
     iou50_95: tuple[float, ...] = Field(min_length=101, max_length=101, description="mean over IoU 0.50 to 0.95")
+
+
+class Interval(Contract):
+    """A 95 % interval from a bootstrap over the validation images: 1.96 standard errors to either side."""
+
+    low: float
+    high: float
+
+
+class Uncertainty(Contract):
+    """What another sample of as many images might have given; says nothing about another training seed."""
+
+    map50_95: Interval
+    share: Interval | None = Field(description="of the share of full precision, on the same resamples; null for itself")
+    resamples: int = Field(ge=1)
+
+
+class SampleBox(Contract):
+    """A box drawn on a sample picture."""
+
+    bbox: tuple[float, float, float, float] = Field(description="[x, y, w, h] in pixels of the stored picture")
+    class_name: str
+    score: float = Field(default=1.0, ge=0, le=1, description="1 for labels")
+
+
+class SamplePicture(Contract):
+    """A validation image as the report shows it, without metadata and not larger than the page needs."""
+
+    file: str = Field(pattern=r"^[0-9]{4}\.jpg$", description="in the folder `samples` beside the report")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    width: int = Field(ge=1, description="pixels")
+    height: int = Field(ge=1, description="pixels")
+    labels: tuple[SampleBox, ...]
+    detections: dict[str, tuple[SampleBox, ...]] = Field(description="of each model by name, confident ones")
 
 
 class Latency(Contract):
@@ -53,6 +92,7 @@ class EvaluatedModel(Contract):
     per_class: dict[str, float] = Field(description="AP50-95 of each class with boxes in the data")
     seconds_per_image: float = Field(ge=0, description="forward pass and NMS, simulated quantization included")
     precision_recall: PrecisionRecall | None = Field(default=None, description="null in reports of older versions")
+    uncertainty: Uncertainty | None = Field(default=None, description="null where it was not estimated")
     file_bytes: int | None = Field(default=None, ge=1, description="size of the exported file; null: not exported")
     latencies: tuple[Latency, ...] = Field(default=(), description="of the exported file, by engine and threads")
 
@@ -62,5 +102,9 @@ class EvalReport(Document):
 
     data: ValidationData
     models: tuple[EvaluatedModel, ...] = Field(min_length=1)
+    detection_statistics: LabelStatistics | None = Field(
+        default=None, description="of the teacher's confident detections, to hold a set's labels against"
+    )
+    samples: tuple[SamplePicture, ...] = Field(default=(), description="evenly spread over the data, never chosen")
     eval: EvalConfig
     provenance: Provenance

@@ -14,12 +14,12 @@ from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.sensitivity import SensitivityReport
 from schemas.storage import write_text
-from schemas.student import StudentManifest
+from schemas.student import OnnxManifest, StudentManifest
 from schemas.synth_config import SynthConfig
 
 EXPORTED: tuple[type[Contract], ...] = (
-    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, QatConfig, RunConfig, SensitivityReport, ShardRecord,
-    StudentManifest, SynthConfig,
+    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, OnnxManifest, QatConfig, RunConfig, SensitivityReport,
+    ShardRecord, StudentManifest, SynthConfig,
 )  # fmt: skip
 
 

@@ -8,13 +8,14 @@ from pydantic import Field
 
 from schemas.base import Contract, canonical_digest
 
+StageName = Literal["synth", "qat", "sensitivity", "export", "eval"]
 Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 
 class Provenance(Contract):
     """How an artifact came to be. Equal keys mean equal configuration and equal inputs."""
 
-    stage: Literal["synth", "qat", "eval"]
+    stage: StageName
     key: str = Field(description="sha256 of the stage, its configuration and its inputs' digests")
     config: dict[str, Any] = Field(description="the stage's configuration without locations and device")
     inputs: dict[str, str] = Field(description="digest of each input by role, for example teacher")
@@ -22,7 +23,7 @@ class Provenance(Contract):
     created: datetime
 
     @classmethod
-    def of(cls, stage: Literal["synth", "qat", "eval"], config: dict[str, Any], inputs: dict[str, str]) -> "Provenance":
+    def of(cls, stage: StageName, config: dict[str, Any], inputs: dict[str, str]) -> "Provenance":
         """The provenance of a stage that is about to run."""
         key = canonical_digest({"stage": stage, "config": config, "inputs": inputs})
         created = datetime.now(UTC).replace(microsecond=0)

@@ -1,9 +1,9 @@
 """Configuration of stage 2, quantization-aware training. All defaults live here."""
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Contract
 from schemas.teacher import TeacherSource
@@ -28,18 +28,34 @@ class Policy(StrEnum):
     convolutions; those and the first layer at 8 bits; DFL and box decoding in float."""
 
 
+Bits = Annotated[int, Field(ge=2, le=8)]
+"""Bits of a quantizer."""
+
+
 class BitPolicy(Contract):
     """Bits and policy; always named in a result."""
 
     policy: Policy = Policy.DEPLOY
-    weight_bits: int = Field(default=8, ge=2, le=8)
-    activation_bits: int = Field(default=8, ge=2, le=8)
+    weight_bits: Bits = 8
+    activation_bits: Bits = 8
+    layers: dict[str, Bits] = Field(
+        default={}, description="weight bits of single layers by module name (mixed precision); others: weight_bits"
+    )
+    mean_weight_bits: float | None = Field(
+        default=None,
+        ge=2,
+        le=8,
+        description="of a mixed-precision student, over all weights that are quantized; written by qat, set null",
+    )
     quantizer: Quantizer | None = Field(default=None, description="null: lsq+ for deploy, lsq for paper")
 
     @property
     def name(self) -> str:
-        """Short name, for example `W4A8 deploy`."""
-        return f"W{self.weight_bits}A{self.activation_bits} {self.policy.value}"
+        """Short name: `W4A8 deploy`, or with the mean over all quantized weights `W4.05A8 deploy mixed`."""
+        if not self.layers:
+            return f"W{self.weight_bits}A{self.activation_bits} {self.policy.value}"
+        mean = "?" if self.mean_weight_bits is None else f"{self.mean_weight_bits:.2f}"
+        return f"W{mean}A{self.activation_bits} {self.policy.value} mixed"
 
     @property
     def activation_quantizer(self) -> Quantizer:
@@ -47,6 +63,44 @@ class BitPolicy(Contract):
         if self.quantizer is not None:
             return self.quantizer
         return Quantizer.LSQ if self.policy is Policy.PAPER else Quantizer.LSQ_PLUS
+
+
+class SensitivityConfig(Contract):
+    """How each layer's sensitivity is measured, and what is planned from it; at most one of the two targets."""
+
+    candidates: tuple[Bits, ...] = Field(
+        default=(2, 3, 4, 6, 8), min_length=1, description="weight bits that are measured and planned with"
+    )
+    images: int = Field(default=32, ge=1, description="at most this many images of the calibration set are looked at")
+    budget: float | None = Field(
+        default=None, ge=2, le=8, description="mixed precision of at most this mean over all weights that are quantized"
+    )
+    max_drop: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="mixed precision of the fewest bits that, before training, cost at most this share of the "
+        "teacher's mAP50-95 on the labels of the calibration set",
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if self.budget is not None and self.max_drop is not None:
+            raise ValueError(f"budget {self.budget:g} and max_drop {self.max_drop:g} are both set: set one of them")
+        return self
+
+    @field_validator("candidates")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        for bits in value:
+            if value.count(bits) > 1:
+                raise ValueError(f"{bits} is there twice")
+        return value
+
+    @property
+    def plans(self) -> bool:
+        """Whether bits are planned from what is measured."""
+        return self.budget is not None or self.max_drop is not None
 
 
 RATE_AT_4_BITS = 2e-4
@@ -76,6 +130,9 @@ class QatConfig(Contract):
 
     teacher: TeacherSource = TeacherSource()
     bits: BitPolicy = BitPolicy()
+    sensitivity: SensitivityConfig | None = Field(
+        default=None, description="measure each layer's sensitivity first; with a target, plan mixed precision from it"
+    )
     ptq_only: bool = Field(default=False, description="stop after calibration: post-training quantization")
     steps: int = Field(default=250, ge=1, le=10_000_000, description="optimiser steps")
     batch: int = Field(default=8, ge=1, le=1024, description="images per step")
@@ -96,7 +153,9 @@ class QatConfig(Contract):
         default=100, ge=1, description="steps between checkpoints; a killed training repeats at most this many"
     )
     checkpoints_kept: int = Field(default=2, ge=1, le=1000, description="latest checkpoints that stay while it trains")
+    tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
+    onnx: bool = Field(default=True, description="also export the finished student to model.onnx")
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
@@ -106,14 +165,21 @@ class QatConfig(Contract):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_plan(self) -> Self:
+        if self.bits.layers and self.sensitivity is not None and self.sensitivity.plans:
+            raise ValueError(
+                "bits.layers is a plan already and sensitivity asks for another: remove one of the two "
+                "(without budget and max_drop, sensitivity only measures)"
+            )
+        return self
+
     @property
     def weight_learning_rate(self) -> float:
         """The learning rate of weights, the default resolved: in proportion to the size of a quantization step."""
         return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
 
     def keyed(self) -> dict[str, Any]:
-        """What decides the student: everything but locations (their digests count), the device and checkpoints."""
-        return self.model_dump(
-            mode="json",
-            exclude={"device": True, "checkpoint_interval": True, "checkpoints_kept": True, "teacher": {"path"}},
-        )
+        """What decides the student: not locations (their digests count), the device, or what is written beside it."""
+        beside = {"tensorboard": True, "onnx": True, "checkpoint_interval": True, "checkpoints_kept": True}
+        return self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path"}})

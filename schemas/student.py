@@ -1,6 +1,7 @@
-"""The student: a folder with `model.safetensors` and `student.json`."""
+"""The student: a folder with `model.safetensors` and `student.json`, and `model.onnx` where it was exported."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -15,6 +16,8 @@ MANIFEST = "student.json"
 WEIGHTS = "model.safetensors"
 PTQ_FOLDER = "ptq"
 """Sub-folder of a trained student that holds the same student before training."""
+ONNX = "model.onnx"
+"""Name of the exported student in its folder; any other name will do for `zsq export --output`."""
 
 
 class TrainingMethod(StrEnum):
@@ -67,3 +70,47 @@ class StudentManifest(Document):
     training: TrainingSummary
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     provenance: Provenance
+
+
+class OnnxParity(Contract):
+    """How far the exported model's outputs are from those of the student that training simulated, before NMS."""
+
+    images: int = Field(ge=1)
+    image_source: Literal["calibration set", "noise"] = Field(description="noise: exported without the set at hand")
+    score_max: float = Field(ge=0, description="largest absolute error of a class score, of at most 1")
+    score_mean: float = Field(ge=0, description="mean absolute error of class scores")
+    box_max: float = Field(ge=0, description="largest absolute error of a box value, pixels")
+    box_mean: float = Field(ge=0, description="mean absolute error of box values, pixels")
+    matched: float = Field(ge=0, le=1, description="share of outputs that could be compared; 1 unless end to end")
+
+
+class OnnxManifest(Document):
+    """`model.onnx.json`, beside the exported model; written last."""
+
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=1)
+    opset: int = Field(ge=21)
+    image_size: int = Field(
+        ge=32, le=4096, description="side of the square that outputs were compared at, pixels; others fit"
+    )
+    student_sha256: str = Field(description="`weights_sha256` of the student it was exported from")
+    bits: BitPolicy
+    weight_tensors: dict[str, int] = Field(description="number of quantized weight tensors by bits")
+    activation_tensors: dict[str, int] = Field(description="number of quantized activations by bits")
+    float_layers: tuple[str, ...] = Field(description="convolutions and linear layers left in float, by module name")
+    int4: bool = Field(description="weights of up to 4 bits are stored as INT4, else in INT8")
+    parity: OnnxParity
+    onnx_version: str
+    onnxruntime_version: str
+    provenance: Provenance
+
+
+def onnx_manifest_path(model: Path) -> Path:
+    """Where the manifest of an exported model lies: `model.onnx.json` for `model.onnx`."""
+    return model.with_name(f"{model.name}.json")
+
+
+def export_provenance(student: StudentManifest, image_size: int, int4: bool) -> Provenance:
+    """What decides an exported model; the calibration images only measure it."""
+    return Provenance.of("export", {"image_size": image_size, "int4": int4}, {"student": student.weights_sha256})

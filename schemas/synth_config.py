@@ -138,6 +138,7 @@ class SynthConfig(Contract):
     seed: int = Field(default=0, ge=0, lt=2**63)
     labels: LabelConfig = LabelConfig()
     inversion: InversionConfig = InversionConfig()
+    tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
 
     @model_validator(mode="after")
@@ -158,5 +159,7 @@ class SynthConfig(Contract):
         return Initialisation.SAMPLED if adaptive else Initialisation.LOW_FREQUENCY
 
     def keyed(self) -> dict[str, Any]:
-        """What decides the content of the set: everything but locations (their digests count) and the device."""
-        return self.model_dump(mode="json", exclude={"device": True, "teacher": {"path"}, "labels": {"path"}})
+        """What decides the content of the set: all but locations (their digests count), the device and event files."""
+        return self.model_dump(
+            mode="json", exclude={"device": True, "tensorboard": True, "teacher": {"path"}, "labels": {"path"}}
+        )

@@ -31,6 +31,7 @@ def invert(
     generator: torch.Generator,
     advance: Callable[[], None] = lambda: None,
     relabel: Relabel | None = None,
+    terms: list[Tensor] | None = None,
 ) -> Tensor:
     """Optimise images for labels (arXiv 2507.16782, stage 1), seen in random views.
 
@@ -45,6 +46,7 @@ def invert(
         generator: draws the views, on the CPU.
         advance: called after every step; what it raises ends the inversion.
         relabel: may replace the labels between steps.
+        terms: takes the unweighted terms of each step, `(4,)`: task, batch norm, first layer, total variation.
 
     Returns:
         The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
@@ -69,7 +71,12 @@ def invert(
             loss = weights.task * len(labels) * task_loss
             every_layer, first_layer = matching.losses()
             loss = loss + weights.batch_norm * every_layer + weights.first_layer * first_layer
-            loss = loss + weights.total_variation * total_variation(images)
+            variation = total_variation(images)
+            loss = loss + weights.total_variation * variation
+            if terms is not None:
+                terms.append(
+                    torch.stack([t.detach().to(loss) for t in (task_loss, every_layer, first_layer, variation)])
+                )
             loss.backward()
             optimizer.step()
             schedule.step()

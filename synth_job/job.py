@@ -20,6 +20,7 @@ from schemas.calibration_set import (
     shard_record_path,
 )
 from schemas.errors import ConfigError
+from schemas.event_files import events_folder
 from schemas.provenance import Provenance
 from schemas.ranks import Rank
 from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
@@ -31,6 +32,7 @@ from synth_job.divergence import Attempts
 from synth_job.initialisation import enlarged, initial_images, sample_generator
 from synth_job.inversion import invert
 from synth_job.label_sampling import LabelSampler, SampledLabels
+from synth_job.loss_record import LossRecord
 
 CONTACT_SHEET = "contact_sheet.png"
 AGREEMENT_CONFIDENCE = 0.001
@@ -51,12 +53,13 @@ def synthesize(
         ZsqError: bad input, a foreign unfinished set in the folder, or a stop request.
     """
     device = resolve_device(settings.device, rank.local_index)
+    losses = LossRecord(events_folder(folder)) if settings.tensorboard else None
     teacher = load_teacher(settings.teacher, device)
     size = settings.image_size or teacher.identity.input_size
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
-    sampler = LabelSampler(teacher, settings.labels, settings.seed)
+    sampler = LabelSampler(teacher, settings.labels, settings.seed, losses)
     remove_file(folder / MANIFEST)  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
@@ -68,7 +71,7 @@ def synthesize(
         stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
         attempts = Attempts(stage.reporter.message)
         sampled = sampler.sample(indices, size, stage, attempts)
-        images = synthesize_images(teacher, sampled, indices, settings, size, stage, attempts)
+        images = synthesize_images(teacher, sampled, indices, settings, size, stage, attempts, losses)
         write_shard(
             folder, number, zip(images, sampled.labels(size), strict=True),
             first_sample=first, seed=settings.seed, key=provenance.key, diverged=attempts.failed,
@@ -98,6 +101,8 @@ def synthesize(
     )
     write_contact_sheet(folder / CONTACT_SHEET, samples, teacher.identity.class_names)
     write_text(folder / MANIFEST, manifest.to_json())
+    if losses is not None:
+        losses.close()
     report(CalibrationSet(folder, manifest, samples), stage)
     return manifest
 
@@ -139,8 +144,9 @@ def synthesize_images(
     size: int,
     stage: Stage,
     attempts: Attempts,
+    losses: LossRecord | None = None,
 ) -> list[Pixels]:
-    """Images of `size` pixels for the labels of one shard.
+    """Images of `size` pixels for the labels of one shard; `losses` takes the loss terms where it is given.
 
     Raises:
         InputError: an inversion diverges, whatever the random numbers.
@@ -159,11 +165,16 @@ def synthesize_images(
                 images = enlarged(sampled.images[batch], size)
             else:
                 images = initial_images(settings.initialisation, settings.seed, indices[batch], size, attempt)
-            return invert(
+            first = indices[batch][0]
+            terms: list[Tensor] | None = [] if losses else None
+            images = invert(
                 teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
                 weights=config.weights, views=config.views,
-                generator=sample_generator(settings.seed, indices[batch][0], attempt), advance=advance,
+                generator=sample_generator(settings.seed, first, attempt), advance=advance, terms=terms,
             )  # fmt: skip
+            if losses and terms:
+                losses.write("inversion", terms, first // config.batch * config.iterations)
+            return images
 
         pixels += to_pixels(attempts.run("inversion", indices[batch], change, attempt_at))
     return pixels

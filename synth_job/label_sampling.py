@@ -18,6 +18,7 @@ from synth_job.divergence import Attempts
 from synth_job.given_labels import read_given_labels
 from synth_job.initialisation import initial_images, sample_generator
 from synth_job.inversion import invert
+from synth_job.loss_record import LossRecord
 
 SIDE_RANGE = (0.2, 0.8)
 """Width and height of a random box are uniform in this range, shares of the image side (arXiv 2507.16782)."""
@@ -59,9 +60,11 @@ class LabelSampler:
         teacher: decides in adaptive sampling.
         config: source and its settings.
         seed: of the set.
+        record: takes the loss terms of adaptive sampling, where it is given.
     """
 
-    def __init__(self, teacher: Detector, config: LabelConfig, seed: int) -> None:
+    def __init__(self, teacher: Detector, config: LabelConfig, seed: int, record: LossRecord | None = None) -> None:
+        self._record = record
         self._teacher = teacher
         self._config = config
         self._seed = seed
@@ -124,6 +127,7 @@ class LabelSampler:
             config,
             [random_boxes(generator, self._classes, 1).scaled(config.size) for generator in generators],
         )
+        terms: list[Tensor] | None = [] if self._record else None
         images = invert(
             self._teacher,
             initial_images(config.initialisation, self._seed, batch, config.size, attempt),
@@ -135,7 +139,10 @@ class LabelSampler:
             generator=sample_generator(self._seed, batch[0], attempt),
             advance=advance,
             relabel=relabelling.after_step,
+            terms=terms,
         )
+        if self._record and terms:
+            self._record.write("label sampling", terms, batch[0] // config.batch * config.iterations)
         return images.cpu(), relabelling
 
 

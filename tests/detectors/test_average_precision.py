@@ -1,6 +1,6 @@
 import pytest
 
-from detectors.average_precision import average_precision, coco_results
+from detectors.average_precision import average_precision, coco_results, evaluate_boxes
 from detectors.detections import Detections
 
 CLASSES = ("cat", "dog")
@@ -19,6 +19,31 @@ def test_a_hand_computed_curve_gives_its_area() -> None:
     assert precision.map50_95 == pytest.approx(expected)
     assert precision.map50 == pytest.approx(expected)
     assert per_class == {"cat": pytest.approx(expected)}
+
+
+def test_the_curve_is_precision_at_101_recall_levels() -> None:
+    truth = [Detections.of([LEFT, RIGHT], [0, 0])]
+    predictions = [Detections.of([LEFT, ELSEWHERE, RIGHT], [0, 0, 0], [0.9, 0.8, 0.7])]
+
+    curve = evaluate_boxes(truth, predictions, CLASSES).curve
+
+    assert curve.iou50 == pytest.approx([1.0] * 51 + [2 / 3] * 50)
+    assert curve.iou50_95 == pytest.approx(curve.iou50), "these boxes fit at every threshold"
+
+
+def test_the_curve_is_a_mean_over_classes_with_labels_and_over_thresholds() -> None:
+    truth = [Detections.of([LEFT, RIGHT], [0, 1])]
+    found = [Detections.of([[0.0, 0.0, 72.0, 100.0]], [0], [0.9])]  # IoU 0.72: right at five of ten thresholds
+
+    evaluation = evaluate_boxes(truth, found, (*CLASSES, "never seen"))
+
+    assert evaluation.curve.iou50 == pytest.approx([0.5] * 101)
+    assert evaluation.curve.iou50_95 == pytest.approx([0.25] * 101)
+    assert sum(evaluation.curve.iou50_95) / 101 == pytest.approx(evaluation.summary.map50_95)
+
+
+def test_finding_nothing_gives_a_flat_curve() -> None:
+    assert set(evaluate_boxes([Detections.of([LEFT], [0])], [NOTHING], CLASSES).curve.iou50) == {0.0}
 
 
 def test_an_overlap_of_0_72_counts_at_five_of_ten_thresholds() -> None:

@@ -17,7 +17,7 @@ from tests.docker.conftest import ROOT, STAGES, Project, assignments
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 
 IMAGE_USER = 10001
-OUTPUTS = ("calibration/manifest.json", "student/student.json", "eval/report.json")
+OUTPUTS = ("calibration/manifest.json", "student/student.json", "eval/report.json", "eval/report.html")
 
 
 @pytest.fixture(scope="module")

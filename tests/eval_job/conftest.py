@@ -1,6 +1,5 @@
 """Drawn validation data, a detector that finds what was drawn, and students made of it."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from detectors.detections import Detections
@@ -136,7 +136,7 @@ def colour_teacher(teacher_file: Path) -> ColourDetector:
 
 @pytest.fixture
 def write_student(tmp_path: Path, colour_teacher: ColourDetector) -> Callable[..., Path]:
-    """Write the manifest of a student of the colour teacher."""
+    """Write a student of the colour teacher; its weights are those of no layer."""
 
     def write(
         name: str, method: TrainingMethod = TrainingMethod.QAT, image_size: int = 64, teacher_sha256: str | None = None
@@ -144,6 +144,9 @@ def write_student(tmp_path: Path, colour_teacher: ColourDetector) -> Callable[..
         identity = colour_teacher.identity.model_copy(
             update={"sha256": teacher_sha256 or colour_teacher.identity.sha256}
         )
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        save_file({}, folder / "model.safetensors", metadata={"student": name})
         manifest = StudentManifest(
             teacher=identity,
             method=method,
@@ -155,13 +158,11 @@ def write_student(tmp_path: Path, colour_teacher: ColourDetector) -> Callable[..
             ),
             qat=QatConfig(),
             training=TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None),
-            weights_sha256=hashlib.sha256(name.encode()).hexdigest(),
+            weights_sha256=file_digest(folder / "model.safetensors"),
             provenance=Provenance(
                 stage="qat", key="k", config={}, inputs={}, code_version="0", created=datetime.now(UTC)
             ),
         )  # fmt: skip
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
         (folder / "student.json").write_text(manifest.to_json(), encoding="utf-8")
         return folder
 

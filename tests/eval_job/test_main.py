@@ -201,6 +201,60 @@ def test_what_cannot_run_is_refused_in_one_line(run: Run, tmp_path: Path, assign
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+def test_a_page_a_curve_and_an_interval_come_with_the_report(run: Run, tmp_path: Path, loads: list[str]) -> None:
+    assert run().exit_code == 0
+
+    (model,) = report(tmp_path).models
+    assert model.precision_recall is not None and model.precision_recall.iou50 == pytest.approx([1.0] * 101)
+    assert model.uncertainty is not None and model.uncertainty.map50_95.high == pytest.approx(1)
+    assert "mAP50-95 1.000" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_samples_show_labels_and_what_each_model_found(run: Run, tmp_path: Path) -> None:
+    assert run("--set", "samples=1").exit_code == 0
+
+    (sample,) = report(tmp_path).samples
+    assert [box.class_name for box in sample.labels] == ["green"]  # the later of the two labelled images
+    assert [box.class_name for box in sample.detections["full precision"]] == ["green"]
+    assert (tmp_path / "out" / "samples" / sample.file).exists()
+
+
+def test_private_images_stay_where_they_are(run: Run, tmp_path: Path) -> None:
+    assert run().exit_code == 0
+    assert run("--overwrite", "--set", "samples=0").exit_code == 0
+
+    assert not (tmp_path / "out" / "samples").exists()
+    assert report(tmp_path).samples == ()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "switched off" in page and "data:image" not in page
+
+
+def test_a_lost_page_is_written_again_without_evaluating(run: Run, tmp_path: Path, loads: list[str]) -> None:
+    assert run().exit_code == 0
+    page, loaded = (tmp_path / "out" / "report.html"), len(loads)
+    written = page.read_bytes()
+    page.unlink()
+
+    result = run()
+
+    assert result.exit_code == 0 and "up to date" in result.output
+    assert page.read_bytes() == written
+    assert len(loads) == loaded
+
+
+def test_a_calibration_set_is_checked_before_anything_is_evaluated(
+    run: Run, tmp_path: Path, trained: Path, loads: list[str], make_calibration_set: Callable[[Path], object]
+) -> None:
+    missing = run("--student", str(trained), "--calibration-set", str(tmp_path / "nowhere"))
+    make_calibration_set(tmp_path / "foreign")
+    foreign = run("--student", str(trained), "--calibration-set", str(tmp_path / "foreign"))
+
+    assert (missing.exit_code, foreign.exit_code) == (2, 2)
+    assert "no finished calibration set here" in missing.stderr
+    assert "no student here was made with this calibration set" in foreign.stderr
+    assert loads == []
+
+
 def test_malformed_labels_are_bad_input(run: Run, coco_file: Path) -> None:
     coco_file.write_text("{")
 
@@ -245,7 +299,7 @@ def test_an_evaluation_that_was_stopped_leaves_no_report(
 def test_the_command_line_keeps_its_options() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
-    for option in ("--config", "--set", "--student", "--output", "--overwrite", "ZSQ_CONFIG"):
+    for option in ("--config", "--set", "--student", "--calibration-set", "--output", "--overwrite", "ZSQ_CONFIG"):
         assert option in result.output
 
 

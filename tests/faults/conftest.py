@@ -20,7 +20,8 @@ SYNTH: dict[str, Any] = {
     "inversion.batch": 1, "device": "cpu",
 }  # fmt: skip
 QAT: dict[str, Any] = {
-    "bits.weight_bits": 4, "steps": 12, "batch": 1, "calibration_images": 1, "checkpoint_interval": 2, "device": "cpu",
+    "bits.weight_bits": 4, "steps": 12, "batch": 1, "calibration_images": 1, "checkpoint_interval": 2, "onnx": False,
+    "device": "cpu",
 }  # fmt: skip
 
 

@@ -54,7 +54,28 @@ def test_the_public_command_line_is_frozen():
         "zsq run": ["--dry-run", "--executor", "--overwrite", "--set", "--storage", "config"],
         "zsq synth": ["--config", "--output", "--overwrite", "--run-config", "--set"],
         "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--run-config", "--set"],
-        "zsq eval": ["--config", "--output", "--overwrite", "--run-config", "--set", "--student"],
+        "zsq sensitivity": [
+            "--budget",
+            "--calibration-set",
+            "--candidates",
+            "--config",
+            "--max-drop",
+            "--output",
+            "--overwrite",
+            "--run-config",
+            "--set",
+        ],
+        "zsq eval": [
+            "--calibration-set",
+            "--config",
+            "--output",
+            "--overwrite",
+            "--run-config",
+            "--set",
+            "--student",
+        ],
+        "zsq export": ["--calibration-set", "--image-size", "--int4", "--output", "--overwrite", "--student"],
+        "zsq report": ["--calibration-set", "--evaluation", "--output", "--student", "storage"],
         "zsq set inspect": ["--json", "folder"],
     }
 
@@ -146,8 +167,8 @@ def test_without_a_configuration_the_embedded_default_runs(tmp_path, executor):
     assert result.exit_code == 0, result.stderr
     assert [command.stage for command in executor.commands] == ["synth", "qat", "eval"]
     assert executor.commands[0].config.teacher.path == "embedded"
-    for folder in ("calibration", "student", "eval"):
-        assert str(tmp_path / "out" / folder) in result.stdout
+    for made in ("calibration", "student", "eval/report.html"):
+        assert str(tmp_path / "out" / made) in result.stdout
 
 
 def test_overwrite_reaches_every_stage(tmp_path, executor):
@@ -169,9 +190,9 @@ def test_overwrite_reaches_every_stage(tmp_path, executor):
             ["--calibration-set", "s", "--output", "o"],
         ),
         (
-            ("eval", "--student", "a", "--student", "b", "--output", "o"),
+            ("eval", "--student", "a", "--student", "b", "--calibration-set", "s", "--output", "o"),
             "eval_job",
-            ["--student", "a", "--student", "b", "--output", "o"],
+            ["--student", "a", "--student", "b", "--calibration-set", "s", "--output", "o"],
         ),
     ],
 )
@@ -185,6 +206,19 @@ def test_a_stage_alone_gets_its_options_and_gives_its_exit_code(monkeypatch, arg
     monkeypatch.setattr("pipeline.cli.run_job", run_job)
     assert zsq(*arguments).exit_code == 3
     assert asked == [(module, expected)]
+
+
+@pytest.mark.parametrize("arguments", [(), ("runs/default", "--evaluation", "eval")])
+def test_a_report_is_of_a_run_or_of_an_evaluation(arguments):
+    result = zsq("report", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("zsq report: name either") and result.stderr.count("\n") == 1
+
+
+def test_a_report_without_an_evaluation_is_one_line_exit_2(tmp_path):
+    result = zsq("report", tmp_path)
+    assert result.exit_code == 2
+    assert "no finished evaluation here" in result.stderr and result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)

@@ -33,8 +33,21 @@ def test_a_run_leaves_set_student_and_report_and_a_second_run_is_up_to_date(tmp_
     assert student.calibration_set.digest == calibration_set.digest
     assert student.method is TrainingMethod.QAT
     report = EvalReport.read(tmp_path / "eval" / "report.json")
-    assert [model.name.partition(" W")[0] for model in report.models] == ["full precision", "PTQ", "QAT"]
+    bits = student.bits.name
+    assert [model.name for model in report.models] == [
+        "full precision", f"PTQ {bits}", f"QAT {bits}",
+        "full precision ONNX FP32", "full precision ONNX FP16", f"QAT {bits} ONNX",
+    ]  # fmt: skip
+    assert all(model.latencies and model.file_bytes for model in report.models[3:])
     assert report.data.image_size == 96
+
+    page = (tmp_path / "eval" / "report.html").read_bytes()
+    rebuilt = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "report", str(tmp_path), "--output", str(tmp_path / "again.html")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert (tmp_path / "again.html").read_bytes() == page
 
     second = zsq_run(tmp_path)
     assert second.returncode == 0, second.stderr

@@ -128,7 +128,8 @@ def test_a_run_starts_each_job_as_its_own_process(fake_jobs):
     assert output.splitlines()[:3] == [
         "__main__ --config out/config/synth.yaml --output out/calibration",
         "__main__ --config out/config/qat.yaml --calibration-set out/calibration --output out/student",
-        "__main__ --config out/config/eval.yaml --student out/student --output out/eval",
+        "__main__ --config out/config/eval.yaml --student out/student --calibration-set out/calibration "
+        "--output out/eval",
     ]
 
 

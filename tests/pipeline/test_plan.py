@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plan import describe_plan, plan_stages, write_stage_configs
+from pipeline.plan import ReportFolders, describe_plan, plan_stages, report_folders, write_stage_configs
 from pipeline.settings import check_inputs, embedded_values, read_run_config
 from schemas.base import read_config_values, validate_config
 from schemas.errors import InputError
@@ -13,8 +13,18 @@ def test_each_stage_reads_what_the_one_before_it_wrote(tmp_path):
     synth, qat, evaluation = plan_stages(RunConfig(storage=str(tmp_path)))
     assert synth.output == tmp_path / "calibration"
     assert qat.arguments[2:4] == ("--calibration-set", str(synth.output))
-    assert evaluation.arguments[2:4] == ("--student", str(qat.output))
+    assert evaluation.arguments[2:6] == ("--student", str(qat.output), "--calibration-set", str(synth.output))
     assert [command.module for command in (synth, qat, evaluation)] == ["synth_job", "qat_job", "eval_job"]
+
+
+def test_a_report_of_a_run_takes_what_is_there(tmp_path):
+    assert report_folders(tmp_path, None, (), None) == ReportFolders(tmp_path / "eval", (), None)
+    for manifest in ("student/student.json", "calibration/manifest.json"):
+        (tmp_path / manifest).parent.mkdir()
+        (tmp_path / manifest).write_text("")
+    everything = ReportFolders(tmp_path / "eval", (tmp_path / "student",), tmp_path / "calibration")
+    assert report_folders(tmp_path, None, (), None) == everything
+    assert report_folders(tmp_path, None, [Path("other")], None).students == (Path("other"),)
 
 
 def test_a_stage_can_be_run_again_alone_with_exactly_its_file(tmp_path):

@@ -18,12 +18,13 @@ from qat_job import job
 from qat_job.distillation import FeatureTap, feature_error
 from qat_job.images import ImageBatches
 from quantization.convert import quantized_layers
+from quantization.onnx_export import verify_onnx
 from quantization.student import load_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ExitCode
 from schemas.shards import open_calibration_set
 from schemas.storage import file_digest
-from schemas.student import MANIFEST, PTQ_FOLDER, WEIGHTS, StudentManifest, TrainingMethod
+from schemas.student import MANIFEST, ONNX, PTQ_FOLDER, WEIGHTS, StudentManifest, TrainingMethod, onnx_manifest_path
 
 CPU = torch.device("cpu")
 Qat = Callable[..., Result]
@@ -95,6 +96,31 @@ def test_without_training_there_is_one_student(qat: Qat, tmp_path: Path, policy:
     assert (manifest.method, manifest.training.steps) == (TrainingMethod.PTQ, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([MANIFEST, WEIGHTS])
     load_student(tmp_path, CPU)
+
+
+def test_a_student_is_exported_and_a_lost_export_is_made_again_without_training(
+    qat: Qat, tmp_path: Path, calibration_set: Path
+) -> None:
+    assert qat(tmp_path, ptq_only=True, onnx=True).exit_code == 0
+    path, manifest = tmp_path / ONNX, StudentManifest.read(tmp_path / MANIFEST)
+    described = verify_onnx(path, manifest)
+    assert (described.image_size, described.parity.images, described.parity.image_source) == (96, 4, "calibration set")
+    assert described.weight_tensors == {"4": 80, "8": 7}
+    result = qat(tmp_path, ptq_only=True, onnx=True)
+    assert "up to date" in result.stdout
+
+    weights, digest = (tmp_path / WEIGHTS).stat().st_mtime_ns, described.sha256
+    for file in (path, onnx_manifest_path(path)):
+        file.unlink()
+    assert qat(tmp_path, ptq_only=True).exit_code == 0
+    assert not path.exists()
+    result = qat(tmp_path, ptq_only=True, onnx=True)
+    assert result.exit_code == 0, result.output
+    assert verify_onnx(path, manifest).sha256 == digest
+    assert (tmp_path / WEIGHTS).stat().st_mtime_ns == weights
+
+    assert qat(tmp_path, "--overwrite", ptq_only=True, bits__weight_bits=5).exit_code == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([MANIFEST, WEIGHTS])
 
 
 def test_the_paper_policy_trains_and_leaves_batch_norm_statistics_alone(

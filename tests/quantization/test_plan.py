@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from detectors.protocol import Detector
-from quantization.convert import in_float, make_student, quantized_layers, quantizer_records
+from quantization.convert import in_float, make_student, mean_weight_bits, quantized_layers, quantizer_records
 from quantization.layers import QuantizedLayer
 from quantization.plan import QuantizerSpec, plan_layers
+from schemas.errors import ConfigError
 from schemas.qat_config import BitPolicy, Policy, Quantizer
 
 PAPER = BitPolicy(policy=Policy.PAPER, weight_bits=4, activation_bits=6)
@@ -32,6 +33,36 @@ def test_the_deploy_policy_leaves_only_decoding_in_float_and_its_edges_at_8_bits
     assert edges == {teacher.first_layer(), *teacher.output_layers()}
     inner = {(layer.weight, layer.input) for name, layer in plan.items() if name not in edges}
     assert inner == {(QuantizerSpec(4, "per_channel", "symmetric"), QuantizerSpec(6, "per_tensor", "affine"))}
+
+
+def test_single_layers_take_their_own_weight_bits_and_nothing_else_changes(teacher: Detector) -> None:
+    layers = {"model.4.cv2.conv": 2, "model.4.cv1.conv": 8}
+    mixed = plan_layers(teacher, DEPLOY.model_copy(update={"layers": layers}))
+    for name, plan in plan_layers(teacher, DEPLOY).items():
+        assert mixed[name].input == plan.input
+        assert mixed[name].weight.bits == layers.get(name, plan.weight.bits)
+
+
+@pytest.mark.parametrize(
+    ("bits", "name"), [(DEPLOY, "model.23.dfl.conv"), (DEPLOY, "model.0.conv"), (PAPER, "model.23.cv2.0.0.conv")]
+)
+def test_layers_that_the_policy_decides_about_cannot_be_named(teacher: Detector, bits: BitPolicy, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"the {bits.policy.value} policy decides about '{name}' itself"):
+        plan_layers(teacher, bits.model_copy(update={"layers": {name: 4}}))
+
+
+def test_a_layer_that_is_not_there_is_named_with_the_nearest_one(teacher: Detector) -> None:
+    with pytest.raises(ConfigError, match=r"no layer 'model\.4\.cv2'; did you mean"):
+        plan_layers(teacher, DEPLOY.model_copy(update={"layers": {"model.4.cv2": 4}}))
+
+
+def test_the_mean_counts_every_quantized_weight_once(teacher: Detector) -> None:
+    student = make_student(teacher, DEPLOY)
+    plan = plan_layers(teacher, DEPLOY)
+    sizes = {name: layer.weight.numel() for name, layer in quantized_layers(student.network).items()}
+    expected = sum(sizes[name] * layer.weight.bits for name, layer in plan.items()) / sum(sizes.values())
+    assert mean_weight_bits(student.network) == pytest.approx(expected)
+    assert 4 < expected < 8
 
 
 @pytest.mark.parametrize("policy", list(Policy))

@@ -21,6 +21,7 @@ from schemas.student import MANIFEST, WEIGHTS
 CPU = torch.device("cpu")
 DEPLOY = BitPolicy(weight_bits=3, activation_bits=5)
 PAPER = BitPolicy(policy=Policy.PAPER, weight_bits=3, activation_bits=5)
+MIXED = BitPolicy(weight_bits=4, layers={"model.4.cv2.conv": 2, "model.4.cv1.conv": 8})
 Save = Callable[[BitPolicy], Path]
 
 
@@ -35,7 +36,7 @@ def sign(folder: Path) -> None:
     edit(folder, lambda values: values.update(weights_sha256=digest))
 
 
-@pytest.mark.parametrize("bits", [DEPLOY, PAPER], ids=["deploy", "paper"])
+@pytest.mark.parametrize("bits", [DEPLOY, PAPER, MIXED], ids=["deploy", "paper", "mixed"])
 def test_a_reloaded_student_is_bit_exact(
     save: Save, calibrated: Callable[[BitPolicy], Detector], images: Tensor, bits: BitPolicy
 ) -> None:
@@ -99,6 +100,17 @@ def test_quantizer_records_that_do_not_fit_the_policy_fail_verification(
     folder = save(DEPLOY)
     edit(folder, change)
     with pytest.raises(VerificationError, match="quantizers are not those of its policy"):
+        load_student(folder, CPU)
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [({"model.4.cv2.conv": 3}, "quantizers are not those"), ({"model.99": 3}, "has no layer 'model.99'")],
+)
+def test_a_plan_that_was_changed_fails_verification(save: Save, layers: dict[str, int], reason: str) -> None:
+    folder = save(MIXED)
+    edit(folder, lambda values: values["bits"].update(layers=layers))
+    with pytest.raises(VerificationError, match=reason):
         load_student(folder, CPU)
 
 

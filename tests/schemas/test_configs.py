@@ -55,6 +55,12 @@ def test_activation_quantizer_follows_the_policy_unless_set():
     assert BitPolicy(weight_bits=4).name == "W4A8 deploy"
 
 
+def test_a_mixed_policy_is_named_by_its_mean_bits_where_they_are_known():
+    mixed = BitPolicy(weight_bits=4, layers={"a": 2, "b": 8})
+    assert mixed.name == "W?A8 deploy mixed"
+    assert mixed.model_copy(update={"mean_weight_bits": 4.049}).name == "W4.05A8 deploy mixed"
+
+
 def test_shared_settings_reach_every_stage_that_takes_them():
     shared = {"teacher": {"path": "a.pt"}, "device": "cpu", "image_size": 96, "seed": 5}
     run = validate_config(RunConfig, shared, "x")

@@ -1,0 +1,73 @@
+"""Time of one image in an inference engine, all models measured side by side."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from quantization.onnx_engine import CPU, Engine, engine_title, open_engine
+from schemas.eval_config import EngineName
+from schemas.evaluation import Latency
+
+WARM_UP = 3
+"""Untimed runs of each model: engines compile and allocate in the first ones."""
+
+
+def measure_latencies(
+    files: Mapping[str, Path],
+    image_size: int,
+    *,
+    engines: Sequence[EngineName],
+    threads: Sequence[int],
+    repetitions: int,
+    providers: Sequence[str] = CPU,
+) -> dict[str, tuple[Latency, ...]]:
+    """Median and 95th percentile of each model, by engine and threads, at batch 1.
+
+    Models take turns run by run, so that whatever else the machine does falls on all of them alike.
+
+    Args:
+        files: model files by name.
+        image_size: side of the input, pixels; its content (noise) does not change the time.
+        engines: which engines.
+        threads: thread counts.
+        repetitions: timed runs of each.
+        providers: ONNX Runtime's execution providers.
+
+    Raises:
+        ConfigError: an engine or a provider is not installed.
+        VerificationError: an engine cannot read a model.
+    """
+    image = np.random.default_rng(0).random((1, 3, image_size, image_size), dtype=np.float32)
+    measured: dict[str, list[Latency]] = {name: [] for name in files}
+    for engine in engines:
+        for count in threads:
+            runs = {name: open_engine(path, engine, threads=count, providers=providers) for name, path in files.items()}
+            for name, seconds in _interleaved(runs, image, repetitions).items():
+                median, p95 = (float(value) * 1e3 for value in np.percentile(seconds, (50, 95)))
+                measured[name].append(
+                    Latency(
+                        engine=engine_title(engine, providers),
+                        threads=count,
+                        median_ms=median,
+                        p95_ms=p95,
+                        repetitions=repetitions,
+                    )
+                )
+    return {name: tuple(latencies) for name, latencies in measured.items()}
+
+
+def _interleaved(
+    runs: Mapping[str, Engine], image: np.ndarray[tuple[int, ...], np.dtype[np.float32]], repetitions: int
+) -> dict[str, list[float]]:
+    for _ in range(WARM_UP):
+        for run in runs.values():
+            run(image)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repetitions):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(image)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds

@@ -1,0 +1,93 @@
+"""Exported models as detectors: the engine computes, the family letterboxes and suppresses."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detectors.detections import Detections
+from detectors.protocol import Detector
+from quantization.onnx_engine import Engine
+from quantization.onnx_export import export_full_precision, verify_onnx
+from schemas.storage import file_digest
+from schemas.student import MANIFEST as STUDENT
+from schemas.student import ONNX, StudentManifest
+
+SINGLE, HALF = "teacher-fp32.onnx", "teacher-fp16.onnx"
+"""Files of the exported teacher in the evaluation's folder."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An exported model to evaluate.
+
+    Attributes:
+        name: of its row in the table.
+        path: the file.
+        sha256: of the file, verified.
+        student: where it came from; None for the teacher.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    student: StudentManifest | None = None
+
+
+class OnnxDetector:
+    """Implements `evaluate.Predictor` with an exported model.
+
+    Args:
+        engine: runs the model.
+        family: a detector of the same family and head; its network is not used.
+    """
+
+    def __init__(self, engine: Engine, family: Detector) -> None:
+        self.identity = family.identity
+        self._engine = engine
+        self._family = family
+
+    def predict(
+        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+    ) -> list[Detections]:
+        """See `Detector`."""
+        decoded = torch.from_numpy(self._engine(images.cpu().numpy()))
+        return self._family.suppress(
+            decoded, confidence=confidence, iou=iou, max_detections=max_detections, multi_label=multi_label
+        )
+
+    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+        """See `Detector`."""
+        return self._family.letterbox(image, size)
+
+
+def exported_students(students: Mapping[str, Path]) -> Iterator[OnnxFile]:
+    """The verified `model.onnx` of each student that has one.
+
+    Args:
+        students: folder of each student by the name of its row.
+
+    Raises:
+        VerificationError: a file does not match its manifest, or the manifest not its student.
+    """
+    for name, folder in students.items():
+        path = folder / ONNX
+        if not path.exists():
+            continue
+        student = StudentManifest.read(folder / STUDENT)
+        manifest = verify_onnx(path, student)
+        yield OnnxFile(f"{name} ONNX", path, manifest.sha256, student)
+
+
+def exported_teacher(teacher: Detector, name: str, image_size: int, folder: Path) -> list[OnnxFile]:
+    """The teacher in single and half precision, exported into `folder`."""
+    single, half = folder / SINGLE, folder / HALF
+    export_full_precision(teacher, image_size, single, half)
+    return [
+        OnnxFile(f"{name} ONNX FP32", single, file_digest(single)),
+        OnnxFile(f"{name} ONNX FP16", half, file_digest(half)),
+    ]

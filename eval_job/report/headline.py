@@ -1,0 +1,169 @@
+"""What a reader wants first: the verdict, the table of models, and how far to trust them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from eval_job.report.wording import PERCENT, number, percent, quantity
+from schemas.calibration_set import ImageSource, LabelMode
+from schemas.evaluation import EvalReport, EvaluatedModel, Interval
+
+FEW_IMAGES = 1000
+"""Below this many validation images a reader is warned; COCO val2017 has 5,000."""
+STYLES = 6
+"""Number of model colours in the style sheet; `c0` is full precision."""
+
+LABEL_MODES = {
+    LabelMode.SAMPLED: "sampled by the detector itself: nobody's labels were used",
+    LabelMode.GIVEN: "given: somebody's labels were used",
+}
+IMAGE_SOURCES = {
+    ImageSource.SYNTHESIZED: "synthesized from the checkpoint: no real image was used",
+    ImageSource.NOISE: "uniform noise: a baseline",
+    ImageSource.REAL: "real images: a baseline, not a zero-shot result",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A short statement under the verdict; `warns` where a reader could take the result for something else."""
+
+    term: str
+    text: str
+    warns: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of models."""
+
+    name: str
+    style: str
+    map50_95: str
+    interval: str
+    map50: str
+    share: str
+    share_bar: float | None
+    """0 to 1, for the bar."""
+    share_interval: str
+    size: str
+    latency: str
+
+
+def style_of(index: int) -> str:
+    """Class of a model's colour in the style sheet, by its place in the report."""
+    return "c0" if index == 0 else f"c{(index - 1) % (STYLES - 1) + 1}"
+
+
+def headline_model(report: EvalReport) -> EvaluatedModel:
+    """The model that the page is about: the last student, or full precision alone."""
+    students = [model for model in report.models if model.label_mode is not None]
+    return students[-1] if students else report.models[0]
+
+
+def verdict(report: EvalReport) -> tuple[str, str]:
+    """The verdict in a line, and the sentences that belong to it."""
+    full, model = report.models[0], headline_model(report)
+    data = report.data
+    where = f"on {quantity(data.images, 'rendered' if data.format == 'rendered' else 'validation')} images"
+    where = f"{where} at {data.image_size} pixels"
+    if model is full:
+        return (
+            f"Full precision alone: mAP50-95 {number(full.precision.map50_95)}",
+            f"Measured {where}. No student was evaluated.",
+        )
+    sentences = (
+        f"mAP50-95 {number(model.precision.map50_95)} against {number(full.precision.map50_95)} "
+        f"of the full-precision detector, {where}."
+    )
+    student = _without_export(model.name)
+    before = [each for each in report.models if each.name == student.replace("QAT", "PTQ") != student]
+    if before:
+        sentences += f" Calibration alone (PTQ) keeps {percent(before[0].share_of_full_precision)}."
+    bits = {_without_export(each.name).partition(" ")[2] for each in report.models if each.label_mode is not None}
+    if len(bits) > 1:
+        sentences += " The other students are in the table."
+    return f"{model.name} keeps {percent(model.share_of_full_precision)} of full precision", sentences
+
+
+def _without_export(name: str) -> str:
+    """The student that an exported row is of."""
+    return name.removesuffix(" ONNX")
+
+
+def facts(report: EvalReport) -> list[Fact]:
+    """Label mode, image source and validation data, where nobody can miss them."""
+    students = [model for model in report.models if model.label_mode is not None]
+    modes = list(dict.fromkeys(model.label_mode for model in students if model.label_mode))
+    sources = list(dict.fromkeys(model.image_source for model in students if model.image_source))
+    found = []
+    if modes:
+        warns = LabelMode.GIVEN in modes
+        found.append(Fact("Labels", "; ".join(LABEL_MODES[mode] for mode in modes), warns))
+    if sources:
+        warns = ImageSource.REAL in sources
+        found.append(Fact("Calibration images", "; ".join(IMAGE_SOURCES[source] for source in sources), warns))
+    data = report.data
+    kind = "rendered scenes" if data.format == "rendered" else "labelled images"
+    text = f"{quantity(data.images)} {kind} with {quantity(data.boxes)} boxes, only measured on"
+    return [*found, Fact("Validation", text)]
+
+
+def rows(models: Sequence[EvaluatedModel]) -> list[Row]:
+    """The table of models."""
+    return [
+        Row(
+            name=model.name,
+            style=style_of(index),
+            map50_95=number(model.precision.map50_95),
+            interval=_interval(model.uncertainty.map50_95 if model.uncertainty else None, number),
+            map50=number(model.precision.map50),
+            share="" if index == 0 else percent(model.share_of_full_precision),
+            share_bar=None if index == 0 else min(max(model.share_of_full_precision, 0.0), 1.0),
+            share_interval=_interval(model.uncertainty.share if model.uncertainty else None, percent),
+            size=f"{model.file_bytes / 1e6:.2f}\u202fMB" if model.file_bytes else "",
+            latency=(f"{min(each.median_ms for each in model.latencies):.1f}\u202fms" if model.latencies else ""),
+        )
+        for index, model in enumerate(models)
+    ]
+
+
+def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
+    """How far to trust the numbers, in sentences."""
+    data, model = report.data, headline_model(report)
+    said: list[str] = []
+    if data.format == "rendered":
+        said.append(
+            "The validation scenes are rendered, not photographed: they show that the pipeline works, not what a "
+            "detector would reach on real images."
+        )
+    if data.images < FEW_IMAGES:
+        said.append(
+            f"{quantity(data.images)} validation images are few (COCO val2017 has 5,000): read nothing into small "
+            "differences."
+        )
+    if model.uncertainty:
+        text = (
+            "The ranges in the table are 95\u202f% intervals from a bootstrap over the validation images "
+            f"({model.uncertainty.resamples} resamples, the same for every model): what as many other images of the "
+            "same kind might have shown. Where many classes are rare they are somewhat too narrow."
+        )
+        share = model.uncertainty.share
+        if share and share.low <= 1 <= share.high:
+            text += f" On these images {model.name} cannot be told apart from full precision."
+        said.append(text)
+    if model.label_mode is not None:
+        named = f" (seed {', '.join(map(str, seeds))})" if seeds else ""
+        said.append(
+            f"Every student is a single run with one seed{named}. Another seed gives another number, and no range here "
+            "covers that."
+        )
+        said.append(
+            "Students are measured with simulated quantization in floating point; an integer engine may round "
+            "differently. Rows named ONNX are the exported file itself."
+        )
+    return said
+
+
+def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
+    """Both ends, the unit once."""
+    return f"{form(interval.low).removesuffix(PERCENT)}–{form(interval.high)}" if interval else ""

@@ -1,0 +1,105 @@
+"""The page itself: artifacts in, one self-contained HTML file out. Equal artifacts give equal bytes."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval_job.report import headline, origins
+from eval_job.report.accuracy import class_precisions, precision_recall_charts, training
+from eval_job.report.artifacts import Artifacts, read_artifacts
+from eval_job.report.label_comparison import compare_labels
+from eval_job.report.layers import MOST_SENSITIVE, layers
+from eval_job.report.pictures import calibration_tiles, comparisons
+from eval_job.report.wording import number, percent, quantity, short
+from schemas.errors import InputError
+from schemas.evaluation import CONFIDENT, REPORT, EvalReport
+from schemas.storage import write_text
+
+WORST_CLASSES = 12
+"""Classes shown before a reader asks for all."""
+
+
+def write_page(
+    report: EvalReport, folder: Path, students: Sequence[Path], calibration_set: Path | None, output: Path
+) -> None:
+    """Write the page of an evaluation.
+
+    Args:
+        report: the evaluation.
+        folder: where its sample pictures lie.
+        students: folders of students that it evaluated; what is not given is said to be missing.
+        calibration_set: the set that a student was made with, or None.
+        output: the HTML file.
+
+    Raises:
+        InputError: an artifact is missing or belongs to another evaluation, or the file cannot be written.
+        VerificationError: an artifact does not match its digest or contract.
+    """
+    write_text(output, render(read_artifacts(report, folder, students, calibration_set)))
+
+
+def rebuild_page(evaluation: Path, students: Sequence[Path], calibration_set: Path | None, output: Path) -> None:
+    """Write the page of a finished evaluation again; see `write_page`.
+
+    Raises:
+        InputError: there is no finished evaluation in the folder, too.
+    """
+    if not (evaluation / REPORT).exists():
+        raise InputError(
+            f"{evaluation}: no finished evaluation here ({REPORT} is missing); run eval, or check the path"
+        )
+    write_page(EvalReport.read(evaluation / REPORT), evaluation, students, calibration_set, output)
+
+
+def render(artifacts: Artifacts) -> str:
+    """The page as HTML."""
+    report, calibration_set = artifacts.report, artifacts.calibration_set
+    title, sentences = headline.verdict(report)
+    model = headline.headline_model(report)
+    shown = [report.models[0].name, *([model.name] if model is not report.models[0] else [])]
+    environment = Environment(
+        loader=FunctionLoader(_resource),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "quantity": quantity, "short": short}
+    return environment.get_template("page.html.j2").render(
+        style=Markup(_resource("page.css")),  # ours, not anybody's input
+        title=title,
+        sentences=sentences,
+        report=report,
+        model=model,
+        model_style=headline.style_of(report.models.index(model)),
+        full=report.models[0],
+        facts=headline.facts(report),
+        rows=headline.rows(report.models),
+        caveats=headline.caveats(report, sorted({student.manifest.qat.seed for student in artifacts.students})),
+        chain=origins.chain(artifacts),
+        missing=origins.missing(artifacts),
+        settings=origins.settings(artifacts),
+        calibration_set=calibration_set.manifest if calibration_set else None,
+        tiles=calibration_tiles(calibration_set) if calibration_set else [],
+        labels=(
+            compare_labels(calibration_set.manifest.statistics, report.detection_statistics)
+            if calibration_set
+            else None
+        ),
+        trainings=[training(student) for student in artifacts.students],
+        precision_recall=precision_recall_charts(report),
+        legend_items=[(each.name, headline.style_of(n)) for n, each in enumerate(report.models)],
+        classes=class_precisions(report),
+        confident=CONFIDENT,
+        worst_classes=WORST_CLASSES,
+        comparisons=comparisons(report.samples, artifacts.folder, shown),
+        layers=[layers(student) for student in artifacts.students],
+        most_sensitive=MOST_SENSITIVE,
+    )
+
+
+def _resource(name: str) -> str:
+    return (files("eval_job.report") / name).read_text(encoding="utf-8")

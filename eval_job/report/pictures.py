@@ -1,0 +1,167 @@
+"""Images with boxes drawn over them as SVG: sharp at any size, and the image itself travels once."""
+
+import base64
+import io
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+from PIL import Image
+
+from schemas.errors import VerificationError
+from schemas.evaluation import SAMPLES_FOLDER, SampleBox, SamplePicture
+from schemas.shards import CalibrationSet
+from schemas.storage import file_digest
+
+MAX_TILES = 24
+TILE = 240
+"""Longer side of a calibration image on the page, pixels."""
+JPEG_QUALITY = 82
+SAME_OBJECT = 0.5
+"""IoU from which two boxes of a class show the same object."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One sample image as labelled, as full precision sees it, and as a student does."""
+
+    number: int
+    image: Markup
+    panels: list[tuple[str, Markup, str]]
+    """Heading, picture, and a sentence that counts its boxes."""
+
+
+def comparisons(samples: Sequence[SamplePicture], folder: Path, models: Sequence[str]) -> list[Comparison] | None:
+    """The sample pictures with the detections of `models`; None where the picture files were taken away.
+
+    With two models, boxes of one that the other lacks are dashed.
+
+    Raises:
+        VerificationError: a picture does not match its digest.
+    """
+    paths = [folder / SAMPLES_FOLDER / sample.file for sample in samples]
+    if not all(path.is_file() for path in paths):
+        return None
+    return [
+        _comparison(number, sample, path, models)
+        for number, (sample, path) in enumerate(zip(samples, paths, strict=True), start=1)
+    ]
+
+
+def calibration_tiles(calibration_set: CalibrationSet) -> list[Markup]:
+    """Up to `MAX_TILES` images of the set, evenly spread, with their labels."""
+    samples = calibration_set.samples
+    names = calibration_set.manifest.teacher.class_names
+    count = min(MAX_TILES, len(samples))
+    tiles: list[Markup] = []
+    for k in range(count):
+        sample = samples[(2 * k + 1) * len(samples) // (2 * count)]
+        picture = Image.fromarray(sample.image())
+        picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
+        boxes = [SampleBox(bbox=box.bbox, class_name=names[box.category_id]) for box in sample.labels.boxes]
+        width, height = sample.labels.width, sample.labels.height
+        image = Markup('<image href="{}" width="{}" height="{}"/>').format(jpeg_uri(picture), width, height)
+        tiles.append(_picture(image, width, height, boxes, set(), f"Calibration image {k + 1}: {spoken(boxes)}", 0.085))
+    return tiles
+
+
+def spoken(boxes: Sequence[SampleBox]) -> str:
+    """The boxes in words: `2 person, 1 dog`."""
+    counts: dict[str, int] = {}
+    for box in boxes:
+        counts[box.class_name] = counts.get(box.class_name, 0) + 1
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "no boxes"
+
+
+def jpeg_uri(picture: Image.Image) -> str:
+    """A data URI."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
+    return _uri(buffer.getvalue())
+
+
+def unmatched(boxes: Sequence[SampleBox], others: Sequence[SampleBox]) -> set[int]:
+    """Indices of the boxes that no other box of their class overlaps by `SAME_OBJECT`; one matches one, best first."""
+    free = list(range(len(others)))
+    alone: set[int] = set()
+    for index, box in enumerate(boxes):
+        same = [other for other in free if others[other].class_name == box.class_name]
+        best = max(same, key=lambda other: _iou(box, others[other]), default=None)
+        if best is None or _iou(box, others[best]) < SAME_OBJECT:
+            alone.add(index)
+        else:
+            free.remove(best)
+    return alone
+
+
+def _comparison(number: int, sample: SamplePicture, path: Path, models: Sequence[str]) -> Comparison:
+    if file_digest(path) != sample.sha256:
+        raise VerificationError(f"{path}: content does not match its digest; evaluate again")
+    identifier = f"sample-{number}"
+    image = Markup('<image id="{}" href="{}" width="{}" height="{}"/>').format(
+        identifier, _uri(path.read_bytes()), sample.width, sample.height
+    )
+    use = Markup('<use href="#{}"/>').format(identifier)
+    panels: list[tuple[str, Markup, str]] = []
+    shown = {name: sample.detections[name] for name in models if name in sample.detections}
+    for heading, boxes in (("labels", sample.labels), *shown.items()):
+        others = [theirs for name, theirs in shown.items() if name != heading]
+        alone = unmatched(boxes, others[0]) if len(others) == 1 and heading in shown else set()
+        words = spoken(boxes)
+        alt = f"Sample {number}, {heading}: {words}"
+        panels.append((heading, _picture(use, sample.width, sample.height, boxes, alone, alt, 0.042), words))
+    return Comparison(number, image, panels)
+
+
+def _picture(
+    image: Markup, width: int, height: int, boxes: Sequence[SampleBox], dashed: set[int], alt: str, text: float
+) -> Markup:
+    """`text` is the height of box names as a share of the longer side."""
+    size = text * max(width, height)
+    outlines = Markup("").join(_outline(box, n in dashed) for n, box in enumerate(boxes))
+    names = Markup("").join(_name(box, width, size) for box in boxes)  # on top: no outline crosses them
+    return Markup('<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>').format(
+        width, height, alt, image, outlines, names
+    )
+
+
+def _outline(box: SampleBox, dashed: bool) -> Markup:
+    x, y, w, h = (f"{value:.1f}" for value in box.bbox)
+    return Markup(
+        '<rect class="halo" x="{x}" y="{y}" width="{w}" height="{h}"/>'
+        '<rect class="box{}" style="--hue:{}" x="{x}" y="{y}" width="{w}" height="{h}"/>'
+    ).format(" dashed" if dashed else "", _hue(box), x=x, y=y, w=w, h=h)
+
+
+def _name(box: SampleBox, width: int, size: float) -> Markup:
+    """The name and score of a box above it, `size` high, inside the picture; squeezed to its plate in any font."""
+    text = box.class_name if box.score >= 1 else f"{box.class_name} {box.score:.2f}"
+    plate = min(0.56 * size * len(text) + 0.5 * size, float(width))
+    left, top = min(box.bbox[0], width - plate), max(box.bbox[1] - 1.15 * size, 0.0)
+    return Markup(
+        '<rect class="tag" style="--hue:{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+        '<text class="tag-text" x="{:.1f}" y="{:.1f}" font-size="{:.1f}" textLength="{:.1f}"'
+        ' lengthAdjust="spacingAndGlyphs">{}</text>'
+    ).format(
+        _hue(box), left, top, plate, 1.15 * size,
+        left + 0.25 * size, top + 0.9 * size, size, plate - 0.5 * size, text,
+    )  # fmt: skip
+
+
+def _hue(box: SampleBox) -> int:
+    """A class has one hue on every picture of every report."""
+    return zlib.crc32(box.class_name.encode()) % 360
+
+
+def _iou(a: SampleBox, b: SampleBox) -> float:
+    ax, ay, aw, ah = a.bbox
+    bx, by, bw, bh = b.bbox
+    across = max(0.0, min(ax + aw, bx + bw) - max(ax, bx))
+    down = max(0.0, min(ay + ah, by + bh) - max(ay, by))
+    return across * down / (aw * ah + bw * bh - across * down)
+
+
+def _uri(content: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()

@@ -1,0 +1,87 @@
+"""`zsq export`: an ONNX model of a finished student."""
+
+from pathlib import Path
+
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
+from schemas.calibration_set import CalibrationSetManifest
+from schemas.errors import ConfigError, InputError
+from schemas.stage import Stage, up_to_date
+from schemas.storage import file_digest
+from schemas.student import MANIFEST, ONNX, OnnxManifest, StudentManifest, export_provenance, onnx_manifest_path
+
+
+def export(
+    folder: Path,
+    output: Path | None,
+    set_folder: Path | None,
+    image_size: int | None,
+    int4: bool,
+    overwrite: bool,
+    stage: Stage,
+) -> None:
+    """Export the student in `folder`, or say that this was done.
+
+    Args:
+        folder: of the student.
+        output: model file; None for `model.onnx` in the student's folder.
+        set_folder: the calibration set the student was made with, to compare outputs on; None takes noise.
+        image_size: side of the square to compare outputs at, pixels; None for that of the set.
+        int4: store weights of up to 4 bits as INT4.
+        overwrite: leave to replace another export.
+        stage: reports.
+
+    Raises:
+        ZsqError: bad input, or an artifact that fails verification.
+    """
+    if not (folder / MANIFEST).exists():
+        raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check --student")
+    student = StudentManifest.read(folder / MANIFEST)
+    size = image_size or student.calibration_set.image_size
+    if size % student.teacher.stride or size <= 0:
+        raise ConfigError(f"--image-size: got {size}, this detector takes multiples of {student.teacher.stride}")
+    if set_folder is not None:
+        _check_set(set_folder, student)
+    path = output or folder / ONNX
+    written = onnx_manifest_path(path)
+    done = OnnxManifest.read(written) if written.exists() else None
+    if up_to_date(done.provenance if done else None, export_provenance(student, size, int4), path, overwrite):
+        if done is not None and path.is_file() and file_digest(path) == done.sha256:
+            stage.reporter.message(f"up to date: {path}", path=str(path))
+            return
+        stage.reporter.message(f"{path} does not match its digest: exporting again")
+
+    import torch  # takes seconds, and "up to date" needs none of it
+
+    from qat_job.images import ImageBatches
+    from quantization.onnx_export import PARITY_IMAGES, export_student
+    from quantization.student import load_student
+    from schemas.shards import open_calibration_set
+
+    device = torch.device("cpu")
+    detector, manifest = load_student(folder, device)
+    images = None
+    if set_folder is not None:
+        batches = ImageBatches(open_calibration_set(set_folder), device)
+        images = next(batches.in_order(PARITY_IMAGES, PARITY_IMAGES))
+    described = export_student(detector, manifest, path, images, image_size=size, int4=int4)
+    parity = described.parity
+    rows = [
+        ("model", f"{manifest.method.value} {manifest.bits.name}, {size} px, opset {described.opset}"),
+        ("size", f"{described.bytes / 1e6:.2f} MB"),
+        ("class scores", f"off the student's by {parity.score_mean:.2g} on average, {parity.score_max:.2g} at most"),
+        ("boxes", f"off by {parity.box_mean:.2g} px on average, {parity.box_max:.2g} px at most"),
+        ("compared on", f"{parity.images} images ({parity.image_source})"),
+        ("file", str(path)),
+    ]
+    stage.reporter.table("ONNX model", ("", ""), rows)
+
+
+def _check_set(folder: Path, student: StudentManifest) -> None:
+    if not (folder / SET_MANIFEST).exists():
+        raise InputError(f"{folder}: no finished calibration set here; check --calibration-set")
+    digest = CalibrationSetManifest.read(folder / SET_MANIFEST).digest
+    if digest != student.calibration_set.digest:
+        raise InputError(
+            f"{folder}: not the set this student was made with (digest {digest[:12]}…, the student's is "
+            f"{student.calibration_set.digest[:12]}…); take that one, or leave --calibration-set out"
+        )

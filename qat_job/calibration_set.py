@@ -1,0 +1,38 @@
+"""What a student says of the set it is made with, and whether the set fits its teacher."""
+
+from detectors.protocol import Detector
+from schemas.errors import InputError
+from schemas.shards import CalibrationSet
+from schemas.student import CalibrationSetReference
+
+
+def check_same_teacher(teacher: Detector, calibration_set: CalibrationSet) -> None:
+    """A set serves the teacher it was made from, or one with the same classes.
+
+    Raises:
+        InputError: class lists differ, or the images do not fit the network's stride.
+    """
+    made_for = calibration_set.manifest.teacher
+    if made_for.class_names != teacher.identity.class_names:
+        raise InputError(
+            f"{calibration_set.folder}: made for a teacher with {len(made_for.class_names)} classes "
+            f"({', '.join(made_for.class_names[:3])}, ...), this one has {len(teacher.identity.class_names)} "
+            f"({', '.join(teacher.identity.class_names[:3])}, ...); use the set of this teacher"
+        )
+    if calibration_set.manifest.image_size % teacher.identity.stride:
+        raise InputError(
+            f"{calibration_set.folder}: images of {calibration_set.manifest.image_size} px do not fit the teacher's "
+            f"stride {teacher.identity.stride}; make a set with a multiple of it"
+        )
+
+
+def reference(calibration_set: CalibrationSet) -> CalibrationSetReference:
+    """What a student says of the set it was made with."""
+    manifest = calibration_set.manifest
+    return CalibrationSetReference(
+        digest=manifest.digest,
+        samples=manifest.samples,
+        image_size=manifest.image_size,
+        label_mode=manifest.label_mode,
+        image_source=manifest.image_source,
+    )

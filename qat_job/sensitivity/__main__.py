@@ -1,0 +1,39 @@
+"""Entry point of the sensitivity measurement: `python -m qat_job.sensitivity`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
+from schemas.errors import InputError
+from schemas.qat_config import QatConfig
+from schemas.ranks import Rank
+from schemas.stage import run_stage
+from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+
+
+def main(
+    calibration_set: Annotated[Path, typer.Option(help="folder of the calibration set")],
+    output: Annotated[Path, typer.Option(help="folder of sensitivity.json and plan.yaml")],
+    config: ConfigFile = None,
+    run_config: RunConfigFile = None,
+    assignments: Assignments = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure how much each layer suffers from quantization; with a target, plan mixed precision."""
+    with run_stage("sensitivity") as stage:
+        Rank.of_environment().must_be_alone("sensitivity")
+        settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
+        if not (calibration_set / SET_MANIFEST).exists():
+            raise InputError(
+                f"{calibration_set}: no finished calibration set here; run synth, or check --calibration-set"
+            )
+
+        from qat_job.sensitivity.job import analyse  # loads torch, which a mistake in the settings need not wait for
+
+        analyse(settings, calibration_set, output, overwrite, stage)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,105 @@
+"""Running an exported model: ONNX Runtime, or OpenVINO where it is installed."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from quantization.onnx_graph import INPUT
+from schemas.errors import ConfigError, VerificationError
+from schemas.eval_config import EngineName
+
+Images = NDArray[np.float32]
+Engine = Callable[[Images], NDArray[np.float32]]
+"""`(B, 3, H, W)` images to decoded outputs."""
+CPU = ("CPUExecutionProvider",)
+
+
+def open_engine(
+    path: Path, engine: EngineName = "onnxruntime", *, threads: int | None = None, providers: Sequence[str] = CPU
+) -> Engine:
+    """Load an exported model into an engine.
+
+    Args:
+        path: the model file, verified.
+        engine: which.
+        threads: threads of one run; None for all usable cores.
+        providers: ONNX Runtime's execution providers, best first.
+
+    Raises:
+        ConfigError: the engine or a provider is not installed.
+        VerificationError: the engine cannot read the model.
+    """
+    count = threads or usable_cores()
+    return _onnxruntime(path, count, providers) if engine == "onnxruntime" else _openvino(path, count)
+
+
+def installed_engines() -> tuple[EngineName, ...]:
+    """The engines that are here."""
+    return ("onnxruntime", "openvino") if importlib.util.find_spec("openvino") else ("onnxruntime",)
+
+
+def engine_title(engine: EngineName, providers: Sequence[str] = CPU) -> str:
+    """Name, version and device, for a report."""
+    if engine == "onnxruntime":
+        return f"onnxruntime {onnxruntime.__version__} {providers[0].removesuffix('ExecutionProvider')}"
+    import openvino
+
+    return f"openvino {openvino.__version__.partition('-')[0]} CPU"
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _onnxruntime(path: Path, threads: int, providers: Sequence[str]) -> Engine:
+    if missing := [name for name in providers if name not in onnxruntime.get_available_providers()]:
+        raise ConfigError(
+            f"onnx.providers: {', '.join(missing)} not in this onnxruntime (it has "
+            f"{', '.join(onnxruntime.get_available_providers())}); install the build that has it, or change the setting"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors
+    # Idle threads that spin would slow whatever runs next, PyTorch or another engine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=list(providers))
+    except Exception as error:  # the library's own exceptions have no common base
+        raise _unreadable(path, "onnxruntime", error) from error
+    return lambda images: session.run(None, {INPUT: images})[0]
+
+
+def _openvino(path: Path, threads: int) -> Engine:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ConfigError("openvino is not installed; install zsq[openvino], or take onnxruntime") from error
+    core = openvino.Core()
+    requests: dict[tuple[int, ...], openvino.InferRequest] = {}
+
+    def run(images: Images) -> NDArray[np.float32]:
+        if images.shape not in requests:  # compiled per shape: code for a free batch dimension is slower
+            model = core.read_model(path)
+            model.reshape(list(images.shape))
+            hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+            requests[images.shape] = core.compile_model(model, "CPU", hints).create_infer_request()
+        outputs: NDArray[np.float32] = requests[images.shape].infer({0: images})[0].copy()
+        return outputs
+
+    try:
+        core.read_model(path)
+    except RuntimeError as error:
+        raise _unreadable(path, "openvino", error) from error
+    return run
+
+
+def _unreadable(path: Path, engine: str, error: Exception) -> VerificationError:
+    reason = " ".join(str(error).split())[:200]
+    return VerificationError(f"{path}: {engine} cannot read it ({reason}); export it again")

@@ -1,0 +1,168 @@
+"""A student as `model.onnx` with its manifest, checked against the student that training simulated."""
+
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detectors.protocol import Detector
+from quantization.convert import quantized_layers
+from quantization.layers import QuantizedLayer
+from quantization.onnx_engine import open_engine
+from quantization.onnx_graph import to_half, to_onnx, write_onnx
+from quantization.onnx_quantizers import OPSET, replace_quantizers
+from schemas.errors import VerificationError
+from schemas.provenance import code_version
+from schemas.storage import file_digest, remove_file, write_text
+from schemas.student import OnnxManifest, OnnxParity, StudentManifest, export_provenance, onnx_manifest_path
+
+PARITY_IMAGES = 8
+"""Images that the outputs are compared on."""
+LARGEST_MEAN_SCORE_ERROR = 0.01
+"""A model that differs more is not the student: the difference of rounding is hundreds of times smaller."""
+
+
+def export_student(
+    student: Detector, manifest: StudentManifest, path: Path, images: Tensor | None, *, image_size: int, int4: bool
+) -> OnnxManifest:
+    """Write a student as an ONNX model with quantization operators, then the manifest that makes it one.
+
+    Args:
+        student: as its manifest describes it.
+        manifest: of the student.
+        path: the model file.
+        images: calibration images to compare outputs on, `(B, 3, H, W)`; None takes noise.
+        image_size: side of the square that outputs are compared at, pixels; the model takes any.
+        int4: store weights of up to 4 bits as INT4.
+
+    Raises:
+        VerificationError: the exported model does not compute what the student computes.
+    """
+    remove_file(onnx_manifest_path(path))
+    network = student.deployed()
+    layers = quantized_layers(network)
+    specs = {name: (layer.weight_quantizer.spec, layer.input_quantizer.spec) for name, layer in layers.items()}
+    replace_quantizers(network)
+    metadata = student.deployment_metadata(image_size) | _own_metadata(manifest)
+    model = to_onnx(network.eval(), student.identity.stride, metadata, int4=int4)
+    write_onnx(model, path)
+
+    parity = measure_parity(student, path, images, image_size)
+    if parity.score_mean > LARGEST_MEAN_SCORE_ERROR:
+        remove_file(path)
+        raise VerificationError(
+            f"{path}: the exported model's class scores are {parity.score_mean:.3f} off the student's on average; "
+            "not kept. Please report this with the architecture"
+        )
+    stored = {tensor.name for tensor in model.graph.initializer}
+    exported = [specs[name] for name in specs if f"{name}.weight_quantizer.integers" in stored]
+    described = OnnxManifest(
+        file=path.name,
+        sha256=file_digest(path),
+        bytes=path.stat().st_size,
+        opset=OPSET,
+        image_size=image_size,
+        student_sha256=manifest.weights_sha256,
+        bits=manifest.bits,
+        weight_tensors=_counts([weight.bits for weight, _ in exported]),
+        activation_tensors=_counts([activation.bits for _, activation in exported]),
+        float_layers=tuple(name for name in float_layers(network) if f"{name}.weight" in stored),
+        int4=int4,
+        parity=parity,
+        onnx_version=onnx.__version__,
+        onnxruntime_version=onnxruntime.__version__,
+        provenance=export_provenance(manifest, image_size, int4),
+    )
+    write_text(onnx_manifest_path(path), described.to_json())
+    return described
+
+
+def export_full_precision(detector: Detector, image_size: int, single: Path, half: Path) -> None:
+    """Write a full-precision detector as FP32 and as FP16, both with float input and output."""
+    model = to_onnx(detector.deployed(), detector.identity.stride, detector.deployment_metadata(image_size))
+    write_onnx(model, single)
+    write_onnx(to_half(model), half)
+
+
+def verify_onnx(path: Path, student: StudentManifest) -> OnnxManifest:
+    """The manifest of an exported model whose file is whole and came from this student.
+
+    Raises:
+        InputError: the manifest is missing.
+        VerificationError: the file does not match its digest, or was exported from another student.
+    """
+    manifest = OnnxManifest.read(onnx_manifest_path(path))
+    if manifest.student_sha256 != student.weights_sha256:
+        raise VerificationError(f"{path}: was exported from another student; run zsq export --overwrite")
+    if not path.is_file() or file_digest(path) != manifest.sha256:
+        raise VerificationError(f"{path}: content does not match its digest; copy it again or run zsq export again")
+    return manifest
+
+
+@torch.no_grad()
+def measure_parity(student: Detector, path: Path, images: Tensor | None, image_size: int) -> OnnxParity:
+    """Errors of an exported model's decoded outputs against the simulated student's."""
+    source: Literal["calibration set", "noise"] = "noise" if images is None else "calibration set"
+    if images is None:
+        images = torch.rand(PARITY_IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    images = images[:PARITY_IMAGES]
+    if images.shape[-1] != image_size:
+        images = F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True)
+    device = next(student.network.parameters()).device
+    theirs = student.decoded(images.to(device)).cpu()
+    mine = torch.from_numpy(open_engine(path)(images.cpu().contiguous().numpy()))
+    matched = torch.ones(())
+    if student.end_to_end:
+        mine, theirs, matched = _same_rows(mine, theirs)
+        scores, boxes = (mine - theirs)[:, 4].abs(), (mine - theirs)[:, :4].abs()
+    else:
+        errors = (mine - theirs).abs()
+        boxes, scores = errors[:, :4], errors[:, 4:]
+    return OnnxParity(
+        images=len(images),
+        image_source=source,
+        score_max=float(scores.max()),
+        score_mean=float(scores.mean()),
+        box_max=float(boxes.max()),
+        box_mean=float(boxes.mean()),
+        matched=float(matched),
+    )
+
+
+def float_layers(network: nn.Module) -> list[str]:
+    """Convolutions and linear layers without quantizers, by name."""
+    inside = [name for name, module in network.named_modules() if isinstance(module, QuantizedLayer)]
+    layers = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return [name for name in layers if name not in inside]
+
+
+def _same_rows(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """End-to-end rows `(B, N, 6)` as pairs `(M, 6)`, and the share paired.
+
+    Rows are sorted by score, so that equal objects may stand in other rows: each goes with the nearest of its class.
+    """
+    distances = torch.cdist(theirs[..., :4], mine[..., :4])
+    distance, nearest = distances.where(theirs[..., None, 5] == mine[:, None, :, 5], torch.inf).min(dim=2)
+    paired = distance.isfinite()
+    return mine.gather(1, nearest[..., None].expand_as(theirs))[paired], theirs[paired], paired.float().mean()
+
+
+def _counts(bits: list[int]) -> dict[str, int]:
+    return {str(value): bits.count(value) for value in sorted(set(bits))}
+
+
+def _own_metadata(manifest: StudentManifest) -> dict[str, str]:
+    """What the file says of where it comes from."""
+    return {
+        "zsq_version": code_version(),
+        "zsq_student_sha256": manifest.weights_sha256,
+        "zsq_teacher_sha256": manifest.teacher.sha256,
+        "zsq_calibration_set": manifest.calibration_set.digest,
+        "zsq_label_mode": manifest.calibration_set.label_mode.value,
+        "zsq_image_source": manifest.calibration_set.image_source.value,
+        "zsq_bits": f"{manifest.method.value} {manifest.bits.name}",
+    }

@@ -1,0 +1,200 @@
+"""Exported models stand in the report beside what they were exported from, once they are verified."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from eval_job import job, latency, onnx_model
+from eval_job.__main__ import app
+from quantization.onnx_engine import Images
+from schemas.evaluation import EvalReport
+from schemas.qat_config import BitPolicy
+from schemas.storage import file_digest
+from schemas.student import (
+    OnnxManifest,
+    OnnxParity,
+    StudentManifest,
+    TrainingMethod,
+    export_provenance,
+    onnx_manifest_path,
+)
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, colour_teacher: Any) -> list[tuple[str, str, int | None]]:
+    """Colour detectors for all models; an engine hands its images through. Lists file, engine and threads opened."""
+    opened: list[tuple[str, str, int | None]] = []
+
+    def open_engine(path: Path, engine: str = "onnxruntime", *, threads: int | None = None, providers: Any) -> Any:
+        opened.append((path.name, engine, threads))
+        return lambda images: images
+
+    def export_full_precision(detector: Any, size: int, single: Path, half: Path) -> None:
+        single.parent.mkdir(exist_ok=True)
+        single.write_bytes(b"single")
+        half.write_bytes(b"half")
+
+    monkeypatch.setattr(type(colour_teacher), "suppress", type(colour_teacher).predict, raising=False)
+    monkeypatch.setattr(job, "load_teacher", lambda source, device: colour_teacher)
+    monkeypatch.setattr(
+        job, "load_student", lambda folder, device: (colour_teacher, StudentManifest.read(folder / "student.json"))
+    )
+    monkeypatch.setattr(job, "open_engine", open_engine)
+    monkeypatch.setattr(latency, "open_engine", open_engine)
+    monkeypatch.setattr(onnx_model, "export_full_precision", export_full_precision)
+    return opened
+
+
+@pytest.fixture
+def run(opened: Any, teacher_file: Path, coco_file: Path, tmp_path: Path) -> Run:
+    """Run the command on the drawn COCO file."""
+
+    def invoke(*arguments: str) -> Result:
+        settings = (f"teacher.path={teacher_file}", f"data={coco_file}", "device=cpu", "onnx.repetitions=2",
+                    "onnx.threads=[1, 2]", "onnx.timed_engines=[onnxruntime]")  # fmt: skip
+        pairs = [part for setting in settings for part in ("--set", setting)]
+        return CliRunner().invoke(app, ["--output", str(tmp_path / "out"), *pairs, *arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def student(write_student: Callable[..., Path]) -> Path:
+    """A trained student with its state before training, the trained one exported."""
+    folder = write_student("student")
+    write_student("student/ptq", TrainingMethod.PTQ)
+    manifest, path = StudentManifest.read(folder / "student.json"), folder / "model.onnx"
+    path.write_bytes(b"a model of 23 bytes, say")
+    described = OnnxManifest(
+        file=path.name, sha256=file_digest(path), bytes=path.stat().st_size, opset=21, image_size=64,
+        student_sha256=manifest.weights_sha256, bits=BitPolicy(weight_bits=4), weight_tensors={}, activation_tensors={},
+        float_layers=(), int4=False, onnx_version="1", onnxruntime_version="1",
+        parity=OnnxParity(images=1, image_source="noise", score_max=0.0, score_mean=0.0, box_max=0.0, box_mean=0.0,
+                          matched=1.0),
+        provenance=export_provenance(manifest, 64, False),
+    )  # fmt: skip
+    onnx_manifest_path(path).write_text(described.to_json(), encoding="utf-8")
+    return folder
+
+
+def report(tmp_path: Path) -> EvalReport:
+    return EvalReport.read(tmp_path / "out" / "report.json")
+
+
+def test_exported_models_are_evaluated_and_timed_after_the_simulated_ones(
+    run: Run, student: Path, tmp_path: Path
+) -> None:
+    result = run("--student", str(student))
+
+    assert result.exit_code == 0, result.output
+    models = report(tmp_path).models
+    assert [model.name for model in models] == [
+        "full precision", "PTQ W4A8 deploy", "QAT W4A8 deploy",
+        "full precision ONNX FP32", "full precision ONNX FP16", "QAT W4A8 deploy ONNX",
+    ]  # fmt: skip
+    assert [model.file_bytes for model in models] == [None, None, None, 6, 4, 24]
+    assert all(model.latencies == () for model in models[:3])
+    for model in models[3:]:
+        assert [(timed.threads, timed.repetitions) for timed in model.latencies] == [(1, 2), (2, 2)]
+        assert all(timed.engine.startswith("onnxruntime ") for timed in model.latencies)
+        assert all(0 < timed.median_ms <= timed.p95_ms for timed in model.latencies)
+    assert models[5].precision == models[0].precision
+    assert models[5].weights_sha256 == file_digest(student / "model.onnx")
+    assert (models[3].label_mode, models[5].label_mode) == (None, "sampled")
+
+
+def test_the_engine_and_the_models_are_settings(run: Run, student: Path, tmp_path: Path, opened: Any) -> None:
+    result = run("--student", str(student), "--set", "onnx.models=students", "--set", "onnx.engine=openvino")
+
+    assert result.exit_code == 0, result.output
+    assert [model.name for model in report(tmp_path).models[3:]] == ["QAT W4A8 deploy ONNX"]
+    assert opened[-1] == ("model.onnx", "openvino", None)
+
+    assert run("--student", str(student), "--set", "onnx.models=none", "--overwrite").exit_code == 0
+    assert len(report(tmp_path).models) == 3
+    assert not list((tmp_path / "out").glob("*.onnx"))
+
+
+def test_without_an_exported_student_the_teacher_is_not_exported(
+    run: Run, write_student: Callable[..., Path], tmp_path: Path, opened: Any
+) -> None:
+    assert run("--student", str(write_student("plain"))).exit_code == 0
+    assert len(report(tmp_path).models) == 2
+    assert opened == []
+
+
+def test_a_flipped_byte_in_an_exported_model_is_unverified_and_nothing_is_evaluated(
+    run: Run, student: Path, tmp_path: Path, opened: Any
+) -> None:
+    (student / "model.onnx").write_bytes(b"b model of 23 bytes, say")
+    result = run("--student", str(student))
+
+    assert result.exit_code == 3
+    assert "model.onnx: content does not match its digest" in result.stderr
+    assert opened == []
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_a_model_of_another_student_is_unverified(run: Run, student: Path, write_student: Callable[..., Path]) -> None:
+    other = write_student("other")
+    for name in ("model.onnx", "model.onnx.json"):
+        (student / name).rename(other / name)
+    result = run("--student", str(other))
+
+    assert result.exit_code == 3
+    assert "exported from another student" in result.stderr
+
+
+def test_a_model_without_its_manifest_is_bad_input(run: Run, student: Path) -> None:
+    (student / "model.onnx.json").unlink()
+    assert run("--student", str(student)).exit_code == 2
+
+
+def test_another_export_makes_another_evaluation(run: Run, student: Path) -> None:
+    assert run("--student", str(student)).exit_code == 0
+    assert "up to date" in run("--student", str(student)).output
+    for name in ("model.onnx", "model.onnx.json"):
+        (student / name).unlink()
+    assert "student 2 onnx" in run("--student", str(student)).stderr
+
+
+def test_models_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def open_engine(path: Path, engine: str, **settings: Any) -> Callable[[Images], Images]:
+        def run(images: Images) -> Images:
+            assert images.shape == (1, 3, 64, 64)
+            calls.append(path.name)
+            return images
+
+        return run
+
+    monkeypatch.setattr(latency, "open_engine", open_engine)
+    measured = latency.measure_latencies(
+        {"one": Path("a"), "two": Path("b")}, 64, engines=["onnxruntime"], threads=[1], repetitions=4
+    )
+    assert calls == ["a", "b"] * (latency.WARM_UP + 4)
+    assert {name: len(timed) for name, timed in measured.items()} == {"one": 1, "two": 1}
+
+
+def test_an_exported_model_sees_the_images_and_the_family_suppresses(colour_teacher: Any) -> None:
+    def engine(images: Images) -> Images:
+        assert images.dtype == np.float32
+        return images * 2
+
+    def suppress(decoded: torch.Tensor, **settings: Any) -> Any:
+        return [decoded, settings]
+
+    colour_teacher.suppress = suppress
+    detector = onnx_model.OnnxDetector(engine, colour_teacher)
+    settings = {"confidence": 0.1, "iou": 0.7, "max_detections": 3, "multi_label": True}
+    decoded, passed = detector.predict(torch.ones(1, 3, 2, 2), **settings)  # type: ignore[arg-type]
+    assert torch.equal(decoded, torch.full((1, 3, 2, 2), 2.0))  # type: ignore[arg-type]
+    assert passed == settings
