@@ -15,6 +15,7 @@ finds out at its next touch and ends, and what it wrote until then went through 
 files exclusively (`O_EXCL`: local file systems, NFS since version 3), and one boot id must not be two machines.
 """
 
+import errno
 import fcntl
 import os
 import socket
@@ -153,13 +154,12 @@ class _Lock:
     def _beat(self) -> None:
         assert self._handle is not None
         while not self._released.wait(BEAT_S):
-            try:
+            with suppress(OSError):  # storage that does not answer: the next touch may arrive in time
                 os.utime(self._handle)
+            try:
                 mine = os.path.samestat(os.stat(self.path), os.fstat(self._handle))
-            except (FileNotFoundError, IsADirectoryError):
-                mine = False
-            except OSError:
-                continue  # storage that does not answer: the next touch may arrive in time
+            except OSError as error:
+                mine = error.errno not in (errno.ENOENT, errno.ESTALE)  # NFS: removed by another node
             if not mine and not self._released.is_set():
                 self._on_loss(
                     f"{self.path.parent}: another process took this folder over, after this one had been silent for "
