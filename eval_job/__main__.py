@@ -43,7 +43,8 @@ def main(
 ) -> None:
     """Evaluate the full-precision teacher and its students on labelled images."""
     with run_stage("eval") as stage:
-        Rank.of_environment().must_be_alone("eval")
+        rank = Rank.of_environment()
+        rank.must_be_alone("eval")
         settings = read_stage_config("eval", EvalConfig, config, run_config, assignments)
         teacher_digest = checkpoint_digest(settings.teacher)
         folders = _with_ptq(student or [])
@@ -59,18 +60,23 @@ def main(
         if settings.onnx.models != "none":
             inputs |= _exported(folders)
         provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
-        if up_to_date(_done(output), provenance, output, overwrite):
-            if not (output / PAGE).exists():  # it can be made again from what is there
-                rebuild_page(output, student or [], calibration_set, output / PAGE)
-            stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
-            return
 
-        if calibration_set is not None:
-            open_calibration_set(calibration_set)  # better found damaged now than after minutes of evaluation
-        from eval_job import job  # torch takes seconds to import, and "up to date" needs none of it
+        def finished() -> bool:
+            return up_to_date(_done(output), provenance, output, overwrite)
 
-        page = partial(write_page, students=student or [], calibration_set=calibration_set, output=output / PAGE)
-        job.run(settings, folders, output, data, data_digest, provenance, page, stage)
+        with stage.output(output, provenance.key, rank, finished) as wanted:
+            if not wanted:
+                if not (output / PAGE).exists():  # it can be made again from what is there
+                    rebuild_page(output, student or [], calibration_set, output / PAGE)
+                stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
+                return
+
+            if calibration_set is not None:
+                open_calibration_set(calibration_set)  # better found damaged now than after minutes of evaluation
+            from eval_job import job  # torch takes seconds to import, and "up to date" needs none of it
+
+            page = partial(write_page, students=student or [], calibration_set=calibration_set, output=output / PAGE)
+            job.run(settings, folders, output, data, data_digest, provenance, page, stage)
 
 
 def _done(output: Path) -> Provenance | None:

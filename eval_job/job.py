@@ -39,7 +39,7 @@ from schemas.evaluation import (
 )
 from schemas.provenance import Provenance
 from schemas.stage import Stage
-from schemas.storage import write_text
+from schemas.storage import remove_file, write_text
 from schemas.student import MANIFEST, StudentManifest
 
 FULL_PRECISION = "full precision"
@@ -258,11 +258,11 @@ def _check_image_size(image_size: int, stride: int) -> None:
 
 def _remove_previous(output: Path) -> None:
     """Remove an earlier evaluation, its report first: where there is a report, everything it names is whole."""
-    (output / REPORT).unlink(missing_ok=True)
-    (output / PAGE).unlink(missing_ok=True)
+    remove_file(output / REPORT)
+    remove_file(output / PAGE)
     remove_samples(output)
     for path in (*output.glob(DETECTIONS.replace(".", "-*.")), output / SINGLE, output / HALF):
-        path.unlink(missing_ok=True)
+        remove_file(path)
 
 
 def _show(report: EvalReport, output: Path, stage: Stage) -> None:

@@ -27,7 +27,8 @@ def main(
 ) -> None:
     """Quantize a teacher and train it on a calibration set."""
     with run_stage("qat") as stage:
-        Rank.of_environment().must_be_alone("qat")
+        rank = Rank.of_environment()
+        rank.must_be_alone("qat")
         settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
         if not (calibration_set / SET_MANIFEST).exists():
             raise InputError(
@@ -38,18 +39,25 @@ def main(
         inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}
         provenance = Provenance.of("qat", settings.keyed(), inputs)
         manifest = output / MANIFEST
-        done = StudentManifest.read(manifest).provenance if manifest.exists() else None
-        finished = up_to_date(done, provenance, output, overwrite)
-        if finished and (onnx_manifest_path(output / ONNX).exists() or not settings.onnx):
-            stage.reporter.message(f"up to date: {output}")
-            return
 
-        from qat_job import job  # loads torch, which an up-to-date run need not wait for
+        def trained() -> bool:
+            done = StudentManifest.read(manifest).provenance if manifest.exists() else None
+            return up_to_date(done, provenance, output, overwrite)
 
-        if finished:  # stopped between training and export, or trained with onnx: false
-            job.export_again(settings, calibration_set, output, stage)
-            return
-        job.quantize(settings, provenance, calibration_set, output, stage)
+        def finished() -> bool:
+            return trained() and (onnx_manifest_path(output / ONNX).exists() or not settings.onnx)
+
+        with stage.output(output, provenance.key, rank, finished) as wanted:
+            if not wanted:
+                stage.reporter.message(f"up to date: {output}")
+                return
+
+            from qat_job import job  # loads torch, which an up-to-date run need not wait for
+
+            if trained():  # stopped between training and export, or trained with onnx: false
+                job.export_again(settings, calibration_set, output, stage)
+            else:
+                job.quantize(settings, provenance, calibration_set, output, stage, overwrite=overwrite)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ class ImageBatches:
         return [Detections.from_labels(sample.labels) for sample in self._samples[:images]]
 
     def shuffled(
-        self, steps: int, batch: int, seed: int, config: AugmentationConfig
+        self, steps: int, batch: int, seed: int, config: AugmentationConfig, first: int = 0
     ) -> Iterator[tuple[Tensor, list[Detections]]]:
-        """`steps` batches of augmented images with their labels, every image once per epoch.
+        """Batches of steps `first` to `steps` of augmented images with their labels, every image once per epoch.
 
-        The order and the augmentation of step k depend on the seed alone.
+        The order and the augmentation of step k depend on the seed alone; batches before `first` are not decoded.
         """
         augment = augmentation(config, self.padding)
         order = np.random.default_rng(seed)
@@ -53,6 +53,8 @@ class ImageBatches:
             while len(queue) < batch:
                 queue += order.permutation(len(self)).tolist()
             chosen, queue = queue[:batch], queue[batch:]
+            if step < first:
+                continue
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
                 pairs = [augment(*self._sample(k)) for k in chosen]

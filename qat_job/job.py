@@ -1,10 +1,12 @@
 """The story of stage 2: load teacher and set, quantize, calibrate, keep the student so far, train, save, export."""
 
+from functools import partial
 from pathlib import Path
 
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
 from qat_job.calibration_set import check_same_teacher, reference
+from qat_job.checkpoint import CHECKPOINTS, Checkpoints
 from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.job import make_plan, measure
@@ -18,6 +20,7 @@ from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.shards import CalibrationSet, open_calibration_set
 from schemas.stage import Stage
+from schemas.storage import remove_file
 from schemas.student import (
     MANIFEST,
     ONNX,
@@ -31,12 +34,19 @@ from schemas.student import (
 
 
 def quantize(
-    settings: QatConfig, provenance: Provenance, set_folder: Path, folder: Path, stage: Stage
+    settings: QatConfig,
+    provenance: Provenance,
+    set_folder: Path,
+    folder: Path,
+    stage: Stage,
+    *,
+    overwrite: bool = False,
 ) -> StudentManifest:
-    """Make the student `settings` describes from the set in `set_folder`.
+    """Make the student `settings` describes from the set in `set_folder`, going on at the last checkpoint.
 
     Raises:
-        ZsqError: bad input, a set that fails verification, or a stop request.
+        ZsqError: bad input, a set that fails verification, a foreign unfinished training in the folder, or a stop
+            request.
     """
     device = resolve_device(settings.device)
     events = EventRecord(events_folder(folder)) if settings.tensorboard else None
@@ -44,31 +54,36 @@ def quantize(
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
     images = ImageBatches(calibration_set, device)
-    remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
+    checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
+    checkpoint = checkpoints.latest(overwrite, stage.reporter.message)
     for path in (folder / MANIFEST, onnx_manifest_path(folder / ONNX), folder / ONNX):
-        path.unlink(missing_ok=True)
+        remove_file(path)
 
-    settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
+    if checkpoint is None:
+        remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
+        settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
+    else:
+        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.steps}")
+        settings = settings.model_copy(update={"bits": checkpoint.record.bits, "sensitivity": None})
     student = make_student(teacher, settings.bits)
-    stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
-    calibrate(
-        student.network,
-        lambda: images.in_order(settings.calibration_images, settings.batch),
-        student.head_outputs,
+    save = partial(
+        save_student, student, config=settings, calibration_set=reference(calibration_set), provenance=provenance
     )
-    stage.stop_here_if_asked()
-    summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
-    before = folder if settings.ptq_only else folder / PTQ_FOLDER
-    manifest = save_student(
-        student, before, method=TrainingMethod.PTQ, config=settings, calibration_set=reference(calibration_set),
-        training=summary, provenance=provenance,
-    )  # fmt: skip
+    if checkpoint is None:
+        stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
+        calibrate(
+            student.network,
+            lambda: images.in_order(settings.calibration_images, settings.batch),
+            student.head_outputs,
+        )
+        stage.stop_here_if_asked()
+        summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
+        before = folder if settings.ptq_only else folder / PTQ_FOLDER
+        manifest = save(before, method=TrainingMethod.PTQ, training=summary)
     if not settings.ptq_only:
-        summary = train(student, teacher, images, settings, stage, events)
-        manifest = save_student(
-            student, folder, method=TrainingMethod.QAT, config=settings, calibration_set=reference(calibration_set),
-            training=summary, provenance=provenance,
-        )  # fmt: skip
+        summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events)
+        manifest = save(folder, method=TrainingMethod.QAT, training=summary)
+    checkpoints.clear()
     if events is not None:
         events.close()
     if settings.onnx:
@@ -127,7 +142,7 @@ def export_again(settings: QatConfig, set_folder: Path, folder: Path, stage: Sta
 def remove_student(folder: Path) -> None:
     """Delete a student's files, and the folder if nothing else is in it."""
     for path in (folder / MANIFEST, folder / WEIGHTS, onnx_manifest_path(folder / ONNX), folder / ONNX):
-        path.unlink(missing_ok=True)
+        remove_file(path)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

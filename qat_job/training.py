@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Detector, HeadOutputs
+from qat_job.checkpoint import Checkpoint, Checkpoints, TrainingState
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
 from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
@@ -28,15 +29,26 @@ def train(
     images: ImageBatches,
     config: QatConfig,
     stage: Stage,
+    checkpoints: Checkpoints,
+    checkpoint: Checkpoint | None = None,
     events: EventRecord | None = None,
 ) -> TrainingSummary:
     """Train a calibrated student in place; batch-norm statistics stay as they are.
 
-    Progress is recorded in `events` where it is given.
+    Args:
+        student: calibrated, or with any step sizes where there is a `checkpoint`.
+        teacher: guides it.
+        images: of the calibration set.
+        config: settings.
+        stage: shows progress.
+        checkpoints: takes the state every `config.checkpoint_interval` steps and when the stage is asked to stop.
+        checkpoint: where to go on; the steps from there are those of a training that was never interrupted.
+        events: takes the progress where it is given.
+
 
     Raises:
-        InputError: the loss is no longer finite.
-        Stopped: SIGTERM arrived.
+        InputError: the loss is no longer finite; the last checkpoint is of a step where it was.
+        Stopped: SIGTERM arrived, the state is saved.
     """
     optimizer = torch.optim.Adam(parameter_groups(student, config.weight_learning_rate, config.step_size_learning_rate))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
@@ -48,10 +60,19 @@ def train(
 
     sites = student.distillation_sites()
     losses: list[Tensor] = []
-    batches = images.shuffled(config.steps, config.batch, config.seed, config.augmentation)
-    start = time.monotonic()
+    state = TrainingState(student.network, optimizer, schedule, losses)
+    if checkpoint is not None:
+        state.restore(checkpoint)
+    first = saved = len(losses)
+    batches = images.shuffled(config.steps, config.batch, config.seed, config.augmentation, first)
+    start = time.monotonic() - state.seconds
     with FeatureTap(student.network, sites) as student_tap, FeatureTap(teacher.network, sites) as teacher_tap:
-        for _ in stage.reporter.track(range(config.steps), "training"):
+        for step in stage.reporter.track(range(first, config.steps), "training"):
+            due = step % config.checkpoint_interval == 0 or stage.stop_asked
+            if due and step > saved and state.is_finite():
+                state.seconds = time.monotonic() - start
+                checkpoints.save(state, config.bits)
+                saved = step
             stage.stop_here_if_asked()
             batch, labels = next(batches)
             with torch.no_grad():
@@ -137,5 +158,5 @@ def check_finite(losses: list[Tensor], config: QatConfig) -> None:
         raise InputError(
             f"training diverged: the loss is not finite by step {len(losses)}; "
             f"lower learning_rate (now {config.weight_learning_rate:g}) or step_size_learning_rate "
-            f"(now {config.step_size_learning_rate:g})"
+            f"(now {config.step_size_learning_rate:g}), and start anew with --overwrite"
         )

@@ -17,7 +17,7 @@ from quantization.onnx_graph import to_half, to_onnx, write_onnx
 from quantization.onnx_quantizers import OPSET, replace_quantizers
 from schemas.errors import VerificationError
 from schemas.provenance import code_version
-from schemas.storage import file_digest, write_text
+from schemas.storage import file_digest, remove_file, write_text
 from schemas.student import OnnxManifest, OnnxParity, StudentManifest, export_provenance, onnx_manifest_path
 
 PARITY_IMAGES = 8
@@ -42,7 +42,7 @@ def export_student(
     Raises:
         VerificationError: the exported model does not compute what the student computes.
     """
-    onnx_manifest_path(path).unlink(missing_ok=True)
+    remove_file(onnx_manifest_path(path))
     network = student.deployed()
     layers = quantized_layers(network)
     specs = {name: (layer.weight_quantizer.spec, layer.input_quantizer.spec) for name, layer in layers.items()}
@@ -53,7 +53,7 @@ def export_student(
 
     parity = measure_parity(student, path, images, image_size)
     if parity.score_mean > LARGEST_MEAN_SCORE_ERROR:
-        path.unlink()
+        remove_file(path)
         raise VerificationError(
             f"{path}: the exported model's class scores are {parity.score_mean:.3f} off the student's on average; "
             "not kept. Please report this with the architecture"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from detectors.protocol import Detector
 from detectors.registry import build_detector
@@ -12,7 +12,7 @@ from quantization.convert import make_student, quantizer_records
 from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
-from schemas.storage import atomic_path, file_digest, write_text
+from schemas.storage import atomic_path, file_digest, remove_file, write_text
 from schemas.student import (
     MANIFEST,
     WEIGHTS,
@@ -34,10 +34,10 @@ def save_student(
     provenance: Provenance,
 ) -> StudentManifest:
     """Write weights, then the manifest that makes them a student."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+    remove_file(folder / MANIFEST)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.network.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))  # save_file has errors of its own for a full disk
     manifest = StudentManifest(
         teacher=student.identity,
         method=method,

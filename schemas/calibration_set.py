@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -88,6 +88,15 @@ class AveragePrecision(Contract):
     map_large: float = Field(ge=-1, le=1)
 
 
+class DivergedBatch(Contract):
+    """An attempt at a batch of images that did not stay finite and was made again from other random numbers."""
+
+    phase: Literal["label sampling", "inversion"]
+    samples: tuple[int, ...] = Field(min_length=1, description="indices, in the whole set, of the images concerned")
+    step: int = Field(ge=1, description="iteration at which it was noticed")
+    attempt: int = Field(ge=0, description="0: the first; enters the random numbers of the next")
+
+
 class ShardRecord(Document):
     """One tar of the set; also stored beside it as `<shard>.json`."""
 
@@ -98,6 +107,7 @@ class ShardRecord(Document):
     first_sample: int = Field(ge=0, description="index of the first sample in the whole set")
     seed: int = Field(ge=0, description="the set's seed; a sample's randomness comes from (seed, sample index)")
     key: str = Field(description="provenance key of the run that wrote the shard")
+    diverged: tuple[DivergedBatch, ...] = Field(default=(), description="attempts at its images that were discarded")
 
 
 class SetSource(Contract):

@@ -149,6 +149,10 @@ class QatConfig(Contract):
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
+    checkpoint_interval: int = Field(
+        default=100, ge=1, description="steps between checkpoints; a killed training repeats at most this many"
+    )
+    checkpoints_kept: int = Field(default=2, ge=1, le=1000, description="latest checkpoints that stay while it trains")
     tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
     onnx: bool = Field(default=True, description="also export the finished student to model.onnx")
@@ -177,5 +181,5 @@ class QatConfig(Contract):
 
     def keyed(self) -> dict[str, Any]:
         """What decides the student: not locations (their digests count), the device, or what is written beside it."""
-        beside = {"device": True, "tensorboard": True, "onnx": True}
-        return self.model_dump(mode="json", exclude=beside | {"teacher": {"path"}})
+        beside = {"tensorboard": True, "onnx": True, "checkpoint_interval": True, "checkpoints_kept": True}
+        return self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path"}})

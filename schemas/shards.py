@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord, shard_record_path
+from schemas.calibration_set import (
+    MANIFEST,
+    CalibrationSetManifest,
+    DivergedBatch,
+    ShardRecord,
+    shard_record_path,
+)
 from schemas.errors import InputError, VerificationError
 from schemas.labels import ImageLabels
 from schemas.storage import atomic_path, file_digest, write_text
@@ -182,7 +188,14 @@ def _members(stream: BinaryIO) -> Iterator[tuple[str, int, int]]:
 
 
 def write_shard(
-    folder: Path, index: int, samples: Iterable[tuple[Pixels, ImageLabels]], *, first_sample: int, seed: int, key: str
+    folder: Path,
+    index: int,
+    samples: Iterable[tuple[Pixels, ImageLabels]],
+    *,
+    first_sample: int,
+    seed: int,
+    key: str,
+    diverged: Iterable[DivergedBatch] = (),
 ) -> ShardRecord:
     """Write shard number `index` atomically, then its record.
 
@@ -208,8 +221,9 @@ def write_shard(
                 count += 1
         size, digest = temporary.stat().st_size, file_digest(temporary)
     record = ShardRecord(
-        file=file, sha256=digest, bytes=size, samples=count, first_sample=first_sample, seed=seed, key=key
-    )
+        file=file, sha256=digest, bytes=size, samples=count, first_sample=first_sample, seed=seed, key=key,
+        diverged=tuple(diverged),
+    )  # fmt: skip
     write_text(shard_record_path(folder, file), record.to_json())
     return record
 

@@ -1,4 +1,4 @@
-"""How every stage behaves as a process: one line per error, exit codes, SIGTERM, "up to date"."""
+"""How every stage behaves as a process: one line per error, exit codes, SIGTERM, "up to date", one writer a folder."""
 
 import signal
 import sys
@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from schemas.errors import ConfigError, ExitCode, Stopped, ZsqError
+from schemas.errors import ConfigError, ExitCode, InputError, Stopped, ZsqError
+from schemas.lock import folder_lock
 from schemas.progress import Reporter
 from schemas.provenance import Provenance
+from schemas.ranks import Rank
 
 
 class Stage:
@@ -18,12 +20,21 @@ class Stage:
     def __init__(self, name: str) -> None:
         self.name = name
         self.reporter = Reporter(name)
-        self._stop_requested = False
+        self._stop: ZsqError | None = None
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether `stop_here_if_asked` would raise: time to save what is at hand."""
+        return self._stop is not None
 
     def stop_here_if_asked(self) -> None:
-        """Raise `Stopped` when SIGTERM arrived; call it where finished work is on disk."""
-        if self._stop_requested:
-            raise Stopped("stopped by SIGTERM; finished work is kept, run the same command to go on")
+        """Raise `Stopped` when SIGTERM arrived; call it where finished work is on disk.
+
+        Raises:
+            InputError: another process took the output folder over.
+        """
+        if self._stop is not None:
+            raise self._stop
 
     def counter(self, total: int, task: str, unit: str) -> Callable[[], None]:
         """A function to call after each of `total` steps: shows progress, and raises `Stopped` when SIGTERM arrived."""
@@ -38,7 +49,30 @@ class Stage:
 
     def request_stop(self, signum: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         """Signal handler: remember the request; the stage stops at its next safe point."""
-        self._stop_requested = True
+        self._stop = self._stop or Stopped("stopped by SIGTERM; finished work is kept, run the same command to go on")
+
+    @contextmanager
+    def output(self, folder: Path, key: str, rank: Rank, finished: Callable[[], bool]) -> Iterator[bool]:
+        """Inside the block this process alone may write `folder` (and other ranks of the same run); True if it should.
+
+        Args:
+            folder: of the stage's output.
+            key: provenance key of the run.
+            rank: this process.
+            finished: whether the output is there already; asked before the lock, which finished output does not need,
+                and again under it.
+
+        Raises:
+            InputError: another process writes the folder, or it cannot be written.
+        """
+        if finished():
+            yield False
+            return
+        with folder_lock(folder, self.name, key, rank, on_loss=self._lost, on_wait=self.reporter.message):
+            yield not finished()
+
+    def _lost(self, message: str) -> None:
+        self._stop = InputError(message)
 
 
 @contextmanager
@@ -51,6 +85,9 @@ def run_stage(name: str) -> Iterator[Stage]:
     except ZsqError as error:
         stage.reporter.error(str(error))
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        stage.reporter.error(f"{error.filename}: {error.strerror}; check who owns it and its folders")
+        sys.exit(ExitCode.BAD_INPUT)
     except KeyboardInterrupt:
         stage.reporter.error("interrupted; finished work is kept, run the same command to go on")
         sys.exit(ExitCode.INTERRUPTED)

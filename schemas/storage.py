@@ -4,10 +4,13 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from schemas.errors import InputError
+
+TEMPORARY_SUFFIX = ".zsq-tmp"
+"""Ends the name of every file that is not whole yet."""
 
 
 def file_digest(path: Path) -> str:
@@ -31,11 +34,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     new one, also after a power cut.
 
     Raises:
-        InputError: the folder cannot be created or written.
+        InputError: the folder cannot be created or written, or the storage fails (full, read-only, gone) on the way.
     """
     make_folder(path.parent)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX)
     except OSError as error:
         raise InputError(
             f"folder {path.parent}: cannot be written ({error.strerror or error}); choose another one"
@@ -53,8 +56,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "what was finished before is kept: mend the storage and run the same command to go on"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the storage that failed above may fail here too
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,3 +82,21 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"folder {path}: cannot be created ({error.strerror or error}); choose another one") from error
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        InputError: it cannot be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be removed ({error.strerror or error}); check its folder's owner") from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed processes were writing below `folder`; only for who alone writes there."""
+    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+        remove_file(path)

@@ -31,14 +31,19 @@ def main(
             inputs["labels"] = given_labels_digest(Path(settings.labels.path))
         provenance = Provenance.of("synth", settings.keyed(), inputs)
         manifest = output / MANIFEST
-        done = CalibrationSetManifest.read(manifest).provenance if manifest.exists() else None
-        if up_to_date(done, provenance, output, overwrite):
-            stage.reporter.message(f"up to date: {output}")
-            return
 
-        from synth_job.job import synthesize  # loads torch, which an up-to-date run need not wait for
+        def finished() -> bool:
+            done = CalibrationSetManifest.read(manifest).provenance if manifest.exists() else None
+            return up_to_date(done, provenance, output, overwrite)
 
-        synthesize(settings, provenance, output, stage, rank=rank, overwrite=overwrite)
+        with stage.output(output, provenance.key, rank, finished) as wanted:
+            if not wanted:
+                stage.reporter.message(f"up to date: {output}")
+                return
+
+            from synth_job.job import synthesize  # loads torch, which an up-to-date run need not wait for
+
+            synthesize(settings, provenance, output, stage, rank=rank, overwrite=overwrite)
 
 
 if __name__ == "__main__":

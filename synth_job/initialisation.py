@@ -17,15 +17,16 @@ BRIGHTNESS, CONTRAST = 0.45, 0.25
 """Mean and amplitude of the noise in [0, 1]."""
 
 
-def sample_generator(seed: int, index: int) -> torch.Generator:
-    """The random generator of sample `index` of a set."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+def sample_generator(seed: int, index: int, attempt: int = 0) -> torch.Generator:
+    """The random generator of sample `index` of a set; another one for each attempt at it."""
+    entropy = [seed, index, attempt] if attempt else [seed, index]
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) % 2**63)
 
 
-def initial_images(kind: Initialisation, seed: int, indices: Sequence[int], size: int) -> Tensor:
-    """Start images `(B, 3, size, size)` in [0, 1]; image k depends on (seed, its sample index) alone."""
-    generators = [sample_generator(seed, index) for index in indices]
+def initial_images(kind: Initialisation, seed: int, indices: Sequence[int], size: int, attempt: int = 0) -> Tensor:
+    """Start images `(B, 3, size, size)` in [0, 1]; image k depends on (seed, its sample index, attempt) alone."""
+    generators = [sample_generator(seed, index, attempt) for index in indices]
     if kind is Initialisation.NOISE:
         return torch.stack([torch.rand(3, size, size, generator=generator) for generator in generators])
     return torch.cat([low_frequency_noise(size, generator) for generator in generators])

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.synth_config import LossWeights, ViewConfig
+from synth_job.divergence import Diverged
 from synth_job.views import View
+
+CHECK_INTERVAL = 25
+"""Steps between checks that loss and pixels are finite; each check waits for the device."""
 
 Relabel = Callable[[int, Tensor], list[Detections] | None]
 """Called after step i with (i, images); labels it returns replace the current ones."""
@@ -46,6 +50,9 @@ def invert(
 
     Returns:
         The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
+
+    Raises:
+        Diverged: the loss or pixels are not finite.
     """
     device = next(teacher.network.parameters()).device
     # The copy frees the caller's tensor; channels_last is what convolutions run fastest on.
@@ -53,6 +60,7 @@ def invert(
     labels = [label.to(device) for label in labels]
     optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
+    losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
     with BatchNormMatching(teacher.statistics_sites()) as matching:
         for step in range(iterations):
             optimizer.zero_grad()
@@ -72,13 +80,29 @@ def invert(
             loss.backward()
             optimizer.step()
             schedule.step()
+            losses += loss.detach()
             with torch.no_grad():
                 images.clamp_(0, 1)
+            if (step + 1) % CHECK_INTERVAL == 0 or step + 1 == iterations:
+                check_finite(images, losses, step + 1)
             if relabel is not None:
                 with matching.paused():
                     labels = relabel(step, images.detach()) or labels
             advance()
     return images.detach().contiguous()
+
+
+def check_finite(images: Tensor, loss: Tensor, step: int) -> None:
+    """Stop an inversion that cannot recover: Adam's moments keep what is not a number.
+
+    Raises:
+        Diverged: naming the images with pixels that are not finite, or all where only the `loss` is not.
+    """
+    finite = torch.isfinite(images.detach()).flatten(1).all(dim=1)
+    if bool(finite.all() & torch.isfinite(loss)):
+        return
+    bad = torch.nonzero(~finite).flatten().tolist()
+    raise Diverged(bad or range(len(images)), step)
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -25,9 +25,10 @@ from schemas.provenance import Provenance
 from schemas.ranks import Rank
 from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
 from schemas.stage import Stage
-from schemas.storage import make_folder, write_text
+from schemas.storage import remove_file, write_text
 from schemas.synth_config import Initialisation, LabelSource, SynthConfig
 from synth_job.contact_sheet import write_contact_sheet
+from synth_job.divergence import Attempts
 from synth_job.initialisation import enlarged, initial_images, sample_generator
 from synth_job.inversion import invert
 from synth_job.label_sampling import LabelSampler, SampledLabels
@@ -59,8 +60,7 @@ def synthesize(
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
     sampler = LabelSampler(teacher, settings.labels, settings.seed, losses)
-    make_folder(folder)
-    (folder / MANIFEST).unlink(missing_ok=True)  # inputs are good; from here on the set is not whole
+    remove_file(folder / MANIFEST)  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
     for number, first in enumerate(starts):
@@ -69,11 +69,12 @@ def synthesize(
         stage.stop_here_if_asked()
         indices = range(first, min(first + settings.shard_size, settings.images))
         stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
-        sampled = sampler.sample(indices, size, stage)
-        images = synthesize_images(teacher, sampled, indices, settings, size, stage, losses)
+        attempts = Attempts(stage.reporter.message)
+        sampled = sampler.sample(indices, size, stage, attempts)
+        images = synthesize_images(teacher, sampled, indices, settings, size, stage, attempts, losses)
         write_shard(
             folder, number, zip(images, sampled.labels(size), strict=True),
-            first_sample=first, seed=settings.seed, key=provenance.key,
+            first_sample=first, seed=settings.seed, key=provenance.key, diverged=attempts.failed,
         )  # fmt: skip
 
     finished = [finished_shard(folder, number, provenance.key, overwrite) for number in range(len(starts))]
@@ -131,8 +132,8 @@ def remove_other_shards(folder: Path, named: set[str]) -> None:
     """Delete what an overwritten, larger set left: a reader of `*.tar` must not find it."""
     for path in folder.glob("calib-*.tar"):
         if path.name not in named:
-            shard_record_path(folder, path.name).unlink(missing_ok=True)
-            path.unlink()
+            remove_file(shard_record_path(folder, path.name))
+            remove_file(path)
 
 
 def synthesize_images(
@@ -142,29 +143,40 @@ def synthesize_images(
     settings: SynthConfig,
     size: int,
     stage: Stage,
+    attempts: Attempts,
     losses: LossRecord | None = None,
 ) -> list[Pixels]:
-    """Images of `size` pixels for the labels of one shard; `losses` takes the loss terms where it is given."""
+    """Images of `size` pixels for the labels of one shard; `losses` takes the loss terms where it is given.
+
+    Raises:
+        InputError: an inversion diverges, whatever the random numbers.
+    """
     config = settings.inversion
     labels = [detections.scaled(size / sampled.size) for detections in sampled.detections]
     pixels: list[Pixels] = []
     batches = -(-len(indices) // config.batch)
     advance = stage.counter(batches * config.iterations, "inversion", unit="iteration")
+    change = f"inversion.learning_rate (now {config.learning_rate:g}) or inversion.weights"
     for start in range(0, len(indices), config.batch):
         batch = slice(start, start + config.batch)
-        if settings.initialisation is Initialisation.SAMPLED:
-            images = enlarged(sampled.images[batch], size)
-        else:
-            images = initial_images(settings.initialisation, settings.seed, indices[batch], size)
-        terms: list[Tensor] | None = [] if losses else None
-        images = invert(
-            teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
-            weights=config.weights, views=config.views,
-            generator=sample_generator(settings.seed, indices[start]), advance=advance, terms=terms,
-        )  # fmt: skip
-        if losses and terms:
-            losses.write("inversion", terms, indices[start] // config.batch * config.iterations)
-        pixels += to_pixels(images)
+
+        def attempt_at(attempt: int, batch: slice = batch) -> Tensor:
+            if settings.initialisation is Initialisation.SAMPLED:
+                images = enlarged(sampled.images[batch], size)
+            else:
+                images = initial_images(settings.initialisation, settings.seed, indices[batch], size, attempt)
+            first = indices[batch][0]
+            terms: list[Tensor] | None = [] if losses else None
+            images = invert(
+                teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
+                weights=config.weights, views=config.views,
+                generator=sample_generator(settings.seed, first, attempt), advance=advance, terms=terms,
+            )  # fmt: skip
+            if losses and terms:
+                losses.write("inversion", terms, first // config.batch * config.iterations)
+            return images
+
+        pixels += to_pixels(attempts.run("inversion", indices[batch], change, attempt_at))
     return pixels
 
 

@@ -1,6 +1,8 @@
 """Label sampling: the boxes and classes that synthetic images are made for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from detectors.protocol import Detector
 from schemas.labels import ImageLabels, LabelOrigin
 from schemas.stage import Stage
 from schemas.synth_config import LabelConfig, LabelSource
+from synth_job.divergence import Attempts
 from synth_job.given_labels import read_given_labels
 from synth_job.initialisation import initial_images, sample_generator
 from synth_job.inversion import invert
@@ -71,10 +74,14 @@ class LabelSampler:
             assert config.path is not None  # checked by the configuration
             self._given = read_given_labels(Path(config.path), teacher.identity.class_names)
 
-    def sample(self, indices: range, image_size: int, stage: Stage) -> SampledLabels:
-        """Labels of the samples `indices`, for `image_size` pixels (adaptive sampling: for `labels.size` pixels)."""
+    def sample(self, indices: range, image_size: int, stage: Stage, attempts: Attempts) -> SampledLabels:
+        """Labels of the samples `indices`, for `image_size` pixels (adaptive sampling: for `labels.size` pixels).
+
+        Raises:
+            InputError: adaptive sampling diverges, whatever the random numbers.
+        """
         if self._config.source is LabelSource.ADAPTIVE:
-            return self._adaptive(indices, stage)
+            return self._adaptive(indices, stage, attempts)
         detections = [self._drawn(index).scaled(image_size) for index in indices]
         origin = LabelOrigin.GIVEN if self._given else LabelOrigin.SAMPLED
         return SampledLabels(image_size, detections, [[origin] * len(found) for found in detections], torch.empty(0))
@@ -92,40 +99,51 @@ class LabelSampler:
             case _:
                 return random_boxes(generator, self._classes, 1)
 
-    def _adaptive(self, indices: range, stage: Stage) -> SampledLabels:
+    def _adaptive(self, indices: range, stage: Stage, attempts: Attempts) -> SampledLabels:
         config = self._config
         detections: list[Detections] = []
         origins: list[list[LabelOrigin]] = []
         images: list[Tensor] = []
         batches = [indices[start : start + config.batch] for start in range(0, len(indices), config.batch)]
         advance = stage.counter(len(batches) * config.iterations, "label sampling", unit="iteration")
+        change = f"labels.learning_rate (now {config.learning_rate:g}) or labels.weights"
         for batch in batches:
-            relabelling = AdaptiveRelabelling(
-                self._teacher,
-                config,
-                [random_boxes(sample_generator(self._seed, i), self._classes, 1).scaled(config.size) for i in batch],
+            made, relabelling = attempts.run(
+                "label sampling", batch, change, partial(self._adaptive_batch, batch, advance)
             )
-            terms: list[Tensor] | None = [] if self._record else None
-            images.append(
-                invert(
-                    self._teacher,
-                    initial_images(config.initialisation, self._seed, batch, config.size),
-                    relabelling.labels(),
-                    iterations=config.iterations,
-                    learning_rate=config.learning_rate,
-                    weights=config.weights,
-                    views=config.views,
-                    generator=sample_generator(self._seed, batch[0]),
-                    advance=advance,
-                    relabel=relabelling.after_step,
-                    terms=terms,
-                ).cpu()
-            )
-            if self._record and terms:
-                self._record.write("label sampling", terms, batch[0] // config.batch * config.iterations)
+            images.append(made)
             detections += relabelling.labels()
             origins += relabelling.origins
         return SampledLabels(config.size, detections, origins, torch.cat(images))
+
+    def _adaptive_batch(
+        self, batch: range, advance: Callable[[], None], attempt: int
+    ) -> tuple[Tensor, "AdaptiveRelabelling"]:
+        """One attempt at the samples of a batch: their images on the CPU, and their labels."""
+        config = self._config
+        generators = [sample_generator(self._seed, index, attempt) for index in batch]
+        relabelling = AdaptiveRelabelling(
+            self._teacher,
+            config,
+            [random_boxes(generator, self._classes, 1).scaled(config.size) for generator in generators],
+        )
+        terms: list[Tensor] | None = [] if self._record else None
+        images = invert(
+            self._teacher,
+            initial_images(config.initialisation, self._seed, batch, config.size, attempt),
+            relabelling.labels(),
+            iterations=config.iterations,
+            learning_rate=config.learning_rate,
+            weights=config.weights,
+            views=config.views,
+            generator=sample_generator(self._seed, batch[0], attempt),
+            advance=advance,
+            relabel=relabelling.after_step,
+            terms=terms,
+        )
+        if self._record and terms:
+            self._record.write("label sampling", terms, batch[0] // config.batch * config.iterations)
+        return images.cpu(), relabelling
 
 
 class AdaptiveRelabelling:

@@ -23,7 +23,8 @@ def main(
 ) -> None:
     """Measure how much each layer suffers from quantization; with a target, plan mixed precision."""
     with run_stage("sensitivity") as stage:
-        Rank.of_environment().must_be_alone("sensitivity")
+        rank = Rank.of_environment()
+        rank.must_be_alone("sensitivity")
         settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
         if not (calibration_set / SET_MANIFEST).exists():
             raise InputError(
@@ -33,7 +34,8 @@ def main(
 
         from qat_job.sensitivity.job import analyse  # loads torch, which a mistake in the settings need not wait for
 
-        analyse(settings, calibration_set, output, overwrite, stage)
+        with stage.output(output, "sensitivity", rank, finished=lambda: False):
+            analyse(settings, calibration_set, output, overwrite, stage)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from schemas.qat_config import QatConfig, SensitivityConfig
 from schemas.sensitivity import PLAN, SENSITIVITY, LayerSensitivity, SensitivityReport
 from schemas.shards import CalibrationSet, open_calibration_set
 from schemas.stage import Stage, up_to_date
-from schemas.storage import write_text
+from schemas.storage import remove_file, write_text
 
 ROWS = 12
 """Layers in the closing table."""
@@ -38,7 +38,7 @@ def analyse(settings: QatConfig, set_folder: Path, folder: Path, overwrite: bool
     check_same_teacher(teacher, calibration_set)
     report = measure(teacher, calibration_set, settings, folder, overwrite, stage)
     if settings.sensitivity is None or not settings.sensitivity.plans:
-        (folder / PLAN).unlink(missing_ok=True)  # an older one would be taken for this run's
+        remove_file(folder / PLAN)  # an older one would be taken for this run's
     else:
         plan = make_plan(teacher, calibration_set, report.layers, settings, stage)
         write_text(folder / PLAN, plan_file(settings, plan))

@@ -2,13 +2,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from schemas.errors import ConfigError, InputError, Stopped, VerificationError
+from schemas.lock import folder_lock
 from schemas.provenance import Provenance
-from schemas.stage import run_stage, up_to_date
+from schemas.ranks import Rank
+from schemas.stage import Stage, run_stage, up_to_date
 
 WANTED = Provenance.of("synth", {"seed": 1}, {"teacher": "a"})
 OTHER = Provenance.of("synth", {"seed": 2}, {"teacher": "a"})
@@ -84,3 +87,37 @@ def test_as_a_process_sigterm_exits_143(tmp_path: Path):
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 143
     assert errors == "zsq qat: stopped by SIGTERM; finished work is kept, run the same command to go on\n"
+
+
+def test_finished_output_is_not_locked(tmp_path: Path):
+    with (
+        folder_lock(tmp_path, "push", "key", Rank()),
+        Stage("synth").output(tmp_path, "key", Rank(), lambda: True) as wanted,
+    ):
+        assert not wanted
+
+
+def test_output_that_was_finished_while_this_one_waited_for_the_lock_is_not_made_again(tmp_path: Path):
+    answers = iter([False, True])
+    with Stage("synth").output(tmp_path / "set", "key", Rank(), lambda: next(answers)) as wanted:
+        assert not wanted
+
+
+def test_output_is_this_stage_s_alone_inside_the_block(tmp_path: Path):
+    with Stage("synth").output(tmp_path, "key", Rank(), lambda: False) as wanted:
+        assert wanted
+        with (
+            pytest.raises(InputError, match="written by synth on"),
+            Stage("qat").output(tmp_path, "key", Rank(), lambda: False),
+        ):
+            pytest.fail("two writers")
+
+
+def test_a_stage_whose_folder_was_taken_over_stops_at_its_next_safe_point(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("schemas.lock.BEAT_S", 0.01)
+    stage = Stage("synth")
+    with pytest.raises(InputError, match="took this folder over"), stage.output(tmp_path, "k", Rank(), lambda: False):
+        (tmp_path / ".zsq-lock-0").unlink()
+        while not stage.stop_asked:
+            time.sleep(0.01)
+        stage.stop_here_if_asked()

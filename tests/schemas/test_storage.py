@@ -1,10 +1,12 @@
+import errno
 import hashlib
+import os
 import stat
 
 import pytest
 
 from schemas.errors import InputError
-from schemas.storage import atomic_path, file_digest, make_folder, write_text
+from schemas.storage import atomic_path, file_digest, make_folder, remove_file, write_text
 
 
 def test_a_failing_block_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -48,3 +50,27 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path, monkeypatch
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     with pytest.raises(InputError, match=r"cannot be written \(Read-only file system\)"):
         write_text(tmp_path / "file", "x")
+
+
+@pytest.mark.parametrize(("call", "number", "reason"), [
+    ("os.fsync", errno.ENOSPC, "No space left on device"),
+    ("pathlib.Path.replace", errno.ESTALE, "Stale file handle"),
+    ("pathlib.Path.write_text", errno.EDQUOT, "Disk quota exceeded"),
+])  # fmt: skip
+def test_storage_that_fails_on_the_way_is_one_line_and_the_old_file_stays(tmp_path, monkeypatch, call, number, reason):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    path = tmp_path / "file"
+    write_text(path, "old")
+    monkeypatch.setattr(call, fail)
+    with pytest.raises(InputError, match=rf"file: cannot be written \({reason}\).*run the same command to go on"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_removed_is_an_input_error(tmp_path):
+    remove_file(tmp_path / "none")
+    with pytest.raises(InputError, match="cannot be removed"):
+        remove_file(tmp_path)

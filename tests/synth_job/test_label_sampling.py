@@ -15,6 +15,7 @@ from detectors.protocol import Detector
 from schemas.labels import LabelOrigin
 from schemas.stage import Stage
 from schemas.synth_config import LabelConfig, LabelSource
+from synth_job.divergence import Attempts
 from synth_job.label_sampling import (
     AdaptiveRelabelling,
     LabelSampler,
@@ -76,15 +77,20 @@ def test_tiles_fill_the_square() -> None:
 @pytest.mark.parametrize("source", [LabelSource.RANDOM, LabelSource.TILE, LabelSource.MULTI])
 def test_labels_of_a_sample_do_not_depend_on_its_shard(teacher: Detector, stage: Stage, source: LabelSource) -> None:
     sampler = LabelSampler(teacher, LabelConfig(source=source), seed=5)
-    together, alone = sampler.sample(range(0, 6), 96, stage), sampler.sample(range(4, 5), 96, stage)
+    together, alone = (
+        sampler.sample(range(0, 6), 96, stage, Attempts(print)),
+        sampler.sample(range(4, 5), 96, stage, Attempts(print)),
+    )
     assert together.labels(96)[4] == alone.labels(96)[0]
     assert len({label.to_json() for label in together.labels(96)}) > 1
-    other = LabelSampler(teacher, LabelConfig(source=source), seed=6).sample(range(4, 5), 96, stage)
+    other = LabelSampler(teacher, LabelConfig(source=source), seed=6).sample(range(4, 5), 96, stage, Attempts(print))
     assert other.labels(96) != alone.labels(96)
 
 
 def test_labels_scale_to_the_stored_size(teacher: Detector, stage: Stage) -> None:
-    sampled = LabelSampler(teacher, LabelConfig(source=LabelSource.RANDOM), 0).sample(range(1), 64, stage)
+    sampled = LabelSampler(teacher, LabelConfig(source=LabelSource.RANDOM), 0).sample(
+        range(1), 64, stage, Attempts(print)
+    )
     small, large = sampled.labels(64)[0].boxes[0].bbox, sampled.labels(128)[0].boxes[0].bbox
     assert large == pytest.approx([2 * value for value in small])
 
