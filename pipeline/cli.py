@@ -10,7 +10,7 @@ import typer
 
 from pipeline.executor import Executor, run_stages
 from pipeline.local_executor import LocalExecutor, run_job
-from pipeline.plan import describe_plan, plan_stages, report_folders, write_stage_configs
+from pipeline.plan import describe_plan, plan_stages, report_folders
 from pipeline.sets.commands import set_app
 from pipeline.settings import check_inputs, read_run_config
 from schemas.evaluation import PAGE
@@ -85,7 +85,6 @@ def run(
             typer.echo(describe_plan(settings, commands))
             return
         starter = EXECUTORS[executor]()
-        write_stage_configs(commands)
         code = run_stages(commands, starter, stage)
         if code:
             sys.exit(code)

@@ -147,8 +147,8 @@ def _writing_user(command: StageCommand) -> int:
     make_folder(command.output)
     if os.getuid() != 0:
         return os.getuid()
-    for folder in (command.storage, command.output):
-        os.chown(folder, IMAGE_USER, IMAGE_USER)
+    for path in (command.storage, command.output, *command.output.rglob("*")):  # a local run of root's may lie there
+        os.chown(path, IMAGE_USER, IMAGE_USER, follow_symlinks=False)
     return IMAGE_USER
 
 

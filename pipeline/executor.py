@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.plan import StageCommand
+from pipeline.plan import StageCommand, write_stage_config
 from schemas.errors import ExitCode
 from schemas.stage import Stage
 
@@ -21,10 +21,12 @@ def run_stages(commands: Sequence[StageCommand], executor: Executor, run: Stage)
     """Run stages until one fails; returns the exit code of that one, or 0.
 
     Raises:
+        InputError: a stage's configuration cannot be written.
         Stopped: SIGTERM arrived between two stages.
     """
     for command in commands:
         run.stop_here_if_asked()
+        write_stage_config(command)  # not earlier: a run refused at its first stage must not change a later one's
         code = executor.run(command)
         if code != ExitCode.DONE:
             run.reporter.error(_how_to_go_on(command, code))

@@ -96,16 +96,14 @@ def _command(
     return StageCommand(stage, config, path, storage, output, arguments + (("--overwrite",) if overwrite else ()))
 
 
-def write_stage_configs(commands: tuple[StageCommand, ...]) -> None:
-    """Write each stage's whole configuration, so that the stage can be run alone with exactly that file.
+def write_stage_config(command: StageCommand) -> None:
+    """Write a stage's whole configuration, so that the stage can be run alone with exactly that file.
 
     Raises:
         InputError: the storage cannot be written.
     """
-    for command in commands:
-        write_text(
-            command.config_path, f"# Written by `zsq run`. This stage alone: {command.by_hand}\n{_yaml(command.config)}"
-        )
+    text = f"# Written by `zsq run`. This stage alone: {command.by_hand}\n{_yaml(command.config)}"
+    write_text(command.config_path, text)
 
 
 def describe_plan(config: RunConfig, commands: tuple[StageCommand, ...]) -> str:

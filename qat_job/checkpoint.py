@@ -149,8 +149,14 @@ class Checkpoints:
         self.clear()
 
     def save(self, state: TrainingState, bits: BitPolicy) -> None:
-        """Write a checkpoint, then drop the oldest ones beyond those that stay."""
+        """Write a checkpoint, then drop the oldest ones beyond those that stay.
+
+        Later ones can only be those that `latest` passed over as damaged: they go first, or they would count as newer.
+        """
         steps = len(state.losses)
+        for path in self._records():
+            if path.stem > f"step-{steps:08d}":
+                _remove(path)
         tensors = self._folder / f"step-{steps:08d}.safetensors"
         with atomic_path(tensors) as temporary:
             temporary.write_bytes(save(state.tensors()))

@@ -49,13 +49,13 @@ def quantize(
             request.
     """
     device = resolve_device(settings.device)
-    events = EventRecord(events_folder(folder)) if settings.tensorboard else None
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
     images = ImageBatches(calibration_set, device)
     checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
     checkpoint = checkpoints.latest(overwrite, stage.reporter.message)
+    events = EventRecord(events_folder(folder)) if settings.tensorboard else None
     for path in (folder / MANIFEST, onnx_manifest_path(folder / ONNX), folder / ONNX):
         remove_file(path)
 
@@ -82,6 +82,7 @@ def quantize(
         manifest = save(before, method=TrainingMethod.PTQ, training=summary)
     if not settings.ptq_only:
         summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events)
+        stage.require_output()
         manifest = save(folder, method=TrainingMethod.QAT, training=summary)
     checkpoints.clear()
     if events is not None:

@@ -12,7 +12,9 @@ Guaranteed: of processes on one kernel, and of processes anywhere while the hold
 seconds, one writes. Two runs with different settings that start at the same moment as different ranks may refuse each
 other. Not guaranteed: a holder that is frozen or cut off for longer loses its lock to a process on another node; it
 finds out at its next touch and ends, and what it wrote until then went through atomic renames. The volume must create
-files exclusively (`O_EXCL`: local file systems, NFS since version 3), and one boot id must not be two machines.
+files exclusively (`O_EXCL`: local file systems, NFS since version 3), one boot id must not be two machines, and
+processes on one kernel must see each other's kernel locks (two FUSE mounts of one bucket, or NFS mounted twice with
+local locks, do not).
 """
 
 import errno
@@ -206,7 +208,7 @@ def _require_dead(path: Path, on_wait: Callable[[str], None]) -> None:
     started = time.monotonic()
     while True:
         try:
-            handle = os.open(path, os.O_RDWR)
+            handle = _open(path)
         except FileNotFoundError:
             return
         try:
@@ -236,6 +238,14 @@ def _require_dead(path: Path, on_wait: Callable[[str], None]) -> None:
                 f"{path.parent} is locked by {holder or 'a process'}; watching for up to {STALE_S:.0f} s if it lives"
             )
         time.sleep(POLL_S)
+
+
+def _open(path: Path) -> int:
+    """An existing lock file; one of another user is opened for reading, which is enough for a kernel lock."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
 def _kernel_lock_is_free(handle: int) -> bool:

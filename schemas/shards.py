@@ -126,7 +126,9 @@ def verify_shard(folder: Path, record: ShardRecord) -> None:
     if not path.is_file():
         raise VerificationError(f"{path}: missing, though the manifest names it; copy the whole set again")
     if path.stat().st_size != record.bytes or file_digest(path) != record.sha256:
-        raise VerificationError(f"{path}: content does not match its digest; copy it again or run synth again")
+        raise VerificationError(
+            f"{path}: content does not match its digest; copy it again, or delete it and {MANIFEST} and run synth again"
+        )
 
 
 def read_shard(path: Path, expected: int) -> list[Sample]:

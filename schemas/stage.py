@@ -24,8 +24,8 @@ class Stage:
 
     @property
     def stop_asked(self) -> bool:
-        """Whether `stop_here_if_asked` would raise: time to save what is at hand."""
-        return self._stop is not None
+        """Whether SIGTERM arrived: time to save what is at hand, before `stop_here_if_asked` raises."""
+        return isinstance(self._stop, Stopped)
 
     def stop_here_if_asked(self) -> None:
         """Raise `Stopped` when SIGTERM arrived; call it where finished work is on disk.
@@ -34,6 +34,15 @@ class Stage:
             InputError: another process took the output folder over.
         """
         if self._stop is not None:
+            raise self._stop
+
+    def require_output(self) -> None:
+        """Call before replacing finished work.
+
+        Raises:
+            InputError: another process took the output folder over.
+        """
+        if isinstance(self._stop, InputError):
             raise self._stop
 
     def counter(self, total: int, task: str, unit: str) -> Callable[[], None]:

@@ -60,7 +60,11 @@ def synthesize(
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
     sampler = LabelSampler(teacher, settings.labels, settings.seed, losses)
-    remove_file(folder / MANIFEST)  # inputs are good; from here on the set is not whole
+    if (folder / MANIFEST).exists():
+        published = CalibrationSetManifest.read(folder / MANIFEST)
+        if published.provenance.key == provenance.key:  # by another rank, while this one loaded the teacher
+            return published
+        remove_file(folder / MANIFEST)  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
     for number, first in enumerate(starts):
@@ -114,8 +118,9 @@ def finished_shard(folder: Path, number: int, key: str, overwrite: bool) -> Shar
         ConfigError: the shard belongs to a run with other settings, and `overwrite` is not set.
         VerificationError: the shard does not match its record.
     """
-    path = shard_record_path(folder, f"calib-{number:06d}.tar")
-    if not path.exists():
+    file = f"calib-{number:06d}.tar"
+    path = shard_record_path(folder, file)
+    if not path.exists() or not (folder / file).exists():
         return None
     record = ShardRecord.read(path)
     if record.key != key:

@@ -33,6 +33,11 @@ sys.exit(received[0])
 """
 
 
+@pytest.fixture(autouse=True)
+def stand_in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 class ScriptedExecutor:
     def __init__(self, codes: dict[str, int]) -> None:
         self.codes = codes
@@ -96,6 +101,11 @@ def test_the_first_failure_stops_the_run_and_gives_its_code_and_a_way_on(code, h
     assert executor.ran == ["synth", "qat"]
     error = capsys.readouterr().err
     assert hint in error and error.count("\n") == 1
+
+
+def test_a_run_that_is_refused_at_its_first_stage_leaves_the_settings_of_later_ones_alone():
+    assert run_stages(COMMANDS, ScriptedExecutor({"synth": 2}), Stage("run")) == 2
+    assert [path.name for path in COMMANDS[0].config_path.parent.iterdir()] == ["synth.yaml"]
 
 
 def test_a_stop_request_between_stages_starts_no_other():

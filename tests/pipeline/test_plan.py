@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plan import ReportFolders, describe_plan, plan_stages, report_folders, write_stage_configs
+from pipeline.plan import ReportFolders, describe_plan, plan_stages, report_folders, write_stage_config
 from pipeline.settings import check_inputs, embedded_values, read_run_config
 from schemas.base import read_config_values, validate_config
 from schemas.errors import InputError
@@ -30,8 +30,8 @@ def test_a_report_of_a_run_takes_what_is_there(tmp_path):
 def test_a_stage_can_be_run_again_alone_with_exactly_its_file(tmp_path):
     config = read_run_config(None, ["seed=9", "qat.learning_rate=1e-5"], tmp_path / "my runs")
     commands = plan_stages(config)
-    write_stage_configs(commands)
     for command in commands:
+        write_stage_config(command)
         values = read_config_values(command.config_path)
         assert validate_config(type(command.config), values, "x") == command.config
         assert command.by_hand in command.config_path.read_text().splitlines()[0]

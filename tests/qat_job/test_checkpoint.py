@@ -126,6 +126,17 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(
     assert_same_student(tmp_path, uninterrupted)
 
 
+def test_checkpoints_after_damaged_ones_stay(qat: Qat, tmp_path: Path, at_step: Any) -> None:
+    settings = SETTINGS | {"checkpoints_kept": 1}
+    at_step(6, terminate)
+    qat(tmp_path, **settings)
+    (late,) = (tmp_path / CHECKPOINTS).glob("*.safetensors")
+    late.write_bytes(b"damaged")
+    at_step(3, terminate)
+    qat(tmp_path, **settings)
+    assert checkpoints(tmp_path) == ["step-00000003.json", "step-00000003.safetensors"]
+
+
 def test_without_any_whole_checkpoint_it_starts_again(
     qat: Qat, tmp_path: Path, uninterrupted: Path, at_step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,13 @@ def test_who_holds_a_folder_alone_clears_what_killed_writers_left(tmp_path: Path
     assert (tmp_path / ".mine.tmp").exists()
 
 
+def test_a_lock_that_is_a_link_is_refused_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / f"{PREFIX}0").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="cannot be written"), folder_lock(tmp_path, "synth", "key", Rank()):
+        pass
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise OSError(30, "Read-only file system")

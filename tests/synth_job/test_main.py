@@ -248,6 +248,34 @@ def test_ranks_share_the_shards_and_the_last_to_end_publishes_the_same_set(
     assert open_calibration_set(tmp_path).manifest.digest == open_calibration_set(finished).manifest.digest
 
 
+def test_a_rank_that_comes_late_leaves_the_published_set_alone(
+    synth: Synth, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(finished, folder)
+    manifest = (folder / MANIFEST).read_bytes()
+    (folder / MANIFEST).unlink()
+
+    def load_while_another_rank_publishes(*arguments: Any) -> Detector:
+        (folder / MANIFEST).write_bytes(manifest)
+        return load(*arguments)
+
+    load = job.load_teacher
+    monkeypatch.setattr(job, "load_teacher", load_while_another_rank_publishes)
+    monkeypatch.setattr(job, "teacher_agreement", lambda *_: pytest.fail("the set was taken apart again"))
+    assert synth(folder, labels__source="random").exit_code == 0
+    assert (folder / MANIFEST).read_bytes() == manifest
+
+
+def test_a_shard_that_is_gone_is_made_again(synth: Synth, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(finished, folder)
+    (folder / MANIFEST).unlink()
+    (folder / SECOND[0]).unlink()
+    assert synth(folder, labels__source="random").exit_code == 0
+    assert digests(folder) == digests(finished)
+
+
 def test_other_settings_in_the_same_folder_are_refused_and_named(synth: Synth, finished: Path) -> None:
     before = digests(finished)
     line = one_line(synth(finished, labels__source="random", seed=5, inversion__iterations=4), ExitCode.BAD_INPUT)
