@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -22,7 +23,7 @@ from quantization.convert import quantized_layers
 from quantization.onnx_engine import open_engine
 from quantization.onnx_export import export_full_precision, export_student, measure_parity, verify_onnx
 from schemas.calibration_set import ImageSource, LabelMode
-from schemas.errors import InputError, VerificationError
+from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, Policy, QatConfig
 from schemas.student import (
@@ -288,3 +289,12 @@ def test_an_unreadable_model_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(VerificationError, match="onnxruntime cannot read it"):
         open_engine(tmp_path / "model.onnx")
+
+
+def test_a_provider_that_does_not_start_is_one_clear_line(
+    export: Callable[[str], Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(providers))
+    with pytest.raises(ConfigError, match="CUDAExecutionProvider does not start here"):
+        open_engine(export("W8A8 deploy").path, providers=providers)
