@@ -66,7 +66,8 @@ def main(
 
         with stage.output(output, provenance.key, rank, finished) as wanted:
             if not wanted:
-                if not (output / PAGE).exists():  # it can be made again from what is there
+                # It is made again from what is there, with what an earlier run was not given.
+                if student or calibration_set is not None or not (output / PAGE).exists():
                     rebuild_page(output, student or [], calibration_set, output / PAGE)
                 stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
                 return
@@ -93,7 +94,17 @@ def _with_ptq(students: Sequence[Path]) -> list[Path]:
 
 
 def _exported(folders: Sequence[Path]) -> dict[str, str]:
-    """Digest of the exported model of each student that has one, by role."""
+    """Digest of the exported model of each student that has one, by role.
+
+    Raises:
+        InputError: a model lies without its manifest, or a manifest without its model.
+    """
+    for path in (folder / ONNX for folder in folders):
+        if path.exists() != onnx_manifest_path(path).exists():
+            there, missing = sorted((path, onnx_manifest_path(path)), key=Path.exists, reverse=True)
+            raise InputError(
+                f"{missing}: is missing beside {there.name}; run zsq export --overwrite, or set onnx.models: none"
+            )
     models = {n: folder / ONNX for n, folder in enumerate(folders, start=1) if (folder / ONNX).exists()}
     return {f"student {n} onnx": OnnxManifest.read(onnx_manifest_path(path)).sha256 for n, path in models.items()}
 

@@ -22,7 +22,7 @@ from eval_job.latency import measure_latencies
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.validation_set import ValidationImage, ValidationSet, ValidationSource
-from quantization.onnx_engine import installed_engines, open_engine, usable_cores
+from quantization.onnx_engine import check_engine, installed_engines, open_engine, usable_cores
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
 from schemas.errors import ConfigError
@@ -71,6 +71,8 @@ def run(
     validation = data.read(teacher.identity.class_names)
     if validation.without_area:
         stage.reporter.message(f"{validation.name}: left out {validation.without_area} boxes without area")
+    if config.onnx.models != "none":
+        check_engine(config.onnx.engine, config.onnx.providers)
     _remove_previous(output)
     named = _names(students)
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)

@@ -111,4 +111,5 @@ def _boxes(found: Detections, class_names: Sequence[str]) -> tuple[SampleBox, ..
         for (x1, y1, x2, y2), category, score in zip(
             found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True
         )
+        if round(x2 - x1, 1) > 0 and round(y2 - y1, 1) > 0  # a box without area shows nothing
     )

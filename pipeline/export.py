@@ -9,6 +9,9 @@ from schemas.stage import Stage, up_to_date
 from schemas.storage import file_digest
 from schemas.student import MANIFEST, ONNX, OnnxManifest, StudentManifest, export_provenance, onnx_manifest_path
 
+LARGEST_IMAGE = 4096
+"""Side of the square that outputs are compared at, pixels; the limit of `OnnxManifest.image_size`."""
+
 
 def export(
     folder: Path,
@@ -39,10 +42,14 @@ def export(
     size = image_size or student.calibration_set.image_size
     if size % student.teacher.stride or size <= 0:
         raise ConfigError(f"--image-size: got {size}, this detector takes multiples of {student.teacher.stride}")
+    if size > LARGEST_IMAGE:
+        raise ConfigError(f"--image-size: got {size}, at most {LARGEST_IMAGE} pixels are compared; the model takes any")
     if set_folder is not None:
         _check_set(set_folder, student)
     path = output or folder / ONNX
     written = onnx_manifest_path(path)
+    if path.exists() and not written.exists() and output is not None and not overwrite:
+        raise ConfigError(f"{path} exists and is no export of zsq; choose another file, or replace it with --overwrite")
     done = OnnxManifest.read(written) if written.exists() else None
     if up_to_date(done.provenance if done else None, export_provenance(student, size, int4), path, overwrite):
         if done is not None and path.is_file() and file_digest(path) == done.sha256:

@@ -45,7 +45,8 @@ def main(
             return up_to_date(done, provenance, output, overwrite)
 
         def finished() -> bool:
-            return trained() and (onnx_manifest_path(output / ONNX).exists() or not settings.onnx)
+            model = output / ONNX
+            return trained() and (not settings.onnx or (model.exists() and onnx_manifest_path(model).exists()))
 
         with stage.output(output, provenance.key, rank, finished) as wanted:
             if not wanted:

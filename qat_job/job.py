@@ -18,6 +18,7 @@ from quantization.student import load_student, save_student
 from schemas.event_files import events_folder
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
+from schemas.sensitivity import SENSITIVITY
 from schemas.shards import CalibrationSet, open_calibration_set
 from schemas.stage import Stage
 from schemas.storage import remove_file
@@ -61,6 +62,8 @@ def quantize(
 
     if checkpoint is None:
         remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
+        if settings.sensitivity is None:
+            remove_file(folder / SENSITIVITY)  # of an overwritten student; a report would show it as this one's
         settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
     else:
         stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.steps}")

@@ -31,11 +31,28 @@ def open_engine(
         providers: ONNX Runtime's execution providers, best first.
 
     Raises:
-        ConfigError: the engine or a provider is not installed.
+        ConfigError: the engine or a provider is not installed, or does not start.
         VerificationError: the engine cannot read the model.
     """
+    check_engine(engine, providers)
     count = threads or usable_cores()
     return _onnxruntime(path, count, providers) if engine == "onnxruntime" else _openvino(path, count)
+
+
+def check_engine(engine: EngineName, providers: Sequence[str] = CPU) -> None:
+    """Check that an engine can be opened here, before anything is done for it.
+
+    Raises:
+        ConfigError: the engine or a provider is not installed.
+    """
+    if engine not in installed_engines():
+        raise ConfigError(f"{engine} is not installed; install zsq[{engine}], or take onnxruntime")
+    missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
+    if engine == "onnxruntime" and missing:
+        raise ConfigError(
+            f"onnx.providers: {', '.join(missing)} not in this onnxruntime (it has "
+            f"{', '.join(onnxruntime.get_available_providers())}); install the build that has it, or change the setting"
+        )
 
 
 def installed_engines() -> tuple[EngineName, ...]:
@@ -58,11 +75,6 @@ def usable_cores() -> int:
 
 
 def _onnxruntime(path: Path, threads: int, providers: Sequence[str]) -> Engine:
-    if missing := [name for name in providers if name not in onnxruntime.get_available_providers()]:
-        raise ConfigError(
-            f"onnx.providers: {', '.join(missing)} not in this onnxruntime (it has "
-            f"{', '.join(onnxruntime.get_available_providers())}); install the build that has it, or change the setting"
-        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -73,14 +85,18 @@ def _onnxruntime(path: Path, threads: int, providers: Sequence[str]) -> Engine:
         session = onnxruntime.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # the library's own exceptions have no common base
         raise _unreadable(path, "onnxruntime", error) from error
+    session.disable_fallback()
+    if failed := set(providers) - set(session.get_providers()):
+        raise ConfigError(
+            f"onnx.providers: {', '.join(sorted(failed))} does not start here (driver or library missing?); "
+            "leave it out, or mend the installation"
+        )
     return lambda images: session.run(None, {INPUT: images})[0]
 
 
 def _openvino(path: Path, threads: int) -> Engine:
-    try:
-        import openvino
-    except ImportError as error:
-        raise ConfigError("openvino is not installed; install zsq[openvino], or take onnxruntime") from error
+    import openvino
+
     core = openvino.Core()
     requests: dict[tuple[int, ...], openvino.InferRequest] = {}
 

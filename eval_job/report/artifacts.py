@@ -63,6 +63,12 @@ def read_artifacts(
     if calibration_set is not None:
         check_calibration_set(calibration_set, [student.manifest for student in read])
         opened = open_calibration_set(calibration_set)
+        teacher = report.models[0].weights_sha256
+        if not read and opened.manifest.teacher.sha256 != teacher:
+            raise InputError(
+                f"{calibration_set}: was made for another teacher (sha256 {opened.manifest.teacher.sha256[:12]}…, the "
+                f"evaluation's is {teacher[:12]}…); give a set of this teacher, or leave --calibration-set out"
+            )
     return Artifacts(report, folder, read, opened)
 
 
@@ -96,5 +102,14 @@ def _read_student(folder: Path, report: EvalReport) -> StudentArtifacts:
         steps_before=(
             layer_steps(before, StudentManifest.read(before / MANIFEST)) if (before / MANIFEST).exists() else []
         ),
-        sensitivity=SensitivityReport.read(folder / SENSITIVITY) if (folder / SENSITIVITY).exists() else None,
+        sensitivity=_read_sensitivity(folder, manifest),
     )
+
+
+def _read_sensitivity(folder: Path, student: StudentManifest) -> SensitivityReport | None:
+    """What was measured of the student's layers; None where nothing was, or of another teacher, set or policy."""
+    if not (folder / SENSITIVITY).exists():
+        return None
+    measured = SensitivityReport.read(folder / SENSITIVITY)
+    theirs = (measured.teacher.sha256, measured.calibration_set.digest, measured.policy)
+    return measured if theirs == (student.teacher.sha256, student.calibration_set.digest, student.bits.policy) else None

@@ -55,9 +55,11 @@ def style_of(index: int) -> str:
 
 
 def headline_model(report: EvalReport) -> EvaluatedModel:
-    """The model that the page is about: the last student, or full precision alone."""
-    students = [model for model in report.models if model.label_mode is not None]
-    return students[-1] if students else report.models[0]
+    """The model that the page is about: the last student, as exported where it was, or full precision alone."""
+    students = [model for model in report.models if model.label_mode is not None and model.file_bytes is None]
+    if not students:
+        return report.models[0]
+    return next((model for model in report.models if model.name == f"{students[-1].name} ONNX"), students[-1])
 
 
 def verdict(report: EvalReport) -> tuple[str, str]:

@@ -8,12 +8,18 @@ from markupsafe import Markup
 from eval_job.report.artifacts import StudentArtifacts
 from eval_job.report.charts import Axis, RangeMark, log_axis, range_chart
 from eval_job.report.step_sizes import LayerSteps
+from schemas.calibration_set import ImageSource
 from schemas.sensitivity import LayerSensitivity, SensitivityReport
 
 MOST_SENSITIVE = 15
 """Layers shown before a reader asks for all."""
 BELOW_MEDIANS = 5
 """The scale ends at the smallest median divided by this: a channel of zeros has a step size near nothing."""
+REALITY = {
+    ImageSource.SYNTHESIZED: ", no real one",
+    ImageSource.NOISE: " of noise",
+    ImageSource.REAL: ", which are real",
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Sensitivity:
 
     metric: str
     images: int
+    reality: str
+    """A clause that says whether the images are real."""
     bits: int
     """Layers are ranked by their error at this many weight bits."""
     lowest: float
@@ -108,7 +116,8 @@ def _ranking(report: SensitivityReport, weight_bits: int) -> Sensitivity:
     axis = log_axis("error", [each.error for layer in report.layers for each in layer.errors])
     ordered = sorted(report.layers, key=lambda layer: (-_error_at(layer, bits), layer.name))
     rows = [_row(layer, axis) for layer in ordered]
-    return Sensitivity(report.metric, report.images, bits, axis.low, axis.high, rows)
+    reality = REALITY[report.calibration_set.image_source]
+    return Sensitivity(report.metric, report.images, reality, bits, axis.low, axis.high, rows)
 
 
 def _row(layer: LayerSensitivity, axis: Axis) -> SensitivityRow:

@@ -160,7 +160,8 @@ def _iou(a: SampleBox, b: SampleBox) -> float:
     bx, by, bw, bh = b.bbox
     across = max(0.0, min(ax + aw, bx + bw) - max(ax, bx))
     down = max(0.0, min(ay + ah, by + bh) - max(ay, by))
-    return across * down / (aw * ah + bw * bh - across * down)
+    union = aw * ah + bw * bh - across * down
+    return across * down / union if union > 0 else 0.0
 
 
 def _uri(content: bytes) -> str:

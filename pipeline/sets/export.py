@@ -71,7 +71,8 @@ def _write_yolo(calibration_set: CalibrationSet, names: list[str], output: Path)
     for name, sample in zip(names, calibration_set.samples, strict=True):
         lines = [_yolo_line(sample.labels, category, box) for category, box in _boxes(sample.labels)]
         write_text((output / LABELS / name).with_suffix(".txt"), "".join(lines))
-    data = {"path": ".", "train": IMAGES, "val": IMAGES, "names": dict(enumerate(manifest.teacher.class_names))}
+    # Without `path`, which Ultralytics resolves by its own settings, all is found beside the file.
+    data = {"train": IMAGES, "val": IMAGES, "names": dict(enumerate(manifest.teacher.class_names))}
     kinds = f"{manifest.image_source.value} images, {manifest.label_mode.value} labels"
     note = f"# Calibration set {manifest.digest}: {kinds}.\n"
     write_text(output / DATA, note + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))

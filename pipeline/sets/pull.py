@@ -45,6 +45,8 @@ def pull_set(
     for record in stage.reporter.track(manifest.shards, "pull", unit="shard"):
         stage.stop_here_if_asked()
         _fetch_shard(store, folder, record, stage, overwrite)
+    if overwrite:
+        _remove_strangers(folder, manifest)
     index_samples(folder, manifest)
     with atomic_path(folder / MANIFEST) as temporary:
         temporary.write_bytes(text)
@@ -72,6 +74,15 @@ def _is_here(folder: Path, text: bytes, manifest: CalibrationSetManifest, overwr
     if overwrite:
         return False
     raise ConfigError(f"{folder} holds another calibration set; choose another folder, or replace it with --overwrite")
+
+
+def _remove_strangers(folder: Path, manifest: CalibrationSetManifest) -> None:
+    """Delete shards, records and half-fetched shards of another set that lay here."""
+    shards = {record.file for record in manifest.shards}
+    named = shards | {shard_record_path(folder, name).name for name in shards}
+    for path in (*folder.glob("calib-*.json"), *folder.glob("calib-*.tar"), *folder.glob(".calib-*.tar.*.part")):
+        if path.name not in named:
+            path.unlink(missing_ok=True)
 
 
 def _check_space(folder: Path, manifest: CalibrationSetManifest) -> None:

@@ -37,13 +37,28 @@ def push_set(folder: Path, target: str, stage: Stage, *, overwrite: bool = False
         raise ConfigError(
             f"{target} holds another calibration set; choose another place, or replace it with --overwrite"
         )
+    named = {record.file for record in manifest.shards}
+    old = [record for record in _shards(there, target) if record.file not in named]
     store.remove(MANIFEST)  # from here on what lies there is no set
     for record in stage.reporter.track(manifest.shards, "push", unit="shard"):
         stage.stop_here_if_asked()
         if not _is_there(store, record):
             _put_shard(store, folder, record)
+    for record in old:
+        store.remove(_record_name(record))
+        store.remove(record.file)
     store.write(MANIFEST, text)
     return manifest
+
+
+def _shards(text: bytes | None, target: str) -> tuple[ShardRecord, ...]:
+    """The shards of the set that is to be replaced; none where its manifest is missing or cannot be read."""
+    if text is None:
+        return ()
+    try:
+        return CalibrationSetManifest.parse(text, f"{target}/{MANIFEST}").shards
+    except VerificationError:
+        return ()
 
 
 def _is_there(store: Store, record: ShardRecord) -> bool:

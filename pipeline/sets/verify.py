@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from schemas.calibration_set import CalibrationSetManifest, LabelStatistics, ShardRecord, shard_record_path
+from schemas.calibration_set import CalibrationSetManifest, LabelMode, LabelStatistics, ShardRecord, shard_record_path
 from schemas.errors import VerificationError
+from schemas.labels import LabelOrigin
 from schemas.shards import open_calibration_set
 from schemas.stage import Stage
 
@@ -27,6 +28,9 @@ def verify_set(folder: Path, stage: Stage) -> CalibrationSetManifest:
         if path.exists() and ShardRecord.read(path) != record:
             raise VerificationError(f"{path}: says something else than the manifest; copy the whole set again")
     labels = [sample.labels for sample in calibration_set.samples]
+    given = any(box.origin is LabelOrigin.GIVEN for each in labels for box in each.boxes)
+    if given and manifest.label_mode is LabelMode.SAMPLED:
+        raise VerificationError(f"{folder}: the manifest says that labels were sampled, but boxes are given ones")
     if LabelStatistics.of(labels, manifest.teacher.class_names) != manifest.statistics:
         raise VerificationError(f"{folder}: the statistics in the manifest are not those of its labels")
     for sample in stage.reporter.track(calibration_set.samples, "images", unit="image"):

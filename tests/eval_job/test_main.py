@@ -311,3 +311,29 @@ def test_the_published_teacher_scores_what_it_should(real_teacher: Path, coco_va
 
     assert result.exit_code == 0, result.output
     assert report(tmp_path).models[0].precision.map50_95 == pytest.approx(0.3435, abs=0.005)
+
+
+def test_the_page_is_made_again_of_what_is_given(run: Run, trained: Path, tmp_path: Path) -> None:
+    assert run("--student", str(trained)).exit_code == 0
+    page = tmp_path / "out" / "report.html"
+    page.write_text("of an earlier run")
+
+    assert run("--student", str(trained)).exit_code == 0
+    assert page.read_text() != "of an earlier run"
+
+
+def test_an_exported_model_without_its_manifest_is_one_line(run: Run, trained: Path, tmp_path: Path) -> None:
+    (trained / "model.onnx").write_bytes(b"a model")
+    result = run("--student", str(trained))
+
+    assert result.exit_code == 2
+    assert "model.onnx.json: is missing beside model.onnx" in result.output
+
+
+def test_a_missing_provider_leaves_the_earlier_evaluation(run: Run, tmp_path: Path) -> None:
+    assert run().exit_code == 0
+    result = run("--overwrite", "--set", "onnx.providers=[NoExecutionProvider]")
+
+    assert result.exit_code == 2
+    assert "NoExecutionProvider not in this onnxruntime" in result.output
+    assert (tmp_path / "out" / "report.json").exists()

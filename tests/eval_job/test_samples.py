@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detectors.detections import Detections
@@ -97,3 +98,12 @@ def test_samples_of_an_earlier_evaluation_are_removed(tmp_path: Path) -> None:
     remove_samples(tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_detections_without_area_are_left_out(tmp_path: Path) -> None:
+    found = Detections.of(
+        torch.tensor([BOX, [8.0, 8.0, 8.0, 24.0], [8.0, 8.0, 24.0, 8.01]]), torch.tensor([0, 0, 1]), torch.ones(3)
+    )
+    (sample,) = write_samples(tmp_path, validation(image(0, [BOX])), {"model": [found]}, NAMES, 1)
+
+    assert [box.bbox for box in sample.detections["model"]] == [(8.0, 8.0, 16.0, 16.0)]

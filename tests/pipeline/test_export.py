@@ -84,6 +84,7 @@ def test_another_export_in_its_place_is_refused_and_named(student: Path, exporte
     ("arguments", "message"),
     [
         (("--image-size", "100"), "--image-size: got 100, this detector takes multiples of 32"),
+        (("--image-size", "8192"), "--image-size: got 8192, at most 4096 pixels are compared"),
         (("--calibration-set", "/none"), "/none: no finished calibration set here"),
     ],
 )
@@ -92,6 +93,14 @@ def test_bad_input_is_one_line(student: Path, arguments: tuple[str, ...], messag
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.startswith("zsq export: ") and result.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_no_export_is_left_alone(student: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").write_bytes(b"mine")
+    result = export(student, "--output", tmp_path / "mine.onnx")
+    assert result.exit_code == 2
+    assert "is no export of zsq" in result.stderr
+    assert (tmp_path / "mine.onnx").read_bytes() == b"mine"
 
 
 def test_a_folder_without_a_student_is_bad_input(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from quantization.onnx_export import verify_onnx
 from quantization.student import load_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ExitCode
+from schemas.sensitivity import SENSITIVITY
 from schemas.shards import open_calibration_set
 from schemas.storage import file_digest
 from schemas.student import MANIFEST, ONNX, PTQ_FOLDER, WEIGHTS, StudentManifest, TrainingMethod, onnx_manifest_path
@@ -110,6 +111,8 @@ def test_a_student_is_exported_and_a_lost_export_is_made_again_without_training(
     assert "up to date" in result.stdout
 
     weights, digest = (tmp_path / WEIGHTS).stat().st_mtime_ns, described.sha256
+    path.unlink()
+    assert "up to date" not in qat(tmp_path, ptq_only=True, onnx=True).stdout
     for file in (path, onnx_manifest_path(path)):
         file.unlink()
     assert qat(tmp_path, ptq_only=True).exit_code == 0
@@ -162,7 +165,9 @@ def test_other_settings_in_the_same_folder_are_refused_and_named(qat: Qat, train
 def test_overwriting_replaces_the_student(qat: Qat, trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "student"
     shutil.copytree(trained, folder)
+    (folder / SENSITIVITY).write_text("of the old student")
     assert qat(folder, "--overwrite", ptq_only=True, bits__weight_bits=6).exit_code == 0
+    assert not (folder / SENSITIVITY).exists()
     manifest = StudentManifest.read(folder / MANIFEST)
     assert (manifest.method, manifest.bits.weight_bits) == (TrainingMethod.PTQ, 6)
     assert not (folder / PTQ_FOLDER).exists(), "evaluation would show the old student as this one before training"

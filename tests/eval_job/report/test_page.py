@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from eval_job.report.artifacts import read_artifacts
 from eval_job.report.page import rebuild_page, write_page
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import InputError, VerificationError
@@ -120,6 +121,36 @@ def test_layers_are_ranked_by_sensitivity_where_it_was_measured(page: Any, sensi
     assert sensitivity.metric in ranking
     assert re.findall(r"model\.\d\S*", ranking)[:3] == ["model.1.conv", "model.0.conv", "model.2.cv1.conv"]
     assert "Ranked at 4 bits" in ranking
+
+
+def test_a_sensitivity_of_another_set_is_not_shown(run: Any, sensitivity: Any) -> None:
+    other = sensitivity.calibration_set.model_copy(update={"digest": "of another set"})
+    path = run.student / "sensitivity.json"
+    path.write_text(sensitivity.model_copy(update={"calibration_set": other}).to_json())
+
+    (student,) = read_artifacts(run.report, run.evaluation, [run.student], None).students
+    assert student.sensitivity is None
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("synthesized", "images, no real one"), ("noise", "images of noise"), ("real", "images, which are real")],
+)
+def test_a_sensitivity_says_what_images_it_was_measured_on(run: Any, sensitivity: Any, source: str, words: str) -> None:
+    reference = sensitivity.calibration_set.model_copy(update={"image_source": ImageSource(source)})
+    path = run.student / "sensitivity.json"
+    path.write_text(sensitivity.model_copy(update={"calibration_set": reference}).to_json())
+
+    write_page(run.report, run.evaluation, [run.student], None, run.evaluation / "report.html")
+    assert words in (run.evaluation / "report.html").read_text()
+
+
+def test_without_students_the_set_must_be_of_the_teacher(run: Any) -> None:
+    other = run.report.models[0].model_copy(update={"weights_sha256": "0" * 64})
+    report = run.report.model_copy(update={"models": (other,)})
+
+    with pytest.raises(InputError, match="made for another teacher"):
+        read_artifacts(report, run.evaluation, [], run.calibration_set)
 
 
 def test_without_sensitivity_the_page_says_so(page: Any) -> None:

@@ -28,6 +28,12 @@ def test_one_box_matches_only_one_other() -> None:
     assert unmatched([CAT, moved(1)], [moved(0)]) == {1}
 
 
+def test_boxes_without_area_match_nothing() -> None:
+    point = SampleBox(bbox=(10.0, 10.0, 0.0, 0.0), class_name="cat", score=0.5)
+    assert unmatched([point], [point]) == {0}
+    assert unmatched([CAT], [point]) == {0}
+
+
 def test_boxes_in_words() -> None:
     assert spoken([CAT, moved(0, "dog"), CAT]) == "2 cat, 1 dog"
     assert spoken([]) == "no boxes"

@@ -61,6 +61,7 @@ def test_pycocotools_reads_the_coco_file(set_folder: Path, tmp_path: Path) -> No
 def test_the_yolo_layout_is_what_trainers_expect(set_folder: Path, tmp_path: Path) -> None:
     assert zsq_set("export", set_folder, "--format", "yolo", "--output", tmp_path / "out").exit_code == 0
     data = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert "path" not in data, "images lie beside the file, wherever that is"
     assert data["names"] == {0: "cat", 1: "dog"}
     images, labels = (sorted((tmp_path / "out" / name).iterdir()) for name in ("images", "labels"))
     assert [path.stem for path in images] == [path.stem for path in labels]

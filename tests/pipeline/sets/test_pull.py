@@ -228,6 +228,15 @@ def test_another_set_is_replaced_only_when_told(set_folder: Path, tmp_path: Path
     assert content(other) == content(set_folder)
 
 
+def test_nothing_of_a_larger_set_is_left_by_a_smaller_one(set_folder: Path, tmp_path: Path) -> None:
+    smaller = tmp_path / "smaller"
+    assert zsq_set("subset", set_folder, "--count", 2, "--output", smaller).exit_code == 0
+    (set_folder / ".calib-000001.tar.0123456789abcdef.part").write_bytes(b"half")
+    assert zsq_set("pull", smaller, set_folder, "--overwrite").exit_code == 0
+    assert content(set_folder) == content(smaller)
+    assert zsq_set("verify", set_folder).exit_code == 0
+
+
 def test_shards_of_an_unfinished_run_are_not_written_over(set_folder: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()

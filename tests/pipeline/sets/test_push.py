@@ -93,6 +93,8 @@ def test_another_set_is_replaced_only_when_told(set_folder: Path, s3: str, tmp_p
     assert stored(s3) == before
     assert zsq_set("push", set_folder, s3, "--overwrite").exit_code == 0
     assert stored(s3) == content(set_folder)
+    assert zsq_set("push", tmp_path / "other", s3, "--overwrite").exit_code == 0
+    assert stored(s3) == before, "nothing of the larger set is left"
 
 
 def test_a_folder_is_a_target_too(set_folder: Path, tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def test_statistics_that_lie_are_found(set_folder: Path) -> None:
     assert result.exit_code == 3 and "statistics" in result.stderr
 
 
+def test_given_boxes_in_a_set_that_says_sampled_are_found(set_folder: Path) -> None:
+    members = members_of(set_folder / SHARD)
+    write_tar(set_folder / SHARD, [(name, text.replace(b'"relabelled"', b'"given"')) for name, text in members])
+    resign(set_folder)
+    (set_folder / "calib-000000.json").unlink()
+    result = zsq_set("verify", set_folder)
+    assert result.exit_code == 3 and "labels were sampled, but boxes are given" in result.stderr
+
+
 def test_a_shard_that_the_manifest_does_not_name_is_found(set_folder: Path) -> None:
     shutil.copy(set_folder / SHARD, set_folder / "calib-000009.tar")
     result = zsq_set("verify", set_folder)
