@@ -5,6 +5,7 @@ from pathlib import Path
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError, InputError
+from schemas.ranks import Rank
 from schemas.stage import Stage, up_to_date
 from schemas.storage import file_digest
 from schemas.student import MANIFEST, ONNX, OnnxManifest, StudentManifest, export_provenance, onnx_manifest_path
@@ -51,7 +52,8 @@ def export(
     if path.exists() and not written.exists() and output is not None and not overwrite:
         raise ConfigError(f"{path} exists and is no export of zsq; choose another file, or replace it with --overwrite")
     done = OnnxManifest.read(written) if written.exists() else None
-    if up_to_date(done.provenance if done else None, export_provenance(student, size, int4), path, overwrite):
+    wanted = export_provenance(student, size, int4)
+    if up_to_date(done.provenance if done else None, wanted, path, overwrite):
         if done is not None and path.is_file() and file_digest(path) == done.sha256:
             stage.reporter.message(f"up to date: {path}", path=str(path))
             return
@@ -70,7 +72,8 @@ def export(
     if set_folder is not None:
         batches = ImageBatches(open_calibration_set(set_folder), device)
         images = next(batches.in_order(PARITY_IMAGES, PARITY_IMAGES))
-    described = export_student(detector, manifest, path, images, image_size=size, int4=int4)
+    with stage.output(path.parent, wanted.key, Rank(), lambda: False):
+        described = export_student(detector, manifest, path, images, image_size=size, int4=int4)
     parity = described.parity
     rows = [
         ("model", f"{manifest.method.value} {manifest.bits.name}, {size} px, opset {described.opset}"),

@@ -18,9 +18,10 @@ from schemas.calibration_set import (
 )
 from schemas.errors import ConfigError
 from schemas.provenance import Provenance
+from schemas.ranks import Rank
 from schemas.shards import CalibrationSet, Sample, write_shard
 from schemas.stage import Stage, up_to_date
-from schemas.storage import write_text
+from schemas.storage import remove_file, write_text
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def compose_set(
 
     Raises:
         ConfigError: `folder` holds something else and `overwrite` is not set.
+        InputError: another process writes `folder`.
         VerificationError: an image does not decode.
     """
     manifests = [part.calibration_set.manifest for part in parts]
@@ -57,8 +59,14 @@ def compose_set(
         stage.reporter.message(f"up to date: {folder}")
         assert finished is not None
         return finished
-    _make_way(folder, finished, overwrite)
+    with stage.output(folder, provenance.key, Rank(), lambda: False):
+        _make_way(folder, finished, overwrite)
+        return _write_set(parts, provenance, folder, stage)
 
+
+def _write_set(parts: Sequence[Part], provenance: Provenance, folder: Path, stage: Stage) -> CalibrationSetManifest:
+    """The shards, then the manifest."""
+    manifests = [part.calibration_set.manifest for part in parts]
     shards: list[ShardRecord] = []
     sources: list[SetSource] = []
     written = 0
@@ -88,7 +96,7 @@ def compose_set(
         sources=tuple(sources),
         licence=" ".join(dict.fromkeys(m.licence for m in manifests)),
     )
-    write_text(path, manifest.to_json())
+    write_text(folder / MANIFEST, manifest.to_json())
     return manifest
 
 
@@ -97,10 +105,10 @@ def _make_way(folder: Path, finished: CalibrationSetManifest | None, overwrite: 
     old = sorted(folder.glob("calib-*.tar"))
     if old and finished is None and not overwrite:
         raise ConfigError(f"{folder} holds shards of an unfinished set; choose another folder, or --overwrite")
-    (folder / MANIFEST).unlink(missing_ok=True)
+    remove_file(folder / MANIFEST)
     for shard in old:
-        shard_record_path(folder, shard.name).unlink(missing_ok=True)
-        shard.unlink()
+        remove_file(shard_record_path(folder, shard.name))
+        remove_file(shard)
 
 
 def _seed(part: Part, sample: Sample) -> int:

@@ -9,9 +9,10 @@ from pipeline.sets.locations import CHUNK_BYTES, Store, TransferError, locate
 from schemas.base import MAX_DOCUMENT_BYTES
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord, shard_record_path
 from schemas.errors import ConfigError, InputError, VerificationError
+from schemas.ranks import Rank
 from schemas.shards import index_samples, verify_shard
 from schemas.stage import Stage
-from schemas.storage import atomic_path, file_digest, make_folder, write_text
+from schemas.storage import atomic_path, file_digest, remove_file, write_text
 
 ATTEMPTS, PAUSE_S = 4, 1.0
 """Times that one shard is asked for before giving up, and the pause before the second, doubled each time."""
@@ -26,7 +27,7 @@ def pull_set(
 
     Raises:
         ConfigError: `source` is nothing that is opened, or `folder` holds something else and `overwrite` is not set.
-        InputError: there is no set at `source`, the server gives up, or the folder cannot be written.
+        InputError: there is no set at `source`, the server gives up, or the folder is in use or cannot be written.
         VerificationError: what arrived is not what the manifest says, or not the set of `expected_digest`.
     """
     store = locate(source)
@@ -39,8 +40,15 @@ def pull_set(
     if _is_here(folder, text, manifest, overwrite):
         stage.reporter.message(f"up to date: {folder}")
         return manifest
-    make_folder(folder)
-    (folder / MANIFEST).unlink(missing_ok=True)  # from here on what lies here is no set
+    with stage.output(folder, manifest.digest, Rank(), lambda: False):
+        _fetch_set(store, folder, text, manifest, stage, overwrite)
+    return manifest
+
+
+def _fetch_set(
+    store: Store, folder: Path, text: bytes, manifest: CalibrationSetManifest, stage: Stage, overwrite: bool
+) -> None:
+    remove_file(folder / MANIFEST)  # from here on what lies here is no set
     _check_space(folder, manifest)
     for record in stage.reporter.track(manifest.shards, "pull", unit="shard"):
         stage.stop_here_if_asked()
@@ -50,7 +58,6 @@ def pull_set(
     index_samples(folder, manifest)
     with atomic_path(folder / MANIFEST) as temporary:
         temporary.write_bytes(text)
-    return manifest
 
 
 def _is_here(folder: Path, text: bytes, manifest: CalibrationSetManifest, overwrite: bool) -> bool:
