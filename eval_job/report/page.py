@@ -25,7 +25,7 @@ WORST_CLASSES = 12
 def write_page(
     report: EvalReport, folder: Path, students: Sequence[Path], calibration_set: Path | None, output: Path
 ) -> None:
-    """Write the page of an evaluation.
+    """Write the page of an evaluation; a page that already says the same is left alone.
 
     Args:
         report: the evaluation.
@@ -38,7 +38,9 @@ def write_page(
         InputError: an artifact is missing or belongs to another evaluation, or the file cannot be written.
         VerificationError: an artifact does not match its digest or contract.
     """
-    write_text(output, render(read_artifacts(report, folder, students, calibration_set)))
+    page = render(read_artifacts(report, folder, students, calibration_set))
+    if not (output.is_file() and output.read_bytes() == page.encode()):
+        write_text(output, page)
 
 
 def rebuild_page(evaluation: Path, students: Sequence[Path], calibration_set: Path | None, output: Path) -> None:
