@@ -12,7 +12,7 @@ from schemas.student import StudentManifest, TrainingMethod
 SMALLEST = {
     "image_size": 96, "synth.images": 2, "synth.labels.size": 64, "synth.labels.iterations": 3,
     "synth.labels.warm_up": 1, "synth.labels.interval": 1, "synth.inversion.iterations": 2,
-    "qat.steps": 2, "qat.batch": 2, "eval.batch": 64,
+    "qat.steps": 2, "qat.batch": 2, "eval.batch": 64, "eval.onnx.repetitions": 2,
 }  # fmt: skip
 
 
