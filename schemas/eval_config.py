@@ -44,7 +44,8 @@ class EvalConfig(Contract):
     data: str = Field(
         default="embedded",
         min_length=1,
-        description="COCO JSON file, folder with images/ and labels/ (YOLO) or instances.json (COCO), or `embedded`",
+        description="COCO JSON file, folder with images/ and labels/ (YOLO), instances.json (COCO) or Annotations/ and "
+        "JPEGImages/ (Pascal VOC), a list in a VOC folder's ImageSets/Main, or `embedded`",
     )
     images: str | None = Field(default=None, description="image folder of a COCO JSON; null: images/ beside it")
     image_size: int | None = Field(
