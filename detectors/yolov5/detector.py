@@ -45,7 +45,7 @@ class Yolov5Detector(UltralyticsDetector):
             InputError: not such a checkpoint, or one of a network that would not be built as it was.
         """
         stored, content = read_checkpoint(path)
-        names = stored.attributes.get("names")
+        names: Any = stored.attributes.get("names")
         try:
             names = [names[index] for index in range(len(names))]  # a list, or a dictionary from 0
             architecture = yaml.safe_load(yaml.safe_dump(stored.attributes.get("yaml")))
