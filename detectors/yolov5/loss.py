@@ -17,6 +17,8 @@ from detectors.yolov5.network import AnchorHead
 
 BALANCE = {3: (4.0, 1.0, 0.4)}
 """Weights of objectness by level, finest first: finer ones have more cells."""
+SMALLEST_SIDE = 1e-3
+"""Of a decoded box, in cells: the aspect ratio of a box without sides has no gradient."""
 BALANCE_MORE_LEVELS = (4.0, 1.0, 0.25, 0.06, 0.02)
 
 
@@ -87,9 +89,11 @@ def detection_loss(head: AnchorHead, raw: Sequence[Tensor], labels: Sequence[Det
     for level, (logits, boxes, anchors) in enumerate(zip(raw, decoded, head.anchors, strict=True)):
         found = assign(labels, anchors, head.strides[level], logits.shape[2], logits.shape[3], gains.anchor_ratio)
         place = found.image, found.anchor, found.row, found.column
-        wanted = torch.zeros_like(logits[..., 4])
+        wanted = logits.new_zeros(logits.shape[:-1])
         if len(found.image):
-            overlap = bbox_iou(boxes[place], found.boxes, CIoU=True).squeeze(-1)
+            centres, sides = boxes[place].split(2, dim=1)
+            guessed = torch.cat((centres, sides.clamp(min=SMALLEST_SIDE)), dim=1)
+            overlap = bbox_iou(guessed, found.boxes, CIoU=True).squeeze(-1)
             box = box + (1 - overlap).mean()
             # Where several objects want one anchor of one cell, the best IoU counts, in any order of the labels; the
             # original lets the last one count.

@@ -1,18 +1,16 @@
 """Small YOLOv5 networks, and checkpoints as the repository ultralytics/yolov5 pickles them."""
 
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from detectors.yolov5.detector import Yolov5Detector
 from detectors.yolov5.network import Yolov5Network
 from schemas.teacher import TeacherIdentity
+from tests.detectors.yolov5.pickled import write_checkpoint
 
 ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
 BACKBONE: list[Any] = [
@@ -73,37 +71,12 @@ def tiny() -> Yolov5Detector:
 
 
 @pytest.fixture
-def foreign(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, dict[str, Any]], Any]:
-    """A copy of a module tree whose classes are those of the repository, by name alone."""
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Write a checkpoint of a network and its architecture; see `write_checkpoint`."""
 
-    def copy(module: nn.Module, attributes: dict[str, Any]) -> Any:
-        kind = {"AnchorHead": "Detect", "Yolov5Network": "Model"}.get(type(module).__name__, type(module).__name__)
-        place = "models.yolo" if kind in ("Detect", "Model") else "models.common"
-        if type(module).__module__.startswith("torch."):
-            made = type(module).__new__(type(module))
-        else:
-            if place not in sys.modules:
-                monkeypatch.setitem(sys.modules, place, types.ModuleType(place))
-                monkeypatch.setitem(sys.modules, "models", types.ModuleType("models"))
-            holder = sys.modules[place]
-            if not hasattr(holder, kind):
-                setattr(holder, kind, type(kind, (nn.Module,), {"__module__": place}))
-            made = getattr(holder, kind).__new__(getattr(holder, kind))
-        made.__dict__ = dict(module.__dict__) | attributes
-        made.__dict__["_modules"] = {name: copy(child, {}) for name, child in module.named_children()}
-        return made
-
-    return copy
-
-
-@pytest.fixture
-def save(tmp_path: Path, foreign: Callable[..., Any]) -> Callable[..., Path]:
-    """Write a network as the repository's training script does."""
-
-    def write(network: Yolov5Network, described: dict[str, Any], content: Any = None, **attributes: Any) -> Path:
-        path = tmp_path / "yolov5.pt"
-        model = foreign(network, {"yaml": described, "names": list(NAMES)} | attributes)
-        torch.save({"epoch": -1, "ema": None, "model": model} | (content or {}), path)
-        return path
+    def write(network: Yolov5Network, described: dict[str, Any], names: Any = NAMES, **more: Any) -> Path:
+        return write_checkpoint(
+            tmp_path / "yolov5.pt", network, described, names if isinstance(names, dict) else list(names), **more
+        )
 
     return write

@@ -145,3 +145,9 @@ def test_the_loss_falls_under_optimisation_to_what_is_labelled() -> None:
     best = decoded[4:].max(dim=0).values.argmax()
     assert decoded[:4, best].tolist() == pytest.approx([29, 30, 18, 20], abs=1.5)
     assert int(decoded[4:, best].argmax()) == 1
+
+
+def test_boxes_that_vanish_have_finite_gradients() -> None:
+    raw = [level.requires_grad_() for level in logits(value=-90.0)]
+    detection_loss(head(), raw, [Detections.of([[20.0, 20, 38, 40]], [1])], PLAIN).backward()
+    assert all(level.grad is not None and bool(level.grad.isfinite().all()) for level in raw)
