@@ -5,13 +5,18 @@ from typing import Any
 import torch
 
 from detectors.protocol import Detector
+from detectors.rtdetr import RtdetrDetector
 from detectors.source import EMBEDDED, checkpoint_path
 from detectors.ultralytics_yolo import UltralyticsDetector
 from detectors.yolov5.detector import Yolov5Detector
 from schemas.errors import ConfigError
 from schemas.teacher import TeacherIdentity, TeacherSource
 
-FAMILIES: dict[str, Any] = {"ultralytics": UltralyticsDetector, "yolov5": Yolov5Detector}
+FAMILIES: dict[str, Any] = {
+    "ultralytics": UltralyticsDetector,
+    "yolov5": Yolov5Detector,
+    "rtdetr": RtdetrDetector,
+}
 
 
 def load_teacher(source: TeacherSource, device: torch.device) -> Detector:

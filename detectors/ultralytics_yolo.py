@@ -32,7 +32,7 @@ from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
 from detectors.protocol import HeadOutputs
 from schemas.errors import InputError, VerificationError
 from schemas.storage import file_digest
-from schemas.teacher import PixelFormat, TeacherIdentity
+from schemas.teacher import Family, PixelFormat, TeacherIdentity
 
 NMS_SECONDS_PER_IMAGE = 1e3
 """Suppression is never cut short by the clock: results must not depend on the machine's load."""
@@ -43,6 +43,11 @@ LOSS_GAINS = ("box", "cls", "dfl")
 
 class UltralyticsDetector:
     """Implements `detectors.protocol.Detector`. Images are RGB in [0, 1]."""
+
+    FAMILY: Family = "ultralytics"
+    HEADS: tuple[str, ...] = ("Detect", "v10Detect")
+    """Class names of the last layers that this adapter serves."""
+    NETWORK: Any = DetectionModel
 
     # The network is untyped: the library builds it from a list of layers.
     def __init__(self, identity: TeacherIdentity, network: Any, gains: dict[str, float] | None = None) -> None:
@@ -68,14 +73,15 @@ class UltralyticsDetector:
                 "check teacher.family, or set teacher.trust_pickle for a file you made yourself"
             ) from error
         stored = checkpoint.get("ema") or checkpoint.get("model")
-        if type(getattr(stored, "model", [None])[-1]).__name__ not in DETECTION_HEADS:
+        if type(getattr(stored, "model", [None])[-1]).__name__ not in cls.HEADS:
             raise InputError(
-                f"teacher {path}: holds no Ultralytics *detection* model (segmentation, pose and others do not fit)"
+                f"teacher {path}: holds no Ultralytics *detection* model of family {cls.FAMILY} (segmentation, pose "
+                "and others do not fit)"
             )
         args = checkpoint.get("train_args") or {}
         names = stored.names
         identity = TeacherIdentity(
-            family="ultralytics",
+            family=cls.FAMILY,
             architecture=_plain_architecture(stored.yaml | {"nc": len(names)}),
             sha256=file_digest(path),
             class_names=tuple(str(names[index]) for index in range(len(names))),
@@ -100,12 +106,12 @@ class UltralyticsDetector:
         """
         check_limits(identity.architecture)
         try:
-            network: Any = DetectionModel(
+            network: Any = cls.NETWORK(
                 copy.deepcopy(identity.architecture), ch=3, nc=len(identity.class_names), verbose=False
             )
         except Exception as error:  # whatever a foreign architecture makes the library raise
             raise VerificationError(f"the architecture of the teacher does not build ({error})") from error
-        if type(network.model[-1]).__name__ not in DETECTION_HEADS:
+        if type(network.model[-1]).__name__ not in cls.HEADS:
             raise VerificationError("the architecture of the teacher has no detection head")
         network.names = dict(enumerate(identity.class_names))
         return cls(identity, network, gains)
@@ -279,9 +285,6 @@ class UltralyticsDetector:
         """See `Detector`: the fixed convolution that takes the mean of a box-edge distribution."""
         inside = set(self._head.dfl.modules())
         return [name for name, module in self.network.named_modules() if module in inside]
-
-
-DETECTION_HEADS = ("Detect", "v10Detect")
 
 
 def download(name: str) -> Path:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.base import Contract
 
-Family = Literal["ultralytics", "yolov5"]
+Family = Literal["ultralytics", "yolov5", "rtdetr"]
 
 
 class TeacherSource(Contract):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
 
 from detectors.yolov5.network import Yolov5Network
 from schemas.teacher import Family
@@ -80,6 +80,23 @@ def ultralytics(description: str) -> Callable[[Path], Callable[[Tensor], Tensor]
     return write
 
 
+def rtdetr(path: Path) -> Callable[[Tensor], Tensor]:
+    """The smaller of the two published ones."""
+    torch.manual_seed(0)
+    network: Any = RTDETRDetectionModel(yaml_model_load("rtdetr-l.yaml"), ch=3, nc=len(NAMES), verbose=False)
+    network.names = dict(enumerate(NAMES))
+    seen_images(network)
+    torch.save({"model": network, "train_args": {"imgsz": 64}}, path)
+
+    def decoded(images: Tensor) -> Tensor:
+        rows = network(images)[0]
+        sides = torch.tensor([images.shape[3], images.shape[2]])
+        centres, half = rows[..., :2], rows[..., 2:4] / 2
+        return torch.cat(((centres - half) * sides, (centres + half) * sides, rows[..., 4:]), dim=2)
+
+    return decoded
+
+
 def yolov5(depth: float, width: float) -> Callable[[Path], Callable[[Tensor], Tensor]]:
     """The anchor-based network of the repository, pickled as there."""
 
@@ -106,4 +123,5 @@ CASES = (
     Case("YOLO11n", "ultralytics", ultralytics("yolo11n.yaml")),
     Case("YOLO12n", "ultralytics", ultralytics("yolo12n.yaml")),
     Case("YOLO26n", "ultralytics", ultralytics("yolo26n.yaml")),
+    Case("RT-DETR-l", "rtdetr", rtdetr),
 )
