@@ -1,4 +1,4 @@
-"""How far a student agrees with its teacher, where there are no labelled images: the teacher's detections are the labels.
+"""How far students agree with their teacher, where no labelled images are: its detections are the labels.
 
 uv run python -m benchmarks.teacher_agreement --student student --teacher best.pt --family yolov5 --calibration-set set
 """

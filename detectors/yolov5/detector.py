@@ -23,8 +23,8 @@ from schemas.teacher import TeacherIdentity
 
 SCALE = 100.0
 """The repository's gains are that much smaller (a box term of 0.05 where the library has 7.5), and the weights of
-`LossWeights` and `DistillationWeights` are to mean the same for every family. On noise of 320 px with a box in each of two
-images YOLO11n's loss is 78 times YOLOv5n's, the gradient 110 times."""
+`LossWeights` and `DistillationWeights` are to mean the same for every family. On noise of 320 px with a box in each of
+two images YOLO11n's loss is 78 times YOLOv5n's, the gradient 110 times."""
 INPUT_SIZE = {64: 1280, 32: 640}
 """Side of the images that the repository trains at, by the network's largest stride, pixels."""
 
