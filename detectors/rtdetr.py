@@ -33,7 +33,7 @@ class RtdetrDetector(UltralyticsDetector):
         super().__init__(identity, network, gains)
         self.network.nc = len(identity.class_names)  # the library's loss asks the network for it
 
-    def head_outputs(self, images: Tensor) -> HeadOutputs:
+    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """See `Detector`: what the encoder says of every place, then what the last decoder layer says of its queries.
 
         Queries are set out by the place they were chosen from, so that student and teacher compare where both chose.
@@ -73,6 +73,11 @@ class RtdetrDetector(UltralyticsDetector):
         }
         loss: Tensor = self.network.loss(batch, preds=(None, raw))[0]
         return loss
+
+    def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`."""
+        _, raw = self.network(images)
+        return self.task_loss(HeadOutputs((), (), raw=(raw, (images.shape[3], images.shape[2]))), labels)
 
     def decoded(self, images: Tensor) -> Tensor:
         """See `Detector`: rows of the library's head, which are shares of the image's sides, in pixels."""

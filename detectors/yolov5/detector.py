@@ -17,7 +17,7 @@ from detectors.ultralytics_yolo import UltralyticsDetector
 from detectors.yolov5.checkpoint import StoredModule, number, read_checkpoint
 from detectors.yolov5.loss import Gains, detection_loss
 from detectors.yolov5.network import Yolov5Network, difference
-from schemas.errors import ConfigError, InputError, VerificationError
+from schemas.errors import InputError, VerificationError
 from schemas.storage import file_digest
 from schemas.teacher import TeacherIdentity
 
@@ -85,16 +85,7 @@ class Yolov5Detector(UltralyticsDetector):
             raise VerificationError(f"the architecture of the teacher does not build ({error})") from error
         return cls(identity, network, gains)
 
-    @classmethod
-    def embedded(cls, weights: Path | None = None) -> Self:
-        """There is none of this family.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError("teacher.family: the embedded teacher is not of family 'yolov5'; set teacher.path")
-
-    def head_outputs(self, images: Tensor) -> HeadOutputs:
+    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """See `Detector`.
 
         A class logit is that of the score, objectness times class probability: a class means nothing where there is no
@@ -118,7 +109,7 @@ class Yolov5Detector(UltralyticsDetector):
 
     @torch.no_grad()
     def predict(
-        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
         """See `Detector`."""
         return self.suppress(

@@ -172,9 +172,10 @@ def quantizes(subject: Subject) -> str:
     Errors are relative to the difference between two images, since logits of any network differ little from its biases.
     """
     with torch.no_grad():
-        theirs = subject.teacher.head_outputs(subject.images).class_logits[0]
+        outputs = subject.teacher.head_outputs(subject.images)
+        theirs = outputs.class_logits[0]
         scale = (theirs[0] - theirs[1]).norm() * 2**0.5
-        mine = [subject.student(bits).head_outputs(subject.images).class_logits[0] for bits in (8, 3)]
+        mine = [subject.student(bits).head_outputs(subject.images, outputs).class_logits[0] for bits in (8, 3)]
         errors = [float((logits - theirs).norm() / scale) for logits in mine]
     assert errors[0] < errors[1] / 2
     return f"error {errors[0]:.1%}"
@@ -208,7 +209,9 @@ def reloads(subject: Subject) -> str:
 
 
 def exports(subject: Subject) -> str:
-    """The exported model computes what the simulated student computes."""
+    """The exported model computes what the simulated student computes; a family that cannot be exported says why."""
+    if subject.teacher.export_obstacle is not None:
+        return f"no: {subject.teacher.export_obstacle}"
     student, manifest = subject.saved(subject.student(8), 8)
     size = max(subject.case.size, 4 * subject.teacher.identity.stride)
     exported = export_student(student, manifest, subject.folder / "model.onnx", None, image_size=size, int4=False)
