@@ -53,7 +53,7 @@ def annotation_files(path: Path) -> list[Path]:
         InputError: there is none, a list names one that is not there, or a folder has several lists to choose from.
     """
     if path.is_file():
-        folder = _root(path) / ANNOTATIONS
+        folder = list_root(path) / ANNOTATIONS
         files = [folder / f"{name}.xml" for name in _names(path)]
         if missing := [file.name for file in files if not file.is_file()]:
             raise InputError(f"{path}: names {len(missing)} files that are not in {folder} ({missing[0]} for one)")
@@ -74,8 +74,14 @@ def annotation_files(path: Path) -> list[Path]:
 def is_voc(path: Path) -> bool:
     """Whether `path` is what `annotation_files` takes, by its place alone; text files beside XML are YOLO labels."""
     if path.is_file():
-        return path.suffix == ".txt" and (_root(path) / ANNOTATIONS).is_dir()
+        return path.suffix == ".txt" and (list_root(path) / ANNOTATIONS).is_dir()
     return (path / ANNOTATIONS).is_dir() or (any(path.glob("*.xml")) and not any(path.glob("*.txt")))
+
+
+def list_root(path: Path) -> Path:
+    """The VOC folder of a list in `ImageSets/Main`; where the list lies so high that there is none, the list itself."""
+    above = path.absolute().parents
+    return above[len(SPLITS.parts)] if len(above) > len(SPLITS.parts) else path
 
 
 def read_annotation(path: Path) -> VocAnnotation:
@@ -173,11 +179,6 @@ def _parse(path: Path) -> _Element:
     except (expat.ExpatError, ValueError, LookupError) as error:
         raise InputError(f"{path}: not a Pascal VOC annotation ({' '.join(str(error).split())[:200]})") from error
     return top.children[0]
-
-
-def _root(split: Path) -> Path:
-    """The VOC folder of a list in `ImageSets/Main`."""
-    return split.absolute().parents[len(SPLITS.parts)] if len(split.absolute().parents) > len(SPLITS.parts) else split
 
 
 def _names(split: Path) -> list[str]:
