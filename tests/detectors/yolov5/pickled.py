@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -59,6 +60,7 @@ def write_checkpoint(
         torch.save(
             {
                 "epoch": -1,
+                "best_fitness": np.array([0.5])[0],
                 "model": as_pickled(network, **described),
                 "ema": as_pickled(averaged, **described) if averaged else None,
                 "opt": options,

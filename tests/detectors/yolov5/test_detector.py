@@ -69,8 +69,14 @@ def test_the_original_outputs_are_met(shared_path: Path) -> None:
 
 def test_a_pickled_network_is_read_as_it_was(save: Save, tiny: Yolov5Detector, images: Tensor) -> None:
     described = tiny.identity.architecture
+    options = {"imgsz": 100, "save_dir": Path("runs/train"), "anchors": np.ones(2)}
     hyp = {"box": 0.1, "obj": 0.2, "cls": 0.3, "anchor_t": 3.5, "label_smoothing": 0.1}
-    path = save(copy.deepcopy(tiny.network).half(), described, options={"imgsz": 100}, hyp=hyp)
+    path = save(
+        copy.deepcopy(tiny.network).half(),
+        described,
+        options={"imgsz": 100, "save_dir": Path("runs/train"), "anchors": np.ones(2)},
+        hyp=hyp,
+    )
     loaded = Yolov5Detector.load(path)
 
     assert loaded.identity.class_names == NAMES
