@@ -74,7 +74,7 @@ def test_a_pickled_network_is_read_as_it_was(save: Save, tiny: Yolov5Detector, i
     path = save(
         copy.deepcopy(tiny.network).half(),
         described,
-        options={"imgsz": 100, "save_dir": Path("runs/train"), "anchors": np.ones(2)},
+        options=options,
         hyp=hyp,
     )
     loaded = Yolov5Detector.load(path)
