@@ -127,7 +127,7 @@ CASES = (
     Case("YOLOv3-tinyu", "ultralytics", ultralytics("yolov3-tiny.yaml")),
     Case("YOLOv5nu", "ultralytics", ultralytics("yolov5n.yaml")),
     Case("YOLOv6n", "ultralytics", ultralytics("yolov6n.yaml")),
-    Case("YOLOv8n", "ultralytics", ultralytics("yolov8n.yaml"), quick=True),
+    Case("YOLOv8n", "ultralytics", ultralytics("yolov8n.yaml")),
     Case("YOLOv9t", "ultralytics", ultralytics("yolov9t.yaml")),
     Case("YOLOv10n", "ultralytics", ultralytics("yolov10n.yaml")),
     Case("YOLO11n", "ultralytics", ultralytics("yolo11n.yaml")),
