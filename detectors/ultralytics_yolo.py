@@ -29,13 +29,15 @@ from detectors.architecture_limits import check_limits
 from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
-from detectors.protocol import HeadOutputs
+from detectors.protocol import HeadOutputs, StatisticsKind
 from schemas.errors import InputError, VerificationError
 from schemas.storage import file_digest
-from schemas.teacher import PixelFormat, TeacherIdentity
+from schemas.teacher import Family, PixelFormat, TeacherIdentity
 
 NMS_SECONDS_PER_IMAGE = 1e3
 """Suppression is never cut short by the clock: results must not depend on the machine's load."""
+NMS_IOU = 0.7
+"""The library's own, in validation and in prediction."""
 EXPORTED_DETECTIONS = 300
 """Rows that an exported end-to-end head gives; the library's own exports have as many."""
 LOSS_GAINS = ("box", "cls", "dfl")
@@ -43,6 +45,11 @@ LOSS_GAINS = ("box", "cls", "dfl")
 
 class UltralyticsDetector:
     """Implements `detectors.protocol.Detector`. Images are RGB in [0, 1]."""
+
+    FAMILY: Family = "ultralytics"
+    HEADS: tuple[str, ...] = ("Detect", "v10Detect")
+    """Class names of the last layers that this adapter serves."""
+    NETWORK: Any = DetectionModel
 
     # The network is untyped: the library builds it from a list of layers.
     def __init__(self, identity: TeacherIdentity, network: Any, gains: dict[str, float] | None = None) -> None:
@@ -68,14 +75,15 @@ class UltralyticsDetector:
                 "check teacher.family, or set teacher.trust_pickle for a file you made yourself"
             ) from error
         stored = checkpoint.get("ema") or checkpoint.get("model")
-        if type(getattr(stored, "model", [None])[-1]).__name__ not in DETECTION_HEADS:
+        if type(getattr(stored, "model", [None])[-1]).__name__ not in cls.HEADS:
             raise InputError(
-                f"teacher {path}: holds no Ultralytics *detection* model (segmentation, pose and others do not fit)"
+                f"teacher {path}: holds no Ultralytics *detection* model of family {cls.FAMILY} (segmentation, pose "
+                "and others do not fit)"
             )
         args = checkpoint.get("train_args") or {}
         names = stored.names
         identity = TeacherIdentity(
-            family="ultralytics",
+            family=cls.FAMILY,
             architecture=_plain_architecture(stored.yaml | {"nc": len(names)}),
             sha256=file_digest(path),
             class_names=tuple(str(names[index]) for index in range(len(names))),
@@ -100,12 +108,12 @@ class UltralyticsDetector:
         """
         check_limits(identity.architecture)
         try:
-            network: Any = DetectionModel(
+            network: Any = cls.NETWORK(
                 copy.deepcopy(identity.architecture), ch=3, nc=len(identity.class_names), verbose=False
             )
         except Exception as error:  # whatever a foreign architecture makes the library raise
             raise VerificationError(f"the architecture of the teacher does not build ({error})") from error
-        if type(network.model[-1]).__name__ not in DETECTION_HEADS:
+        if type(network.model[-1]).__name__ not in cls.HEADS:
             raise VerificationError("the architecture of the teacher has no detection head")
         network.names = dict(enumerate(identity.class_names))
         return cls(identity, network, gains)
@@ -129,8 +137,8 @@ class UltralyticsDetector:
     def _head(self) -> Any:
         return self.network.model[-1]
 
-    def head_outputs(self, images: Tensor) -> HeadOutputs:
-        """See `Detector`. The head alone runs in training mode, so that nothing is decoded."""
+    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
+        """See `Detector`. The head alone runs in training mode, so that nothing is decoded; it proposes no regions."""
         self._head.training = True
         try:
             raw = self.network(images)
@@ -161,9 +169,13 @@ class UltralyticsDetector:
         loss, _ = self._criterion(outputs.raw, batch)
         return loss.sum() / len(labels)
 
+    def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`."""
+        return self.task_loss(self.head_outputs(images), labels)
+
     @torch.no_grad()
     def predict(
-        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
         """See `Detector`."""
         self._head.max_det = max_detections
@@ -178,13 +190,13 @@ class UltralyticsDetector:
         return decoded
 
     def suppress(
-        self, decoded: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, decoded: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
         """See `Detector`."""
         found = non_max_suppression(
             decoded,
             conf_thres=confidence,
-            iou_thres=iou,
+            iou_thres=NMS_IOU if iou is None else iou,
             multi_label=multi_label,
             max_det=max_detections,
             nc=len(self.identity.class_names),
@@ -197,6 +209,11 @@ class UltralyticsDetector:
     def end_to_end(self) -> bool:
         """See `Detector`: YOLOv10 and 26 decode their one-to-one branch."""
         return bool(self._head.end2end)
+
+    @property
+    def export_obstacle(self) -> str | None:
+        """See `Detector`."""
+        return None
 
     def deployed(self) -> nn.Module:
         """See `Detector`: the library's export mode, in which the head gives decoded outputs alone."""
@@ -249,7 +266,12 @@ class UltralyticsDetector:
                 block.bn = nn.Identity()
         self.network.requires_grad_(False)
 
-    def statistics_sites(self) -> list[nn.BatchNorm2d]:
+    @property
+    def statistics_kind(self) -> StatisticsKind:
+        """See `Detector`."""
+        return StatisticsKind.BATCH_NORM
+
+    def statistics_sites(self) -> list[nn.Module]:
         """See `Detector`."""
         return [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
 
@@ -279,9 +301,6 @@ class UltralyticsDetector:
         """See `Detector`: the fixed convolution that takes the mean of a box-edge distribution."""
         inside = set(self._head.dfl.modules())
         return [name for name, module in self.network.named_modules() if module in inside]
-
-
-DETECTION_HEADS = ("Detect", "v10Detect")
 
 
 def download(name: str) -> Path:

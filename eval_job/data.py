@@ -9,9 +9,11 @@ import numpy as np
 from detectors.embedded import scenes
 from eval_job.coco import CocoData
 from eval_job.validation_set import ValidationImage, ValidationSet, ValidationSource, some
+from eval_job.voc import VocData
 from eval_job.yolo import IMAGES, YoloData
 from schemas.base import canonical_digest
 from schemas.errors import ConfigError, InputError
+from schemas.pascal_voc import ANNOTATIONS, PICTURES, is_voc
 from schemas.storage import file_digest
 
 EMBEDDED = "embedded"
@@ -22,7 +24,7 @@ INSTANCES = "instances.json"
 
 
 def find_validation_data(data: str, images: str | None) -> ValidationSource:
-    """The validation data named by `data`: `embedded`, a COCO JSON file, or a folder in COCO or YOLO format.
+    """The validation data named by `data`: `embedded`, a COCO JSON file, or a folder in COCO, VOC or YOLO format.
 
     Args:
         data: see `EvalConfig.data`.
@@ -34,7 +36,7 @@ def find_validation_data(data: str, images: str | None) -> ValidationSource:
     """
     path = Path(data).expanduser()
     file = path / INSTANCES if path.is_dir() else path
-    if data != EMBEDDED and file.is_file():
+    if data != EMBEDDED and file.is_file() and not (path.is_file() and is_voc(path)):
         folder = Path(images).expanduser() if images else file.parent / IMAGES
         if not folder.is_dir():
             raise InputError(f"validation images {folder}: no such folder; set images to the image folder of {file}")
@@ -45,9 +47,12 @@ def find_validation_data(data: str, images: str | None) -> ValidationSource:
         return EmbeddedScenes(EMBEDDED_SCENES)
     if not path.exists():
         raise InputError(f"validation data {path}: no such file or folder; check data")
+    if is_voc(path) and not (path / IMAGES).is_dir():
+        return VocData(path)
     if not (path / IMAGES).is_dir():
         raise InputError(
-            f"validation data {path}: a folder needs {INSTANCES} (COCO) or {IMAGES}/ and labels/ (YOLO); check data"
+            f"validation data {path}: a folder needs {INSTANCES} (COCO), {IMAGES}/ and labels/ (YOLO) or "
+            f"{ANNOTATIONS}/ and {PICTURES}/ (Pascal VOC); check data"
         )
     return YoloData(path)
 

@@ -22,6 +22,7 @@ from eval_job.latency import measure_latencies
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.validation_set import ValidationImage, ValidationSet, ValidationSource
+from eval_job.voc_precision import voc_precision
 from quantization.onnx_engine import check_engine, installed_engines, open_engine, usable_cores
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
@@ -36,6 +37,7 @@ from schemas.evaluation import (
     Latency,
     Uncertainty,
     ValidationData,
+    VocPrecision,
 )
 from schemas.provenance import Provenance
 from schemas.stage import Stage
@@ -101,6 +103,7 @@ def run(
                 precision=measured.summary,
                 share_of_full_precision=_share(measured.summary, full_precision),
                 per_class=measured.per_class,
+                voc=_measure_voc(validation, found.detections, teacher.identity.class_names),
                 seconds_per_image=found.seconds_per_image,
                 precision_recall=measured.curve,
                 uncertainty=_uncertainty(
@@ -184,7 +187,7 @@ def _exported(
     if onnx.models == "none":
         return []
     found = list(exported_students(students))
-    if found and onnx.models == "all":
+    if found and onnx.models == "all" and teacher.export_obstacle is None:
         stage.reporter.message("exporting the teacher in single and half precision")
         found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]
     return found
@@ -213,8 +216,21 @@ def _track(batches: Batches, name: str, stage: Stage) -> Iterator[Sequence[Valid
 
 
 def _measure(validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]) -> BoxEvaluation:
-    truth = [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in validation.images]
-    return evaluate_boxes(truth, detections, class_names, [image.crowd.tolist() for image in validation.images])
+    return evaluate_boxes(_truth(validation), detections, class_names, [i.crowd.tolist() for i in validation.images])
+
+
+def _measure_voc(
+    validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]
+) -> VocPrecision | None:
+    """The same by VOC's own definitions, where the data is theirs."""
+    if validation.format != "voc":
+        return None
+    difficult = [image.crowd.tolist() for image in validation.images]
+    return voc_precision(_truth(validation), detections, class_names, difficult)
+
+
+def _truth(validation: ValidationSet) -> list[Detections]:
+    return [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in validation.images]
 
 
 def _uncertainty(
@@ -274,10 +290,14 @@ def _show(report: EvalReport, output: Path, stage: Stage) -> None:
             f"{model.precision.map50_95:.3f}",
             f"{model.precision.map50:.3f}",
             f"{model.share_of_full_precision:.1%}",
+            *((f"{model.voc.eleven_point:.3f}", f"{model.voc.all_point:.3f}") if model.voc else ()),
         )
         for model in report.models
     ]
+    columns: tuple[str, ...] = ("model", "mAP50-95", "mAP50", "share of FP")
+    if all(model.voc for model in report.models):
+        columns += ("VOC 11-point", "VOC all-point")
     data = report.data
     title = f"{data.images} images of {data.source} at {data.image_size} px"
-    stage.reporter.table(title, ("model", "mAP50-95", "mAP50", "share of FP"), rows)
+    stage.reporter.table(title, columns, rows)
     stage.reporter.message(f"report: {output / PAGE}", path=str(output / PAGE))

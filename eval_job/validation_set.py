@@ -19,6 +19,8 @@ from schemas.storage import file_digest
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 """Width and height, pixels."""
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of images in a folder, in small letters."""
 
 ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
@@ -41,7 +43,7 @@ class ValidationImage:
         source: the image file, or the rendered `(height, width, 3)` RGB pixels.
         boxes: `(N, 4)` float32, [x1, y1, x2, y2] in pixels of the image.
         classes: `(N,)` int64, indices into the teacher's class names.
-        crowd: `(N,)` bool, COCO crowd regions: neither found nor missed.
+        crowd: `(N,)` bool, COCO crowd regions and VOC difficult objects: neither found nor missed.
         labelled_size: the size the labels were made for, where they say so.
     """
 
@@ -90,7 +92,7 @@ class ValidationSet:
     """
 
     name: str
-    format: Literal["coco", "yolo", "rendered"]
+    format: Literal["coco", "yolo", "voc", "rendered"]
     images: Sequence[ValidationImage]
     category_ids: dict[int, int] = field(default_factory=dict)
     without_area: int = 0
@@ -160,6 +162,12 @@ def files_digest(files: Iterable[Path]) -> str:
         for digest in pool.map(file_digest, files):
             total.update(digest.encode())
     return total.hexdigest()
+
+
+def image_ids(images: Sequence[Path]) -> list[int]:
+    """File names that are numbers, as Ultralytics does; the position, from 1, where one is not or two are equal."""
+    numbers = [int(path.stem) for path in images if path.stem.isdecimal()]
+    return numbers if len(set(numbers)) == len(images) else list(range(1, len(images) + 1))
 
 
 def some(names: Iterable[object], limit: int = 5) -> str:

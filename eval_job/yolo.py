@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval_job.validation_set import ValidationImage, ValidationSet, files_digest, image_size
+from eval_job.validation_set import IMAGE_SUFFIXES, ValidationImage, ValidationSet, files_digest, image_ids, image_size
 from schemas.errors import InputError
 
 IMAGES = "images"
 LABELS = "labels"
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TOLERANCE = 0.01
 """How far outside the image a coordinate may lie, as a share of its side; Ultralytics takes the same."""
 
@@ -54,7 +53,7 @@ class YoloData:
             format="yolo",
             images=[
                 _image(number, path, boxes)
-                for number, path, boxes in zip(self._ids(), self.images, labels, strict=True)
+                for number, path, boxes in zip(image_ids(self.images), self.images, labels, strict=True)
             ],
             category_ids={index: index for index in range(len(class_names))},
             without_area=sum(not _has_area(box) for boxes in labels for box in boxes),
@@ -62,12 +61,6 @@ class YoloData:
 
     def _label_file(self, image: Path) -> Path:
         return (self.folder / LABELS / image.relative_to(self.folder / IMAGES)).with_suffix(".txt")
-
-    def _ids(self) -> list[int]:
-        """File names that are numbers, as Ultralytics does; the position, from 1, where one is not or two are equal."""
-        numbers = [int(path.stem) for path in self.images if path.stem.isdecimal()]
-        unique = len(set(numbers)) == len(self.images)
-        return numbers if unique else list(range(1, len(self.images) + 1))
 
     def _read_labels(self, path: Path, classes: int) -> list[Box]:
         try:

@@ -9,6 +9,7 @@ from detectors.source import EMBEDDED
 from schemas.base import Contract, read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import InputError
 from schemas.eval_config import EvalConfig
+from schemas.pascal_voc import is_voc, list_root
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
@@ -63,10 +64,16 @@ def stage_inputs(config: Contract) -> dict[str, Path]:
         if "/" in teacher or Path(teacher).is_file():
             named["teacher.path"] = teacher
     if isinstance(config, SynthConfig):
-        named["labels.path"] = config.labels.path
+        named["labels.path"] = _whole(config.labels.path) if config.labels.path else None
     if isinstance(config, EvalConfig):
-        named["data"] = config.data if config.data != EMBEDDED else None
+        named["data"] = _whole(config.data) if config.data != EMBEDDED else None
         named["images"] = config.images
-        if config.images is None and Path(config.data).expanduser().is_file():
+        if config.images is None and Path(str(named["data"])).is_file():
             named["images"] = Path(config.data).parent / "images"  # where eval looks
     return {setting: Path(path).expanduser() for setting, path in named.items() if path is not None}
+
+
+def _whole(path: str) -> Path:
+    """A file or folder with all that is read beside it: a list of Pascal VOC images stands for its whole folder."""
+    found = Path(path).expanduser()
+    return list_root(found) if found.is_file() and is_voc(found) else found

@@ -44,7 +44,8 @@ class EvalConfig(Contract):
     data: str = Field(
         default="embedded",
         min_length=1,
-        description="COCO JSON file, folder with images/ and labels/ (YOLO) or instances.json (COCO), or `embedded`",
+        description="COCO JSON file, folder with images/ and labels/ (YOLO), instances.json (COCO) or Annotations/ and "
+        "JPEGImages/ (Pascal VOC), a list in a VOC folder's ImageSets/Main, or `embedded`",
     )
     images: str | None = Field(default=None, description="image folder of a COCO JSON; null: images/ beside it")
     image_size: int | None = Field(
@@ -52,7 +53,9 @@ class EvalConfig(Contract):
     )
     batch: int = Field(default=16, ge=1, le=1024, description="images per forward pass")
     confidence: float = Field(default=0.001, ge=0, lt=1, description="lowest score kept; COCO practice 0.001")
-    iou: float = Field(default=0.7, gt=0, le=1, description="NMS threshold; Ultralytics val 0.7")
+    iou: float | None = Field(
+        default=None, gt=0, le=1, description="NMS threshold; null: the family's own (Ultralytics 0.7, torchvision 0.5)"
+    )
     max_detections: int = Field(default=300, ge=1, le=10_000, description="boxes kept per image; Ultralytics val 300")
     samples: int = Field(
         default=6, ge=0, le=64, description="validation images shown in the report; 0: none, where they are private"

@@ -22,7 +22,7 @@ class ValidationData(Contract):
     """The real (or rendered) images everything was measured on."""
 
     source: str
-    format: Literal["coco", "yolo", "rendered"]
+    format: Literal["coco", "yolo", "voc", "rendered"]
     digest: str = Field(description="sha256 over images and labels, in order")
     images: int = Field(ge=1)
     boxes: int = Field(ge=1)
@@ -49,6 +49,17 @@ class Uncertainty(Contract):
     map50_95: Interval
     share: Interval | None = Field(description="of the share of full precision, on the same resamples; null for itself")
     resamples: int = Field(ge=1)
+
+
+class VocPrecision(Contract):
+    """Average precision at IoU 0.50 by the definitions of Pascal VOC, mean over classes with objects to find.
+
+    Detections are matched as the VOC development kit does, and objects marked difficult neither count nor hurt.
+    """
+
+    eleven_point: float = Field(ge=0, le=1, description="2007: precision at recall 0, 0.1, ..., 1")
+    all_point: float = Field(ge=0, le=1, description="2010 and later: area under the whole curve")
+    per_class: dict[str, float] = Field(description="all-point AP50 of each class with objects to find")
 
 
 class SampleBox(Contract):
@@ -91,6 +102,7 @@ class EvaluatedModel(Contract):
     share_of_full_precision: float = Field(description="mAP50-95 as a share of the teacher's")
     per_class: dict[str, float] = Field(description="AP50-95 of each class with boxes in the data")
     seconds_per_image: float = Field(ge=0, description="forward pass and NMS, simulated quantization included")
+    voc: VocPrecision | None = Field(default=None, description="where the data is Pascal VOC")
     precision_recall: PrecisionRecall | None = Field(default=None, description="null in reports of older versions")
     uncertainty: Uncertainty | None = Field(default=None, description="null where it was not estimated")
     file_bytes: int | None = Field(default=None, ge=1, description="size of the exported file; null: not exported")

@@ -21,7 +21,7 @@ class LabelSource(StrEnum):
     MULTI = "multi"
     """Several random boxes that hardly overlap."""
     GIVEN = "given"
-    """Boxes from a COCO JSON file or a folder of YOLO txt files, without their images."""
+    """Boxes from a COCO JSON file, a folder of YOLO txt files or of Pascal VOC XML files, without their images."""
 
 
 class LossWeights(Contract):
@@ -29,6 +29,11 @@ class LossWeights(Contract):
 
     task: float = Field(default=0.5, ge=0, description="detection loss of the teacher, summed over images; paper 0.5")
     batch_norm: float = Field(default=0.05, ge=0, description="batch-norm statistics of every layer; paper 0.05")
+    attention: float = Field(
+        default=1.0,
+        ge=0,
+        description="without batch norm, in its place: entropy of patch similarity in attention; paper 1",
+    )
     first_layer: float = Field(default=0.2, ge=0, description="the same at the first layer, on top; paper 5")
     total_variation: float = Field(default=0.03, ge=0, description="total variation; paper 0.002")
 
@@ -72,7 +77,9 @@ class LabelConfig(Contract):
     """How labels are sampled."""
 
     source: LabelSource = LabelSource.ADAPTIVE
-    path: str | None = Field(default=None, description="COCO JSON file or folder of YOLO txt files, for source: given")
+    path: str | None = Field(
+        default=None, description="COCO JSON file, folder of YOLO txt or of Pascal VOC XML files, for source: given"
+    )
     size: int = Field(default=160, ge=64, le=1280, description="image side while sampling, pixels; paper 160")
     initialisation: Literal[Initialisation.NOISE, Initialisation.LOW_FREQUENCY] = Initialisation.LOW_FREQUENCY
     iterations: int = Field(default=200, ge=1, le=100_000, description="optimisation steps per image")
@@ -96,7 +103,7 @@ class LabelConfig(Contract):
     def _consistent(self) -> Self:
         if self.source is LabelSource.GIVEN and not self.path:
             raise ValueError(
-                "source is 'given' but path is not set: name a COCO JSON file or a folder of YOLO txt files"
+                "source is 'given' but path is not set: name a COCO JSON file or a folder of YOLO txt or VOC XML files"
             )
         if self.source is not LabelSource.GIVEN and self.path:
             raise ValueError(f"path is set but source is '{self.source}': set source to 'given' or leave path out")

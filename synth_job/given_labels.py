@@ -1,4 +1,4 @@
-"""Somebody's labels without their images: COCO JSON or YOLO txt files."""
+"""Somebody's labels without their images: COCO JSON, YOLO txt or Pascal VOC XML files."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.base import canonical_digest
 from schemas.errors import InputError
+from schemas.pascal_voc import annotation_files, is_voc, read_annotation
 from schemas.storage import file_digest
 
 if TYPE_CHECKING:
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 
 
 def given_labels_digest(path: Path) -> str:
-    """Digest of the label file, or of all txt files of a folder by name and content.
+    """Digest of the label file, or of all label files of a folder by name and content.
 
     Raises:
         InputError: there is nothing here.
     """
+    if is_voc(path):
+        return canonical_digest({file.name: file_digest(file) for file in annotation_files(path)})
     if path.is_file():
         return file_digest(path)
     return canonical_digest({file.name: file_digest(file) for file in _txt_files(path)})
@@ -28,32 +31,57 @@ def read_given_labels(path: Path, class_names: tuple[str, ...]) -> "list[Detecti
     """Labels of each image that has any, on the unit square.
 
     The longer side of an image becomes 1, the shorter one is centred, as letterboxing does. YOLO files know no image
-    size: their boxes are taken as if images were square.
+    size: their boxes are taken as if images were square. Crowd regions (COCO) and difficult objects (VOC) are left out.
 
     Raises:
         InputError: no labels, unreadable ones, or classes the teacher does not know.
     """
-    labels = _read_coco(path, class_names) if path.is_file() else _read_yolo(path, class_names)
+    read = _read_voc if is_voc(path) else _read_coco if path.is_file() else _read_yolo
+    labels = read(path, class_names)
     if not labels:
         raise InputError(f"labels.path {path}: holds no box; point it at labels that do")
     return labels
 
 
 def _read_coco(path: Path, class_names: tuple[str, ...]) -> "list[Detections]":
-    from detectors.detections import Detections
-
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         sizes = {image["id"]: (float(image["width"]), float(image["height"])) for image in content["images"]}
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         annotations = [row for row in content["annotations"] if not row.get("iscrowd")]
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         for row in annotations:
             x, y, w, h = (float(value) for value in row["bbox"])
             rows.append((row["image_id"], names[row["category_id"]], x, y, x + w, y + h))
         unlisted = {image for image, *_ in rows} - sizes.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"labels.path {path}: not COCO instances JSON ({type(error).__name__}: {error})") from error
+    if unlisted:
+        raise InputError(
+            f"labels.path {path}: an annotation names image {unlisted.pop()}, which is not listed under images"
+        )
+    return _on_unit_squares(path, rows, sizes, class_names)
+
+
+def _read_voc(path: Path, class_names: tuple[str, ...]) -> "list[Detections]":
+    rows: list[tuple[Any, ...]] = []
+    sizes: dict[Any, tuple[float, float]] = {}
+    for file in annotation_files(path):
+        annotation = read_annotation(file)
+        objects = [each for each in annotation.objects if not each.difficult]
+        if objects and annotation.size is None:
+            raise InputError(f"labels.path {file}: does not say the size of its image; add a size element")
+        sizes[file.stem] = annotation.size or (0, 0)
+        rows += [(file.stem, each.name, *each.box) for each in objects]
+    return _on_unit_squares(path, rows, sizes, class_names)
+
+
+def _on_unit_squares(
+    path: Path, rows: list[tuple[Any, ...]], sizes: dict[Any, tuple[float, float]], class_names: tuple[str, ...]
+) -> "list[Detections]":
+    """Labels of each image, from rows of (image, class name, x1, y1, x2, y2) in pixels and the images' sizes."""
+    from detectors.detections import Detections
+
     unknown = sorted({name for _, name, *_ in rows} - set(class_names))
     if unknown:
         raise InputError(
@@ -61,10 +89,6 @@ def _read_coco(path: Path, class_names: tuple[str, ...]) -> "list[Detections]":
         )
     boxes: dict[Any, list[list[float]]] = {}
     classes: dict[Any, list[int]] = {}
-    if unlisted:
-        raise InputError(
-            f"labels.path {path}: an annotation names image {unlisted.pop()}, which is not listed under images"
-        )
     for image, name, *edges in rows:
         width, height = sizes[image]
         if not (all(map(math.isfinite, edges)) and 0 < width < math.inf and 0 < height < math.inf):
@@ -129,5 +153,5 @@ def _yolo_edges(numbers: list[float]) -> list[float]:
 def _txt_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.txt"))
     if not files:
-        raise InputError(f"labels.path {folder}: neither a COCO JSON file nor a folder with YOLO txt files")
+        raise InputError(f"labels.path {folder}: neither a COCO JSON file nor a folder with YOLO txt or VOC XML files")
     return files

@@ -1,15 +1,15 @@
-"""Inversion: optimise pixels until the teacher sees the labels in them and its batch-norm statistics fit."""
+"""Inversion: optimise pixels until the teacher sees the labels in them and its own statistics fit."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.synth_config import LossWeights, ViewConfig
 from synth_job.divergence import Diverged
+from synth_job.statistics import statistics_of
 from synth_job.views import View
 
 CHECK_INTERVAL = 25
@@ -46,7 +46,7 @@ def invert(
         generator: draws the views, on the CPU.
         advance: called after every step; what it raises ends the inversion.
         relabel: may replace the labels between steps.
-        terms: takes the unweighted terms of each step, `(4,)`: task, batch norm, first layer, total variation.
+        terms: takes the unweighted terms of each step, `(4,)`: task, statistics, first layer, total variation.
 
     Returns:
         The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
@@ -61,16 +61,15 @@ def invert(
     optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
     losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
-    with BatchNormMatching(teacher.statistics_sites()) as matching:
+    with statistics_of(teacher) as statistics:
         for step in range(iterations):
             optimizer.zero_grad()
             view = View.draw(views, images.shape[-1], teacher.identity.stride, generator)
-            outputs = teacher.head_outputs(view.of_images(images))
-            task_loss = teacher.task_loss(outputs, [view.of_labels(label) for label in labels])
+            task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
             # Summed over images, as detection losses are when they meet per-batch statistics.
             loss = weights.task * len(labels) * task_loss
-            every_layer, first_layer = matching.losses()
-            loss = loss + weights.batch_norm * every_layer + weights.first_layer * first_layer
+            every_layer, first_layer = statistics.losses()
+            loss = loss + statistics.weight(weights) * every_layer + weights.first_layer * first_layer
             variation = total_variation(images)
             loss = loss + weights.total_variation * variation
             if terms is not None:
@@ -86,7 +85,7 @@ def invert(
             if (step + 1) % CHECK_INTERVAL == 0 or step + 1 == iterations:
                 check_finite(images, losses, step + 1)
             if relabel is not None:
-                with matching.paused():
+                with statistics.paused():
                     labels = relabel(step, images.detach()) or labels
             advance()
     return images.detach().contiguous()
@@ -110,76 +109,3 @@ def total_variation(images: Tensor) -> Tensor:
     vertical = images[:, :, 1:] - images[:, :, :-1]
     horizontal = images[:, :, :, 1:] - images[:, :, :, :-1]
     return vertical.norm() + horizontal.norm()
-
-
-class ChannelMoments(torch.autograd.Function):
-    """Mean and biased variance of each channel of `(B, C, H, W)`; the backward pass is one fused multiply-add."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Mean and variance, `(C,)` each."""
-        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        ctx.save_for_backward(x, mean)
-        return mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, mean_gradient: Tensor, variance_gradient: Tensor) -> Tensor:  # type: ignore[override]
-        """∂μ/∂x = 1/N and ∂σ²/∂x = 2 (x − μ) / N."""
-        x, mean = ctx.saved_tensors
-        count = x.numel() / x.shape[1]
-        slope = 2 * variance_gradient / count
-        offset = mean_gradient / count - slope * mean
-        return torch.addcmul(offset[:, None, None], x, slope[:, None, None])
-
-
-class BatchNormMatching:
-    """Distance between a batch's statistics and the running statistics of every batch norm.
-
-    Used as a context: inside it, hooks take mean and variance of each layer's input in one pass.
-
-    Args:
-        sites: batch norms in the order of the forward pass; the first is the first layer's.
-    """
-
-    def __init__(self, sites: Sequence[nn.BatchNorm2d]) -> None:
-        self._sites = list(sites)
-        self._distances: list[Tensor] = []
-        self._active = True
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> "BatchNormMatching":
-        self._handles = [site.register_forward_pre_hook(self._measure) for site in self._sites]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def losses(self) -> tuple[Tensor, Tensor]:
-        """Σ(‖μ−μ̂‖₂ + ‖σ²−σ̂²‖₂) over all layers of the last forward pass, and the first layer's share of it."""
-        distances, self._distances = self._distances, []
-        if not distances:
-            zero = torch.zeros(())
-            return zero, zero
-        return torch.stack(distances).sum(), distances[0]
-
-    def paused(self) -> "_Pause":
-        """A context in which forward passes are not measured."""
-        return _Pause(self)
-
-    def _measure(self, site: nn.Module, inputs: tuple[Tensor]) -> None:
-        if not self._active:
-            return
-        mean, variance = ChannelMoments.apply(inputs[0])
-        self._distances.append((mean - site.running_mean).norm() + (variance - site.running_var).norm())
-
-
-class _Pause:
-    def __init__(self, matching: BatchNormMatching) -> None:
-        self._matching = matching
-
-    def __enter__(self) -> None:
-        self._matching._active = False
-
-    def __exit__(self, *_: object) -> None:
-        self._matching._active = True

@@ -41,6 +41,8 @@ class Row:
     map50_95: str
     interval: str
     map50: str
+    voc: tuple[str, str] | None
+    """AP50 by VOC's 11-point and all-point definitions."""
     share: str
     share_bar: float | None
     """0 to 1, for the bar."""
@@ -119,6 +121,7 @@ def rows(models: Sequence[EvaluatedModel]) -> list[Row]:
             map50_95=number(model.precision.map50_95),
             interval=_interval(model.uncertainty.map50_95 if model.uncertainty else None, number),
             map50=number(model.precision.map50),
+            voc=(number(model.voc.eleven_point), number(model.voc.all_point)) if model.voc else None,
             share="" if index == 0 else percent(model.share_of_full_precision),
             share_bar=None if index == 0 else min(max(model.share_of_full_precision, 0.0), 1.0),
             share_interval=_interval(model.uncertainty.share if model.uncertainty else None, percent),
@@ -137,6 +140,11 @@ def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
         said.append(
             "The validation scenes are rendered, not photographed: they show that the pipeline works, not what a "
             "detector would reach on real images."
+        )
+    if model.voc:
+        said.append(
+            "VOC AP50 is by the definitions of Pascal VOC: precision at 11 recalls (2007), and the area under the "
+            "curve (2010 and later). Objects marked difficult neither count nor hurt, there and in mAP."
         )
     if data.images < FEW_IMAGES:
         said.append(

@@ -121,6 +121,28 @@ def yolo_folder(images: Path) -> Path:
 
 
 @pytest.fixture
+def voc_folder(images: Path) -> Path:
+    """The drawn images as a VOC folder with a list of two of them; the green box of the first is difficult."""
+    folder = images.parent.parent / "VOC2007"
+    for name in ("Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    images.rename(folder / "JPEGImages")
+    for name, (width, height), boxes in DRAWN:
+        objects = "".join(
+            f"<object><name>{CLASSES[category]}</name><difficult>{int((name, category) == ('11.png', 1))}</difficult>"
+            f"<bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox>"
+            "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"
+            for category, x, y, w, h in boxes
+        )
+        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        annotation = folder / "Annotations" / Path(name).with_suffix(".xml")
+        annotation.write_text(f"<annotation><filename>x.jpg</filename>{size}{objects}</annotation>", encoding="utf-8")
+    (folder / "ImageSets/Main/test.txt").write_text("11\n12\n", encoding="utf-8")
+    (folder / "ImageSets/Main/red_test.txt").write_text("11  1\n12 -1\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
 def teacher_file(tmp_path: Path) -> Path:
     """Stands for the checkpoint of a `ColourDetector`."""
     path = tmp_path / "teacher.pt"

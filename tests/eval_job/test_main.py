@@ -91,6 +91,23 @@ def test_coco_and_yolo_data_give_the_same_precision(
     assert report(tmp_path).models[0].precision == coco
 
 
+def test_voc_data_are_measured_by_both_definitions_too(run: Run, tmp_path: Path, voc_folder: Path) -> None:
+    result = run("--set", f"data={voc_folder}")
+
+    assert result.exit_code == 0, result.output
+    written = report(tmp_path)
+    assert (written.data.format, written.data.images, written.data.boxes) == ("voc", 2, 3)
+    voc = written.models[0].voc
+    assert voc is not None
+    assert (voc.eleven_point, voc.all_point, voc.per_class) == (1, 1, {"red": 1, "green": 1})
+    assert written.models[0].precision.map50_95 == pytest.approx(1, abs=1e-6)
+    (table,) = [event for line in result.output.splitlines() if (event := json.loads(line))["event"] == "table"]
+    assert table["columns"][-2:] == ["VOC 11-point", "VOC all-point"]
+    assert table["rows"][0][-2:] == ["1.000", "1.000"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "VOC AP50, 11-point" in page and "Objects marked difficult neither count nor hurt" in page
+
+
 def test_students_stand_beside_full_precision_before_and_after_training(
     run: Run, trained: Path, tmp_path: Path, loads: list[str]
 ) -> None:

@@ -142,6 +142,19 @@ def test_each_stage_sees_what_it_reads_and_nothing_else(tmp_path, monkeypatch):
     }
 
 
+def test_a_list_of_voc_images_is_seen_with_its_whole_folder(tmp_path):
+    voc = tmp_path / "VOC2007"
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (voc / folder).mkdir(parents=True)
+    split = voc / "ImageSets" / "Main" / "test.txt"
+    split.write_text("000001\n")
+    given = {"labels": {"source": "given", "path": str(split)}}
+    commands = plan(tmp_path / "run", eval={"data": str(split)}, synth=given)
+    assert str(voc) in bound(commands["synth"])
+    assert str(voc) in bound(commands["eval"])
+    assert str(split.parent / "images") not in bound(commands["eval"])
+
+
 def test_images_beside_a_coco_file_are_seen_too(tmp_path):
     (tmp_path / "instances.json").touch()
     command = plan(tmp_path / "run", eval={"data": str(tmp_path / "instances.json")})["eval"]

@@ -49,6 +49,24 @@ def yolo(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
+VOC = """<annotation><size><width>100</width><height>50</height></size>
+<object><name>square</name><bndbox><xmin>11</xmin><ymin>1</ymin><xmax>60</xmax><ymax>25</ymax></bndbox></object>
+<object><name>disc</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>100</xmax><ymax>50</ymax></bndbox></object>
+<object><name>disc</name><difficult>1</difficult>
+<bndbox><xmin>6</xmin><ymin>6</ymin><xmax>25</xmax><ymax>15</ymax></bndbox></object></annotation>"""
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """A VOC folder without images: two annotations, a list that names one of them."""
+    for folder in ("Annotations", "ImageSets/Main"):
+        (tmp_path / "VOC" / folder).mkdir(parents=True)
+    (tmp_path / "VOC/Annotations/000007.xml").write_text(VOC)
+    (tmp_path / "VOC/Annotations/000009.xml").write_text(VOC.replace("square", "ring"))
+    (tmp_path / "VOC/ImageSets/Main/train.txt").write_text("000007\n")
+    return tmp_path / "VOC"
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_given_labels(path, NAMES)
@@ -101,6 +119,37 @@ def test_a_file_that_is_no_coco_json_is_refused(tmp_path: Path, content: str) ->
     path = tmp_path / "instances.json"
     path.write_bytes(content.encode("latin-1"))
     assert "not COCO" in refusal(path)
+
+
+def test_voc_boxes_are_those_of_coco_without_the_difficult_ones(voc: Path, coco: Callable[..., Path]) -> None:
+    (labels,) = read_given_labels(voc, NAMES)
+    (same,) = read_given_labels(coco(), NAMES)
+    assert labels.classes.tolist() == same.classes.tolist()
+    assert labels.boxes.tolist() == same.boxes.tolist()
+
+
+def test_voc_annotations_are_named_by_folder_or_list(voc: Path) -> None:
+    split = voc / "ImageSets" / "Main" / "train.txt"
+    assert len(read_given_labels(split, NAMES)) == len(read_given_labels(voc, NAMES)) == 1
+    assert len(read_given_labels(voc / "Annotations", NAMES)) == 2
+    assert given_labels_digest(split) == given_labels_digest(voc) != given_labels_digest(voc / "Annotations")
+    split.write_text("000007\n000009\n")
+    assert given_labels_digest(split) == given_labels_digest(voc / "Annotations")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("square", "zebra", "zebra"),
+        ("<size><width>100</width><height>50</height></size>", "", "does not say the size"),
+        ("<width>100<", "<width>0<", "does not say the size"),
+        ("<xmax>60<", "<xmax>nan<", "not a Pascal VOC annotation"),
+        ("<annotation>", "<!DOCTYPE a><annotation>", "document type"),
+    ],
+)
+def test_a_voc_annotation_that_is_wrong_is_refused(voc: Path, old: str, new: str, named: str) -> None:
+    (voc / "Annotations" / "000007.xml").write_text(VOC.replace(old, new))
+    assert named in refusal(voc)
 
 
 def test_yolo_boxes_are_read_line_by_line(yolo: Callable[[str], Path], tmp_path: Path) -> None:

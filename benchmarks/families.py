@@ -1,0 +1,94 @@
+"""Write docs/families.md: every detector of `tests/conformance/cases.py` through every check, each cell from a run.
+
+uv run python -m benchmarks.families              # all of them: minutes
+uv run python -m benchmarks.families --only v10   # rows whose name has this in it; the others stay as they are
+"""
+
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import onnxruntime
+import torch
+import torchvision
+import typer
+import ultralytics
+
+from schemas.storage import write_text
+from tests.conformance.cases import CASES, Case
+from tests.conformance.checks import CHECKS, Subject, outcome
+
+DOCUMENT = Path("docs") / "families.md"
+END = "<!-- the command writes everything above this line -->"
+HEADER = ["detector", "family", *CHECKS]
+FAILED = "**fails**"
+
+
+def main(only: Annotated[str, typer.Option(help="rows whose name has this in it; all")] = "") -> None:
+    """Run the checks and write the table; exit 1 where one fails."""
+    before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+    kept = {row[0]: row for row in rows(before)[1:]} if only else {}
+    body = []
+    for case in CASES:
+        if only.lower() in case.name.lower():
+            body.append([case.name, f"`{case.family}`", *run(case)])
+        elif case.name in kept:
+            body.append(kept[case.name])
+    write_text(DOCUMENT, document(body) + before.partition(END)[2])
+    if any(FAILED in row for row in body):
+        raise typer.Exit(1)
+
+
+def run(case: Case) -> list[str]:
+    """The cells of a case."""
+    cells = []
+    with tempfile.TemporaryDirectory() as folder:
+        subject = Subject(case, Path(folder))
+        for check in CHECKS:
+            start = time.monotonic()
+            try:
+                cells.append(outcome(subject, check))
+            except Exception as error:
+                cells.append(FAILED)
+                print(f"{case.name}, {check}: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            print(f"{case.name}, {check}: {cells[-1]} ({time.monotonic() - start:.1f} s)", flush=True)
+    return cells
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of the first table of a document, header first."""
+    lines = [line for line in text.partition(END)[0].splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [row for row in cells if set(row[0]) != {"-"}]
+
+
+def document(body: list[list[str]]) -> str:
+    """The generated part of docs/families.md."""
+    lines = [HEADER, ["---"] * len(HEADER), *body]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    versions = ", ".join(
+        f"{module.__name__} {module.__version__}" for module in (torch, torchvision, ultralytics, onnxruntime)
+    )
+    return f"""# Detector families
+
+Made by `python -m benchmarks.families`, {versions}, Python {platform.python_version()}, {platform.machine()} CPU.
+Every cell is what a check of `tests/conformance/checks.py` said when it ran; `pytest -m slow tests/conformance` runs
+the same.
+
+Networks have random weights and see images of {CASES[0].size} px, so the numbers say that the code works, not what a
+trained detector reaches. **Load**: the adapter reads a checkpoint as the family's tools write it, and its outputs equal
+those of the network that was saved. **Label sampling**: adaptive, by `synth`. **Inversion**: change of the detection
+loss in 20 steps. **PTQ**: error of class logits, against the difference between two images. **QAT**: change of the
+loss in 8 steps of `qat`. **Save and reload**: a 4-bit student's outputs. **ONNX**: mean difference of scores between
+the exported and the simulated student, or why there is no export.
+
+{table}
+
+{END}
+"""
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,65 @@
+"""How far students agree with their teacher, where no labelled images are: its detections are the labels.
+
+uv run python -m benchmarks.teacher_agreement --student student --teacher best.pt --family yolov5 --calibration-set set
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from detectors.average_precision import average_precision
+from detectors.registry import load_teacher
+from eval_job.evaluate import predict
+from eval_job.validation_set import IMAGE_SUFFIXES, ValidationImage
+from quantization.student import load_student
+from schemas.shards import open_calibration_set
+from schemas.teacher import Family, TeacherSource
+
+CPU = torch.device("cpu")
+
+
+def main(
+    student: Annotated[list[Path], typer.Option(help="folder of a student; several may be given")],
+    teacher: Annotated[str, typer.Option(help="checkpoint of the teacher")],
+    family: Annotated[str, typer.Option(help="its family")] = "ultralytics",
+    calibration_set: Annotated[Path | None, typer.Option(help="a set that no student was made with")] = None,
+    images: Annotated[Path | None, typer.Option(help="or a folder of images")] = None,
+    size: Annotated[int, typer.Option(help="image side, pixels")] = 320,
+    confident: Annotated[float, typer.Option(help="score from which a detection of the teacher is a label")] = 0.25,
+) -> None:
+    """Print mAP of each student on the confident detections of its teacher."""
+    looked_at = [*_of_set(calibration_set), *_of_folder(images)]
+    chosen: Family = family  # type: ignore[assignment]  # pydantic checks it
+    full = load_teacher(TeacherSource(path=teacher, family=chosen), CPU)
+    names = full.identity.class_names
+    settings = {"image_size": size, "batch": 8, "iou": 0.7, "max_detections": 300}
+    truth = predict(full, looked_at, CPU, confidence=confident, **settings).detections  # type: ignore[arg-type]
+    print(f"{len(looked_at)} images, {sum(map(len, truth))} detections of the teacher above {confident}\n")
+    print("| student | mAP50-95 | mAP50 |\n| --- | --- | --- |")
+    for folder in student:
+        detector, manifest = load_student(folder, CPU)
+        found = predict(detector, looked_at, CPU, confidence=0.001, **settings).detections  # type: ignore[arg-type]
+        summary, _ = average_precision(truth, found, names)
+        print(f"| {manifest.method.value} {manifest.bits.name} | {summary.map50_95:.3f} | {summary.map50:.3f} |")
+
+
+def _of_set(folder: Path | None) -> list[ValidationImage]:
+    samples = open_calibration_set(folder).samples if folder else []
+    return [_unlabelled(number, sample.image()) for number, sample in enumerate(samples)]
+
+
+def _of_folder(folder: Path | None) -> list[ValidationImage]:
+    files = sorted(folder.iterdir()) if folder else []
+    return [_unlabelled(n, file) for n, file in enumerate(files) if file.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _unlabelled(number: int, source: object) -> ValidationImage:
+    nothing = np.zeros(0, dtype=np.int64)
+    return ValidationImage(number, source, np.zeros((0, 4), np.float32), nothing, nothing.astype(np.bool_))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    typer.run(main)

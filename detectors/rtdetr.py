@@ -1,0 +1,167 @@
+"""RT-DETR of the ultralytics package, through the library's own loss. Attention products stay in float."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from ultralytics.nn.tasks import RTDETRDetectionModel
+
+from detectors.detections import Detections
+from detectors.protocol import HeadOutputs
+from detectors.ultralytics_yolo import UltralyticsDetector
+from schemas.teacher import Family
+
+ABSENT = -20.0
+"""Class logit at a place that no query came from; its probability is 2e-9."""
+CELL = 32
+"""Unit of box distances, pixels: the coarsest level's cell, as large as those of other families are on average."""
+
+
+class RtdetrDetector(UltralyticsDetector):
+    """Implements `detectors.protocol.Detector` for `rtdetr-*.pt`.
+
+    The library stretches images to the input square; here they are padded like those of every other family.
+    """
+
+    FAMILY: Family = "rtdetr"
+    HEADS = ("RTDETRDecoder",)
+    NETWORK = RTDETRDetectionModel
+
+    def __init__(self, identity: Any, network: Any, gains: dict[str, float] | None = None) -> None:
+        super().__init__(identity, network, gains)
+        self.network.nc = len(identity.class_names)  # the library's loss asks the network for it
+
+    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
+        """See `Detector`: what the encoder says of every place, then what the last decoder layer says of its queries.
+
+        Queries are set out by the place they were chosen from, so that student and teacher compare where both chose.
+        """
+        head = self._head
+        with _Outputs(head.enc_output, head.enc_score_head) as (features, scores):
+            _, raw = self.network(images)
+        boxes, decoded_scores, *_ = raw
+        dense = (head.enc_bbox_head(features[0]) + head.anchors).sigmoid()
+        chosen = scores[0].amax(dim=2).topk(boxes.shape[2], dim=1).indices[..., None]
+        logits = torch.full_like(scores[0], ABSENT).scatter(1, chosen.expand_as(decoded_scores[0]), decoded_scores[0])
+        refined = torch.zeros_like(dense).scatter(1, chosen.expand_as(boxes[0]), boxes[0])
+        cells = images.new_tensor([images.shape[3], images.shape[2]]).repeat(2)[:, None, None] / CELL
+        return HeadOutputs(
+            class_logits=(scores[0].transpose(1, 2), logits.transpose(1, 2)),
+            box_logits=tuple(each.transpose(1, 2).unsqueeze(2) * cells for each in (dense, refined)),
+            raw=(raw, (images.shape[3], images.shape[2])),
+        )
+
+    def task_loss(self, outputs: HeadOutputs, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`: matched queries of the encoder and the last decoder layer, a mean over the labelled objects.
+
+        Denoising queries and earlier decoder layers, which the library adds in training mode, are not there.
+        """
+        raw, (width, height) = outputs.raw
+        device = raw[0].device
+        corners = torch.cat([label.boxes for label in labels]).to(device) / torch.tensor(
+            [width, height, width, height], device=device
+        )
+        batch = {
+            "img": raw[0].new_empty(len(labels), 0),  # of which the library takes the batch size and the device
+            "batch_idx": torch.cat([torch.full((len(label),), number) for number, label in enumerate(labels)]).to(
+                device
+            ),
+            "cls": torch.cat([label.classes for label in labels]).to(device),
+            "bboxes": torch.cat(((corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]), dim=1),
+        }
+        loss: Tensor = self.network.loss(batch, preds=(None, raw))[0]
+        return loss
+
+    def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`."""
+        _, raw = self.network(images)
+        return self.task_loss(HeadOutputs((), (), raw=(raw, (images.shape[3], images.shape[2]))), labels)
+
+    def decoded(self, images: Tensor) -> Tensor:
+        """See `Detector`: rows of the library's head, which are shares of the image's sides, in pixels."""
+        return in_pixels(self.network(images)[0], images)
+
+    @property
+    def end_to_end(self) -> bool:
+        """See `Detector`: a query set needs no NMS."""
+        return True
+
+    def deployed(self) -> nn.Module:
+        """See `Detector`: rows in pixels, as other end-to-end heads of the library give them."""
+        twin = self.copy()
+        twin.fold_batch_norm()
+        head = twin._head
+        head.export, head.format, head.shapes = True, "onnx", []  # anchors of an earlier input size
+        return _Deployed(twin.network.cpu())
+
+    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+        """See `Detector`: read as an end-to-end YOLO, whose rows are the same."""
+        return super().deployment_metadata(image_size) | {"head": "Detect"}
+
+    def fold_batch_norm(self) -> None:
+        """See `Detector`. The decoder pairs convolution and norm in sequences."""
+        super().fold_batch_norm()
+        for sequence in self._head.input_proj:
+            if isinstance(sequence[1], nn.BatchNorm2d):
+                sequence[0] = fuse_conv_bn_eval(sequence[0], sequence[1])
+                sequence[1] = nn.Identity()
+        self.network.requires_grad_(False)
+
+    def output_layers(self) -> list[str]:
+        """See `Detector`: the last layers of the encoder's and the decoder's predictions."""
+        head = self._head
+        last = {head.enc_score_head, head.enc_bbox_head.layers[-1], head.dec_score_head[-1],
+                head.dec_bbox_head[-1].layers[-1]}  # fmt: skip
+        return [name for name, module in self.network.named_modules() if module in last]
+
+    def head_layers(self) -> list[str]:
+        """See `Detector`."""
+        inside = {module for module in self._head.modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+        outside = set(self.float_layers())
+        return [name for name, module in self.network.named_modules() if module in inside and name not in outside]
+
+    def float_layers(self) -> list[str]:
+        """See `Detector`: projections inside PyTorch's attention, and class layers that only training mode uses."""
+        attention = [m.out_proj for m in self.network.modules() if isinstance(m, nn.MultiheadAttention)]
+        fixed = {*attention, *self._head.dec_score_head[:-1]}
+        return [name for name, module in self.network.named_modules() if module in fixed]
+
+
+def in_pixels(rows: Tensor, images: Tensor) -> Tensor:
+    """`(B, N, 6)` rows [x1, y1, x2, y2, score, class] in pixels, from centres and sizes as shares of the sides."""
+    width, height = images.shape[3], images.shape[2]
+    x, y, w, h, *rest = rows.split(1, dim=2)
+    corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+    return torch.cat((*corners, *rest), dim=2)
+
+
+class _Deployed(nn.Module):
+    """The exported form: the network, then pixels."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return in_pixels(self.network(images), images)
+
+
+class _Outputs:
+    """Collects the outputs of modules; a context."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        self._modules = modules
+
+    def __enter__(self) -> tuple[list[Tensor], ...]:
+        kept: tuple[list[Tensor], ...] = tuple([] for _ in self._modules)
+        self._handles = [
+            module.register_forward_hook(lambda _module, _inputs, output, place=place: place.append(output))
+            for module, place in zip(self._modules, kept, strict=True)
+        ]
+        return kept
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()

@@ -1,0 +1,185 @@
+"""The anchor-based YOLOv5 as a detector family, with the library's letterboxing and NMS."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detectors.architecture_limits import check_limits
+from detectors.detections import Detections
+from detectors.protocol import HeadOutputs
+from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.yolov5.checkpoint import StoredModule, number, read_checkpoint
+from detectors.yolov5.loss import Gains, detection_loss
+from detectors.yolov5.network import Yolov5Network, difference
+from schemas.errors import InputError, VerificationError
+from schemas.storage import file_digest
+from schemas.teacher import TeacherIdentity
+
+SCALE = 100.0
+"""The repository's gains are that much smaller (a box term of 0.05 where the library has 7.5), and the weights of
+`LossWeights` and `DistillationWeights` are to mean the same for every family. On noise of 320 px with a box in each of
+two images YOLO11n's loss is 78 times YOLOv5n's, the gradient 110 times."""
+INPUT_SIZE = {64: 1280, 32: 640}
+"""Side of the images that the repository trains at, by the network's largest stride, pixels."""
+
+
+class Yolov5Detector(UltralyticsDetector):
+    """Implements `detectors.protocol.Detector` for checkpoints of the repository ultralytics/yolov5.
+
+    What the library has (letterboxing, NMS, folding of batch norm) is inherited; decoding and loss are this family's.
+    """
+
+    def __init__(self, identity: TeacherIdentity, network: Any, gains: Gains | None = None) -> None:
+        self.identity = identity
+        self.network = network.eval()
+        self.network.requires_grad_(False)
+        self.gains = gains or Gains.default(len(network.head.strides), network.head.classes, identity.input_size)
+
+    @classmethod
+    def load(cls, path: Path, trust_pickle: bool = False) -> Self:
+        """Read a checkpoint; nothing it names is built, so `trust_pickle` makes no difference.
+
+        Raises:
+            InputError: not such a checkpoint, or one of a network that would not be built as it was.
+        """
+        stored, content = read_checkpoint(path)
+        names: Any = stored.attributes.get("names")
+        try:
+            names = [names[index] for index in range(len(names))]  # a list, or a dictionary from 0
+            architecture = yaml.safe_load(yaml.safe_dump(stored.attributes.get("yaml")))
+            check_limits(architecture)
+            network = Yolov5Network(architecture, len(names))
+            found = difference(network.model, stored.modules["model"])
+        except Exception as error:  # whatever a foreign architecture makes the libraries raise
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"teacher {path}: its architecture does not build ({reason})") from error
+        if found:
+            raise InputError(f"teacher {path}: is not the YOLOv5 that would be built: {found}")
+        _load_weights(network, stored, path)
+        stride = max(network.head.strides)
+        identity = TeacherIdentity(
+            family="yolov5",
+            architecture=architecture,
+            sha256=file_digest(path),
+            class_names=tuple(str(name) for name in names),
+            input_size=_image_size(content.get("opt"), stride),
+            stride=stride,
+        )
+        detector = cls(identity, network)
+        detector.gains = _gains(stored.attributes.get("hyp"), detector.gains)
+        return detector
+
+    @classmethod
+    def build(cls, identity: TeacherIdentity, gains: Any = None) -> Self:
+        """See `UltralyticsDetector.build`."""
+        check_limits(identity.architecture)
+        try:
+            network = Yolov5Network(identity.architecture, len(identity.class_names))
+        except Exception as error:  # whatever a foreign architecture makes the library raise
+            raise VerificationError(f"the architecture of the teacher does not build ({error})") from error
+        return cls(identity, network, gains)
+
+    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
+        """See `Detector`.
+
+        A class logit is that of the score, objectness times class probability: a class means nothing where there is no
+        object. Boxes are the distances of their edges from the middle of the cell, in cells.
+        """
+        raw = self.network(images)
+        scores, edges = [], []
+        for level, boxes in zip(raw, self.network.head.boxes(raw), strict=True):
+            scores.append(joint_logits(level[..., 4:5], level[..., 5:]).flatten(1, 3))
+            centres, sides = boxes[..., :2] - 0.5, boxes[..., 2:]
+            edges.append(torch.cat((sides / 2 - centres, sides / 2 + centres), dim=-1).flatten(1, 3))
+        return HeadOutputs(
+            class_logits=(torch.cat(scores, dim=1).transpose(1, 2),),
+            box_logits=(torch.cat(edges, dim=1).transpose(1, 2).unsqueeze(2),),
+            raw=raw,
+        )
+
+    def task_loss(self, outputs: HeadOutputs, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`: with the gains the checkpoint was trained with, on the scale of the library's own losses."""
+        return SCALE * detection_loss(self.network.head, outputs.raw, labels, self.gains)
+
+    @torch.no_grad()
+    def predict(
+        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
+    ) -> list[Detections]:
+        """See `Detector`."""
+        return self.suppress(
+            self.decoded(images),
+            confidence=confidence, iou=iou, max_detections=max_detections, multi_label=multi_label,
+        )  # fmt: skip
+
+    def decoded(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+        decoded: Tensor = self.network.head.decode(self.network(images))
+        return decoded
+
+    @property
+    def end_to_end(self) -> bool:
+        """See `Detector`."""
+        return False
+
+    def deployed(self) -> nn.Module:
+        """See `Detector`: scores are objectness times class probability, as the library's own networks give them."""
+        twin = self.copy()
+        twin.fold_batch_norm()
+        twin.network.decoding = True
+        network: nn.Module = twin.network.cpu()
+        return network
+
+    def output_layers(self) -> list[str]:
+        """See `Detector`: the head is nothing but its output convolutions."""
+        return self.head_layers()
+
+    def float_layers(self) -> list[str]:
+        """See `Detector`: decoding has no layers."""
+        return []
+
+
+def joint_logits(objectness: Tensor, classes: Tensor) -> Tensor:
+    """Logits of the product of two probabilities given as logits: log p − log(1 − p), finite where float32 is."""
+    log_p = F.logsigmoid(objectness) + F.logsigmoid(classes)
+    # 1 − σ(a)σ(b) = σ(−a) + σ(a)σ(−b), a sum without cancellation.
+    return log_p - torch.logaddexp(F.logsigmoid(-objectness), F.logsigmoid(objectness) + F.logsigmoid(-classes))
+
+
+def _load_weights(network: Yolov5Network, stored: StoredModule, path: Path) -> None:
+    """Copy tensors of equal shapes; others are refused before anything is converted."""
+    expected = network.state_dict()
+    # Releases before 6 stored the anchors once more, in pixels.
+    tensors = {name: tensor for name, tensor in stored.state_dict().items() if not name.endswith(".anchor_grid")}
+    if other := sorted(tensors.keys() ^ expected.keys()):
+        raise InputError(f"teacher {path}: its weights do not fit its own architecture ({other[0]})")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape or tensor.is_sparse:
+            raise InputError(f"teacher {path}: its weights do not fit its own architecture ({name})")
+    network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
+    if not bool((network.head.anchors > 0).all() & network.head.anchors.isfinite().all()):
+        raise InputError(f"teacher {path}: its anchors are not positive sizes")
+
+
+def _image_size(options: object, stride: int) -> int:
+    """Side of the training images, from the options stored beside the network."""
+    size = number(options, "imgsz", INPUT_SIZE.get(stride, 640))
+    return min(max(math.ceil(size / stride) * stride, 32), 4096)
+
+
+def _gains(stored: object, default: Gains) -> Gains:
+    """The settings of training, as far as they are stored."""
+    return Gains(
+        box=number(stored, "box", default.box),
+        objectness=number(stored, "obj", default.objectness),
+        classes=number(stored, "cls", default.classes),
+        anchor_ratio=number(stored, "anchor_t", default.anchor_ratio),
+        object_weight=number(stored, "obj_pw", default.object_weight),
+        class_weight=number(stored, "cls_pw", default.class_weight),
+        smoothing=min(number(stored, "label_smoothing", default.smoothing), 1.0),
+    )

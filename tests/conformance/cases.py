@@ -1,0 +1,137 @@
+"""The detectors that every family's adapter is held to: one line each. A new family adds its own.
+
+Networks are the smallest of their kind, with random weights, so that nothing is downloaded; batch norms have the
+statistics of random images, so that features stay within range.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
+
+from detectors.yolov5.network import Yolov5Network
+from schemas.teacher import Family
+from tests.detectors.yolov5.conftest import architecture
+from tests.detectors.yolov5.pickled import write_checkpoint
+
+NAMES = ("cat", "dog", "cow")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A detector on its way through the stages.
+
+    Attributes:
+        name: its row in the table.
+        family: of the adapter.
+        write: writes a checkpoint as the family's own tools do, and returns what computes, from images, what the
+            adapter's `decoded` must give; None where decoding is the adapter's own.
+        size: side of the images, pixels.
+        quick: cheap enough for every run of the tests.
+        reasons: checks that cannot pass, by name, with the beginning of the error that says why.
+    """
+
+    name: str
+    family: Family
+    write: Callable[[Path], Callable[[Tensor], Tensor] | None]
+    size: int = 64
+    quick: bool = False
+    reasons: tuple[tuple[str, str], ...] = ()
+
+
+def coarse_images(count: int, size: int, seed: int) -> Tensor:
+    """Random images of 8 x 8 colours, `(count, 3, size, size)` in [0, 1]: they differ more than noise does."""
+    colours = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(colours, (size, size), mode="bilinear")
+
+
+def seen_images(network: nn.Module, size: int = 128) -> None:
+    """Give batch norms the statistics of images and noise, and stay in eval mode: the network then tells them apart."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momentum = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all that it sees
+    network.train()
+    with torch.no_grad():
+        for seed in range(3):
+            noise = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(seed))
+            network(torch.cat((coarse_images(4, size, seed), noise)))
+    network.eval()
+    for norm, value in zip(norms, momentum, strict=True):
+        norm.momentum = value
+
+
+def prefer_short_edges(head: Any) -> None:
+    """Short distances become likelier: with all equal, a box has 15 cells and no small image holds it."""
+    for level in (*head.cv2, *getattr(head, "one2one_cv2", ())):
+        bias = level[-1].bias.data
+        if head.reg_max > 1:
+            bias.view(4, head.reg_max).sub_(torch.arange(head.reg_max) / 2)
+
+
+def ultralytics(description: str) -> Callable[[Path], Callable[[Tensor], Tensor]]:
+    """A network of the library, saved as its trainer does."""
+
+    def write(path: Path) -> Callable[[Tensor], Tensor]:
+        torch.manual_seed(0)
+        network: Any = DetectionModel(yaml_model_load(description), ch=3, nc=len(NAMES), verbose=False)
+        network.names = dict(enumerate(NAMES))
+        seen_images(network)
+        prefer_short_edges(network.model[-1])
+        torch.save({"model": network, "train_args": {"imgsz": 64}}, path)
+        return lambda images: network(images)[0]
+
+    return write
+
+
+def rtdetr(path: Path) -> Callable[[Tensor], Tensor]:
+    """The smaller of the two published ones."""
+    torch.manual_seed(0)
+    network: Any = RTDETRDetectionModel(yaml_model_load("rtdetr-l.yaml"), ch=3, nc=len(NAMES), verbose=False)
+    network.names = dict(enumerate(NAMES))
+    seen_images(network)
+    torch.save({"model": network, "train_args": {"imgsz": 64}}, path)
+
+    def decoded(images: Tensor) -> Tensor:
+        rows = network(images)[0]
+        sides = torch.tensor([images.shape[3], images.shape[2]])
+        centres, half = rows[..., :2], rows[..., 2:4] / 2
+        return torch.cat(((centres - half) * sides, (centres + half) * sides, rows[..., 4:]), dim=2)
+
+    return decoded
+
+
+def yolov5(depth: float, width: float) -> Callable[[Path], Callable[[Tensor], Tensor]]:
+    """The anchor-based network of the repository, pickled as there."""
+
+    def write(path: Path) -> Callable[[Tensor], Tensor]:
+        torch.manual_seed(0)
+        described = architecture(depth, width)
+        network = Yolov5Network(described, len(NAMES))
+        seen_images(network)
+        write_checkpoint(path, network, described, list(NAMES), options={"imgsz": 64})
+        return lambda images: network.head.decode(network(images))
+
+    return write
+
+
+CASES = (
+    Case("YOLOv5 (anchors), an eighth as wide", "yolov5", yolov5(0.33, 0.125), quick=True),
+    Case("YOLOv5n (anchors)", "yolov5", yolov5(0.33, 0.25)),
+    Case("YOLOv3-tinyu", "ultralytics", ultralytics("yolov3-tiny.yaml")),
+    Case("YOLOv5nu", "ultralytics", ultralytics("yolov5n.yaml")),
+    Case("YOLOv6n", "ultralytics", ultralytics("yolov6n.yaml")),
+    Case("YOLOv8n", "ultralytics", ultralytics("yolov8n.yaml")),
+    Case("YOLOv9t", "ultralytics", ultralytics("yolov9t.yaml")),
+    Case("YOLOv10n", "ultralytics", ultralytics("yolov10n.yaml")),
+    Case("YOLO11n", "ultralytics", ultralytics("yolo11n.yaml")),
+    Case("YOLO12n", "ultralytics", ultralytics("yolo12n.yaml")),
+    Case("YOLO26n", "ultralytics", ultralytics("yolo26n.yaml")),
+    Case("RT-DETR-l", "rtdetr", rtdetr),
+)

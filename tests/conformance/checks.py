@@ -1,0 +1,248 @@
+"""What every detector is held to, through the code of the jobs alone: one function per column of docs/families.md.
+
+A check returns what its cell says and raises where it fails.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from detectors.detections import Detections
+from detectors.protocol import Detector
+from detectors.registry import load_teacher
+from qat_job.job import quantize
+from quantization.calibrate import calibrate
+from quantization.convert import make_student, quantized_layers
+from quantization.onnx_export import export_student
+from quantization.student import load_student, save_student
+from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMode
+from schemas.labels import LabelOrigin
+from schemas.provenance import Provenance
+from schemas.qat_config import AugmentationConfig, BitPolicy, QatConfig
+from schemas.ranks import Rank
+from schemas.shards import open_calibration_set
+from schemas.stage import Stage
+from schemas.storage import file_digest
+from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
+from schemas.synth_config import Initialisation, InversionConfig, LabelConfig, LossWeights, SynthConfig, ViewConfig
+from schemas.teacher import TeacherSource
+from synth_job.initialisation import initial_images, sample_generator
+from synth_job.inversion import invert
+from synth_job.job import synthesize
+from tests.conformance.cases import NAMES, Case, coarse_images
+
+CPU = torch.device("cpu")
+STILL = ViewConfig(flip=0.0, shift=0.0, scales=(1.0,))
+IMAGES = 2
+
+
+class Subject:
+    """One case; what several checks need is made once, when the first one asks.
+
+    Args:
+        case: which.
+        folder: empty, for its checkpoint, set and students.
+    """
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        self.case = case
+        self.folder = folder
+
+    @cached_property
+    def reference(self) -> Callable[[Tensor], Tensor] | None:
+        """The network as its own library has it; its checkpoint is written."""
+        return self.case.write(self.folder / "teacher.pt")
+
+    @cached_property
+    def source(self) -> TeacherSource:
+        """The checkpoint in a configuration."""
+        _ = self.reference
+        return TeacherSource(path=str(self.folder / "teacher.pt"), family=self.case.family)
+
+    @cached_property
+    def teacher(self) -> Detector:
+        """Loaded from its checkpoint."""
+        return load_teacher(self.source, CPU)
+
+    @property
+    def images(self) -> Tensor:
+        """Random images."""
+        return coarse_images(IMAGES, self.case.size, seed=10)
+
+    @property
+    def labels(self) -> list[Detections]:
+        """A box for each."""
+        size = float(self.case.size)
+        boxes = ([size / 8, size / 8, size * 0.8, size * 0.6], [size * 0.3, size * 0.2, size * 0.9, size * 0.9])
+        return [Detections.of([box], [category]) for box, category in zip(boxes, (2, 0), strict=True)]
+
+    @cached_property
+    def calibration_set(self) -> CalibrationSetManifest:
+        """What synth makes of the teacher, in the folder `set`."""
+        settings = SynthConfig(
+            teacher=self.source,
+            image_size=self.case.size,
+            images=IMAGES,
+            labels=LabelConfig(
+                size=self.case.size, iterations=6, warm_up=2, interval=2, confidence=1e-6, batch=IMAGES, views=STILL
+            ),
+            inversion=InversionConfig(iterations=3, batch=IMAGES),
+            device="cpu",
+        )
+        provenance = Provenance.of("synth", settings.keyed(), {"teacher": file_digest(Path(self.source.path))})
+        rank = Rank.of_environment()
+        manifest = synthesize(settings, provenance, self.folder / "set", Stage("synth"), rank=rank)
+        assert manifest is not None
+        return manifest
+
+    def student(self, bits: int) -> Detector:
+        """The teacher with calibrated quantizers of so many bits."""
+        student = make_student(self.teacher, BitPolicy(weight_bits=bits, activation_bits=bits))
+        with torch.no_grad():
+            calibrate(student.network, lambda: [self.images], student.head_outputs)
+        return student
+
+    def saved(self, student: Detector, bits: int) -> tuple[Detector, StudentManifest]:
+        """The student that is read back from where this one is written."""
+        size = self.case.size
+        made_with = CalibrationSetReference(
+            digest="0", samples=IMAGES, image_size=size,
+            label_mode=LabelMode.SAMPLED, image_source=ImageSource.SYNTHESIZED,
+        )  # fmt: skip
+        config = QatConfig(teacher=self.source, bits=BitPolicy(weight_bits=bits, activation_bits=bits), ptq_only=True)
+        save_student(
+            student, self.folder / "student",
+            method=TrainingMethod.PTQ, config=config, calibration_set=made_with,
+            training=TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None),
+            provenance=Provenance.of("qat", config.keyed(), {"teacher": self.teacher.identity.sha256}),
+        )  # fmt: skip
+        return load_student(self.folder / "student", CPU)
+
+
+def loads(subject: Subject) -> str:
+    """The adapter reads the checkpoint and computes what the network's own library computes, at two sizes."""
+    teacher = subject.teacher
+    assert teacher.identity.class_names == NAMES
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+    if subject.reference is None:
+        assert torch.isfinite(teacher.decoded(subject.images)).all()
+        return "yes"
+    for images in (subject.images, torch.rand(1, 3, 2 * subject.case.size, subject.case.size)):
+        with torch.no_grad():
+            torch.testing.assert_close(teacher.decoded(images), subject.reference(images), rtol=1e-5, atol=1e-5)
+    return "same outputs"
+
+
+def samples_labels(subject: Subject) -> str:
+    """Adaptive sampling ends with boxes inside the image, some of them found by the detector itself."""
+    manifest = subject.calibration_set
+    labels = [sample.labels for sample in open_calibration_set(subject.folder / "set").samples]
+    assert manifest.samples == IMAGES and all(label.boxes for label in labels)
+    for box in (box for label in labels for box in label.boxes):
+        x, y, w, h = box.bbox
+        assert 0 <= x <= x + w <= subject.case.size and 0 <= y <= y + h <= subject.case.size
+        assert 0 <= box.category_id < len(NAMES)
+    origins = manifest.statistics.origin_histogram
+    assert origins.get(LabelOrigin.RELABELLED.value, 0) > 0
+    return f"{manifest.statistics.boxes} boxes"
+
+
+def inverts(subject: Subject) -> str:
+    """Twenty steps of inversion from noise lower the detection loss and the whole loss, and pixels stay in range."""
+    weights = LossWeights()
+    terms: list[Tensor] = []
+    made = invert(
+        subject.teacher, initial_images(Initialisation.NOISE, 0, range(IMAGES), subject.case.size), subject.labels,
+        iterations=20, learning_rate=0.003, weights=weights, views=STILL, generator=sample_generator(0, 0), terms=terms,
+    )  # fmt: skip
+    assert 0 <= float(made.min()) <= float(made.max()) <= 1
+    factors = torch.tensor([weights.task * IMAGES, weights.batch_norm, weights.first_layer, weights.total_variation])
+    detection, whole = torch.stack(terms).cpu()[:, 0], torch.stack(terms).cpu() @ factors
+    assert float(whole[-1]) < float(whole[0])
+    assert float(detection[-1]) < float(detection[0])
+    return f"{float(detection[-1] / detection[0]) - 1:+.0%}"
+
+
+def quantizes(subject: Subject) -> str:
+    """Quantized at 8 bits the class logits are near the teacher's, at most half as far as at 3 bits.
+
+    Errors are relative to the difference between two images, since logits of any network differ little from its biases.
+    """
+    with torch.no_grad():
+        outputs = subject.teacher.head_outputs(subject.images)
+        theirs = outputs.class_logits[0]
+        scale = (theirs[0] - theirs[1]).norm() * 2**0.5
+        mine = [subject.student(bits).head_outputs(subject.images, outputs).class_logits[0] for bits in (8, 3)]
+        errors = [float((logits - theirs).norm() / scale) for logits in mine]
+    assert errors[0] < errors[1] / 2
+    return f"error {errors[0]:.1%}"
+
+
+def trains(subject: Subject) -> str:
+    """QAT at W4A8 by the job itself moves every quantized layer and lowers its loss on the set it sees."""
+    _ = subject.calibration_set
+    settings = QatConfig(
+        teacher=subject.source, bits=BitPolicy(weight_bits=4), steps=8, batch=IMAGES, onnx=False, device="cpu",
+        augmentation=AugmentationConfig(flip=0.0, shift=0.0, scale=0.0, brightness=0.0),
+    )  # fmt: skip
+    folder = subject.folder / "trained"
+    provenance = Provenance.of("qat", settings.keyed(), {"set": subject.calibration_set.digest})
+    manifest = quantize(settings, provenance, subject.folder / "set", folder, Stage("qat"))
+    losses = manifest.training.losses
+    assert losses is not None and losses[-1] < losses[0]
+    after, before = (load_student(path, CPU)[0].network for path in (folder, folder / "ptq"))
+    pairs = zip(quantized_layers(before).items(), quantized_layers(after).values(), strict=True)
+    assert [name for (name, old), new in pairs if torch.equal(old.weight, new.weight)] == []
+    return f"loss {losses[-1] / losses[0] - 1:+.0%}"
+
+
+def reloads(subject: Subject) -> str:
+    """A student read from its files gives the same outputs, bit by bit, without the teacher's checkpoint."""
+    student = subject.student(4)
+    again, _ = subject.saved(student, 4)
+    with torch.no_grad():
+        assert torch.equal(again.decoded(subject.images), student.decoded(subject.images))
+    return "bit-exact"
+
+
+def exports(subject: Subject) -> str:
+    """The exported model computes what the simulated student computes; a family that cannot be exported says why."""
+    if subject.teacher.export_obstacle is not None:
+        return f"no: {subject.teacher.export_obstacle}"
+    student, manifest = subject.saved(subject.student(8), 8)
+    size = max(subject.case.size, 4 * subject.teacher.identity.stride)
+    exported = export_student(student, manifest, subject.folder / "model.onnx", None, image_size=size, int4=False)
+    assert exported.parity.score_mean < 1e-2
+    return f"scores within {exported.parity.score_mean:.0e}"
+
+
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    "load": loads,
+    "label sampling": samples_labels,
+    "inversion lowers the loss": inverts,
+    "PTQ W8A8": quantizes,
+    "QAT W4A8": trains,
+    "save and reload": reloads,
+    "ONNX": exports,
+}
+
+
+def outcome(subject: Subject, check: str) -> str:
+    """What the cell of a check says: its result, or the reason why not, which must be the one its case gives.
+
+    Raises:
+        AssertionError: the check fails, or passes although its case says that it cannot.
+    """
+    reason = dict(subject.case.reasons).get(check)
+    if reason is None:
+        return CHECKS[check](subject)
+    try:
+        CHECKS[check](subject)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        assert text.startswith(reason), f"{check} fails for another reason than {reason!r}: {text[:300]}"
+        return f"no: {reason}"
+    raise AssertionError(f"{check} passes; remove the reason {reason!r} from its case")
