@@ -1,12 +1,17 @@
 """What the student learns from the teacher: head outputs and features."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.protocol import HeadOutputs
+from quantization.fake_quantize import inner_product
+
+SMALLEST_VARIANCE = 1e-8
+"""A feature that hardly varies is compared as if it varied by this."""
 
 
 def output_divergence(
@@ -48,10 +53,29 @@ def binary_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
 
 def feature_error(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Mean over sites of the squared error of features, relative to the teacher's variance at the site, a scalar."""
-    errors = [
-        F.mse_loss(mine, theirs) / theirs.var().clamp(min=1e-8) for mine, theirs in zip(student, teacher, strict=True)
-    ]
+    errors = [RelativeSquaredError.apply(mine, theirs) for mine, theirs in zip(student, teacher, strict=True)]
     return torch.stack(errors).mean()
+
+
+class RelativeSquaredError(torch.autograd.Function):
+    """Mean squared error of one feature over the teacher's variance; keeps the difference alone for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, theirs: Tensor) -> Tensor:  # type: ignore[override]
+        """A scalar; `theirs` gets no gradient."""
+        difference = mine - theirs
+        count = theirs.numel()
+        mean = theirs.mean()
+        variance = (inner_product(theirs, theirs) - count * mean.square()) / max(count - 1, 1)
+        slope = 1 / (count * variance.clamp(min=SMALLEST_VARIANCE))
+        ctx.save_for_backward(difference, slope)
+        return inner_product(difference, difference) * slope
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """2 (mine − theirs) / (N σ²)."""
+        difference, slope = ctx.saved_tensors
+        return difference * (2 * slope * gradient), None
 
 
 class FeatureTap:

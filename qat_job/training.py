@@ -13,6 +13,7 @@ from qat_job.checkpoint import Checkpoint, Checkpoints, TrainingState
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
 from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
+from qat_job.optimizer import Adam
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
 from schemas.qat_config import DistillationWeights, QatConfig
@@ -50,7 +51,9 @@ def train(
         InputError: the loss is no longer finite; the last checkpoint is of a step where it was.
         Stopped: SIGTERM arrived, the state is saved.
     """
-    optimizer = torch.optim.Adam(parameter_groups(student, config.weight_learning_rate, config.step_size_learning_rate))
+    teacher = teacher.copy()
+    teacher.fold_batch_norm()  # the same function, one pass over every activation less
+    optimizer = Adam(parameter_groups(student, config.weight_learning_rate, config.step_size_learning_rate))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
     for parameter in student.network.parameters():
         parameter.requires_grad_(False)
