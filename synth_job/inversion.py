@@ -4,16 +4,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.detections import Detections
+from detectors.folding import fold
 from detectors.protocol import Detector
 from schemas.synth_config import LossWeights, ViewConfig
 from synth_job.divergence import Diverged
+from synth_job.statistics import BatchNormMatching
 from synth_job.views import View
 
 CHECK_INTERVAL = 25
 """Steps between checks that loss and pixels are finite; each check waits for the device."""
+
+SMALLEST_NORM = 1e-12
 
 Relabel = Callable[[int, Tensor], list[Detections] | None]
 """Called after step i with (i, images); labels it returns replace the current ones."""
@@ -58,10 +62,12 @@ def invert(
     # The copy frees the caller's tensor; channels_last is what convolutions run fastest on.
     images = images.to(device).contiguous(memory_format=torch.channels_last).clone().requires_grad_()
     labels = [label.to(device) for label in labels]
-    optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9))
+    teacher = teacher.copy()  # folded: one pass over every activation less, there and back
+    sites = fold(teacher, list(teacher.statistics_sites()))
+    optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
     losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
-    with BatchNormMatching(teacher.statistics_sites()) as matching:
+    with BatchNormMatching(sites) as matching:
         for step in range(iterations):
             optimizer.zero_grad()
             view = View.draw(views, images.shape[-1], teacher.identity.stride, generator)
@@ -107,79 +113,31 @@ def check_finite(images: Tensor, loss: Tensor, step: int) -> None:
 
 def total_variation(images: Tensor) -> Tensor:
     """L2 norm of the differences between neighbouring pixels, vertical plus horizontal."""
-    vertical = images[:, :, 1:] - images[:, :, :-1]
-    horizontal = images[:, :, :, 1:] - images[:, :, :, :-1]
-    return vertical.norm() + horizontal.norm()
+    variation: Tensor = TotalVariation.apply(images)
+    return variation
 
 
-class ChannelMoments(torch.autograd.Function):
-    """Mean and biased variance of each channel of `(B, C, H, W)`; the backward pass is one fused multiply-add."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Mean and variance, `(C,)` each."""
-        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        ctx.save_for_backward(x, mean)
-        return mean, variance
+class TotalVariation(torch.autograd.Function):
+    """Both norms and their gradient, without the padded copies that slicing leaves on the way back."""
 
     @staticmethod
-    def backward(ctx: Any, mean_gradient: Tensor, variance_gradient: Tensor) -> Tensor:  # type: ignore[override]
-        """∂μ/∂x = 1/N and ∂σ²/∂x = 2 (x − μ) / N."""
-        x, mean = ctx.saved_tensors
-        count = x.numel() / x.shape[1]
-        slope = 2 * variance_gradient / count
-        offset = mean_gradient / count - slope * mean
-        return torch.addcmul(offset[:, None, None], x, slope[:, None, None])
+    def forward(ctx: Any, images: Tensor) -> Tensor:  # type: ignore[override]
+        """A scalar."""
+        vertical = images[:, :, 1:] - images[:, :, :-1]
+        horizontal = images[:, :, :, 1:] - images[:, :, :, :-1]
+        norms = vertical.norm(), horizontal.norm()
+        ctx.save_for_backward(images, vertical, horizontal, *norms)
+        return norms[0] + norms[1]
 
-
-class BatchNormMatching:
-    """Distance between a batch's statistics and the running statistics of every batch norm.
-
-    Used as a context: inside it, hooks take mean and variance of each layer's input in one pass.
-
-    Args:
-        sites: batch norms in the order of the forward pass; the first is the first layer's.
-    """
-
-    def __init__(self, sites: Sequence[nn.BatchNorm2d]) -> None:
-        self._sites = list(sites)
-        self._distances: list[Tensor] = []
-        self._active = True
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> "BatchNormMatching":
-        self._handles = [site.register_forward_pre_hook(self._measure) for site in self._sites]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def losses(self) -> tuple[Tensor, Tensor]:
-        """Σ(‖μ−μ̂‖₂ + ‖σ²−σ̂²‖₂) over all layers of the last forward pass, and the first layer's share of it."""
-        distances, self._distances = self._distances, []
-        if not distances:
-            zero = torch.zeros(())
-            return zero, zero
-        return torch.stack(distances).sum(), distances[0]
-
-    def paused(self) -> "_Pause":
-        """A context in which forward passes are not measured."""
-        return _Pause(self)
-
-    def _measure(self, site: nn.Module, inputs: tuple[Tensor]) -> None:
-        if not self._active:
-            return
-        mean, variance = ChannelMoments.apply(inputs[0])
-        self._distances.append((mean - site.running_mean).norm() + (variance - site.running_var).norm())
-
-
-class _Pause:
-    def __init__(self, matching: BatchNormMatching) -> None:
-        self._matching = matching
-
-    def __enter__(self) -> None:
-        self._matching._active = False
-
-    def __exit__(self, *_: object) -> None:
-        self._matching._active = True
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        """Dᵀ D x / ‖D x‖ for the differences D along each axis; 0 where there are none."""
+        images, vertical, horizontal, *norms = ctx.saved_tensors
+        down, across = (gradient / norm.clamp(min=SMALLEST_NORM) for norm in norms)
+        vertical, horizontal = vertical * down, horizontal * across
+        slope = torch.zeros_like(images)
+        slope[:, :, 1:] += vertical
+        slope[:, :, :-1] -= vertical
+        slope[:, :, :, 1:] += horizontal
+        slope[:, :, :, :-1] -= horizontal
+        return slope

@@ -9,7 +9,8 @@ from detectors.protocol import Detector
 from schemas.errors import Stopped
 from schemas.synth_config import Initialisation, LossWeights, ViewConfig
 from synth_job.initialisation import enlarged, initial_images, sample_generator
-from synth_job.inversion import BatchNormMatching, ChannelMoments, Relabel, invert, total_variation
+from synth_job.inversion import Relabel, invert, total_variation
+from synth_job.statistics import BatchNormMatching, ChannelMoments
 
 LABELS = [Detections.of([[8.0, 8.0, 72.0, 80.0]], [2]), Detections.of([[30.0, 20.0, 90.0, 60.0]], [5])]
 ONE_VIEW = ViewConfig(flip=0, shift=0, scales=(1.0,))
