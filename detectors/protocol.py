@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -12,26 +13,56 @@ from detectors.detections import Detections
 from schemas.teacher import TeacherIdentity
 
 
+class StatisticsKind(Enum):
+    """What a network keeps of its training images, and how inversion makes its images alike."""
+
+    BATCH_NORM = "batch norm"
+    """Sites are `BatchNorm2d` or `FrozenBatchNorm2d`: the mean and variance of their inputs are stored."""
+    ATTENTION = "attention"
+    """Sites are attention modules that give out `(B, h, w, C)`: their patches differ more on images than on noise."""
+
+
 @dataclass(frozen=True)
-class HeadOutputs:
-    """Raw outputs of the detection head, before decoding.
+class BinaryOutputs:
+    """Further outputs of a head that are yes-or-no each: the pixels of masks, centre-ness.
 
     Attributes:
-        class_logits: `(B, C, A)` each: independent class logits of A anchors.
+        logits: `(B, E, K)`: E independent logits of K places (regions, anchors).
+        weights: `(B, K)`: what each place counts, as the confidence that an object is there.
+    """
+
+    logits: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """Raw outputs of the detection head, before decoding: one entry of each tuple per branch.
+
+    A branch's anchors are dense or regions; where their number differs from image to image, the fewer are filled up
+    with a certain background.
+
+    Attributes:
+        class_logits: `(B, C, A)` each: class logits of A anchors.
         box_logits: `(B, 4, R, A)` each: logits of box-edge distributions over R bins; R = 1 is a plain distance.
         raw: what the family's own loss takes.
+        categorical: whether the class logits of each branch are one distribution over classes (softmax), background
+            first; else they are independent. Empty: all are independent.
+        binary: other outputs of the head.
     """
 
     class_logits: tuple[Tensor, ...]
     box_logits: tuple[Tensor, ...]
     raw: Any
+    categorical: tuple[bool, ...] = ()
+    binary: tuple[BinaryOutputs, ...] = ()
 
 
 class Detector(Protocol):
     """A detector of some family: the teacher, or the student made from it.
 
-    Images are `(B, 3, H, W)` float, in the range the network sees on real images (Ultralytics: RGB in [0, 1]), sides a
-    multiple of the stride. The network is always in eval mode: batch-norm statistics never move.
+    Images are `(B, 3, H, W)` float RGB in [0, 1], sides a multiple of the stride; the mean and deviation that a
+    network was trained with are applied inside. The network is always in eval mode: batch-norm statistics never move.
     """
 
     identity: TeacherIdentity
@@ -41,18 +72,29 @@ class Detector(Protocol):
         """The module that computes."""
         ...
 
-    def head_outputs(self, images: Tensor) -> HeadOutputs:
-        """Raw head outputs, with gradients to the images and the weights."""
+    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
+        """Raw head outputs, with gradients to the images and the weights.
+
+        `like`: outputs of another detector of the family on the same images, to compare with: where the head looks at
+        regions that an earlier part of the network proposed, it looks at those regions instead of its own.
+        """
         ...
 
     def task_loss(self, outputs: HeadOutputs, labels: Sequence[Detections]) -> Tensor:
         """The family's own detection loss, a scalar: mean over the B images."""
         ...
 
+    def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
+        """`task_loss` of images, without the head outputs that only a student's teacher needs."""
+        ...
+
     def predict(
-        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
-        """Decoded, suppressed predictions of each image, best first; `multi_label`: several classes an anchor."""
+        """Decoded, suppressed predictions of each image, best first.
+
+        `iou`: None for what the family is used with; `multi_label`: several classes an anchor.
+        """
         ...
 
     def decoded(self, images: Tensor) -> Tensor:
@@ -60,7 +102,7 @@ class Detector(Protocol):
         ...
 
     def suppress(
-        self, decoded: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, decoded: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
         """The part of `predict` after the network: decoded outputs, of `deployed()` or an engine, to detections."""
         ...
@@ -70,11 +112,16 @@ class Detector(Protocol):
         """Whether decoded outputs are final `(B, N, 6)` rows [x1, y1, x2, y2, score, class] that need no NMS."""
         ...
 
+    @property
+    def export_obstacle(self) -> str | None:
+        """Why the detector cannot be exported, in one line; None where it can."""
+        ...
+
     def deployed(self) -> nn.Module:
         """A copy of the network as the family exports it, on the CPU, batch norm folded where layers are in float.
 
         It takes images and gives one tensor: `(B, 4 + C, A)`, box centres and sizes in pixels and class scores of A
-        anchors, or end-to-end rows.
+        anchors, or end-to-end rows. Not called where there is an `export_obstacle`.
         """
         ...
 
@@ -94,8 +141,13 @@ class Detector(Protocol):
         """Fold every batch norm into the convolution before it, in place; the function stays the same."""
         ...
 
-    def statistics_sites(self) -> list[nn.BatchNorm2d]:
-        """Layers whose running statistics describe the training images, in the order of the forward pass."""
+    @property
+    def statistics_kind(self) -> StatisticsKind:
+        """What the `statistics_sites` are."""
+        ...
+
+    def statistics_sites(self) -> list[nn.Module]:
+        """Layers that describe the training images, in the order of the forward pass."""
         ...
 
     def distillation_sites(self) -> list[str]:

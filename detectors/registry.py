@@ -1,6 +1,8 @@
 """Which adapter serves which family, and on which device it runs."""
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -10,7 +12,29 @@ from detectors.ultralytics_yolo import UltralyticsDetector
 from schemas.errors import ConfigError
 from schemas.teacher import TeacherIdentity, TeacherSource
 
-FAMILIES: dict[str, Any] = {"ultralytics": UltralyticsDetector}
+
+@dataclass(frozen=True)
+class FamilyAdapter:
+    """How detectors of a family come about.
+
+    Attributes:
+        load: reads a checkpoint file.
+        build: makes the architecture with unset weights.
+    """
+
+    load: Callable[[Path, TeacherSource], Detector]
+    build: Callable[[TeacherIdentity], Detector]
+
+
+def _load_ultralytics(path: Path, source: TeacherSource) -> Detector:
+    if source.path == EMBEDDED:
+        return UltralyticsDetector.embedded(path)
+    return UltralyticsDetector.load(path, source.trust_pickle)
+
+
+FAMILIES = {
+    "ultralytics": FamilyAdapter(_load_ultralytics, UltralyticsDetector.build),
+}
 
 
 def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
@@ -19,9 +43,7 @@ def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
     Raises:
         InputError: the checkpoint is missing, is of another family, or does not load safely.
     """
-    family = FAMILIES[source.family]
-    path = checkpoint_path(source)
-    teacher: Detector = family.embedded() if source.path == EMBEDDED else family.load(path, source.trust_pickle)
+    teacher = FAMILIES[source.family].load(checkpoint_path(source), source)
     teacher.network.to(device)
     return teacher
 
@@ -32,8 +54,7 @@ def build_detector(identity: TeacherIdentity) -> Detector:
     Raises:
         VerificationError: the architecture does not build.
     """
-    detector: Detector = FAMILIES[identity.family].build(identity)
-    return detector
+    return FAMILIES[identity.family].build(identity)
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

@@ -1,13 +1,16 @@
 """Finding a teacher's checkpoint file and its digest, without importing torch."""
 
+import importlib
 from pathlib import Path
 
 from detectors.embedded import WEIGHTS
-from schemas.errors import InputError
+from schemas.errors import ConfigError, InputError
 from schemas.storage import file_digest
 from schemas.teacher import TeacherSource
 
 EMBEDDED = "embedded"
+PUBLISHERS = {"ultralytics": "detectors.ultralytics_yolo"}
+"""The module of each family that has published checkpoints; its `download(name)` gives the file."""
 
 
 def checkpoint_path(source: TeacherSource) -> Path:
@@ -17,14 +20,15 @@ def checkpoint_path(source: TeacherSource) -> Path:
         InputError: no such file, and no such published checkpoint or no network.
     """
     if source.path == EMBEDDED:
+        if source.family != "ultralytics":
+            raise ConfigError(f"teacher.path: the embedded detector is no {source.family} one; name a checkpoint")
         return WEIGHTS
     path = Path(source.path).expanduser()
     if path.is_file():
         return path
-    if path.name == source.path and source.family == "ultralytics":
-        from detectors.ultralytics_yolo import download
-
-        return download(source.path)
+    if path.name == source.path and source.family in PUBLISHERS:
+        downloaded: Path = importlib.import_module(PUBLISHERS[source.family]).download(source.path)
+        return downloaded
     raise InputError(f"teacher {source.path}: no such file; check teacher.path")
 
 

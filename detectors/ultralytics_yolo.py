@@ -29,13 +29,15 @@ from detectors.architecture_limits import check_limits
 from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
-from detectors.protocol import HeadOutputs
+from detectors.protocol import HeadOutputs, StatisticsKind
 from schemas.errors import InputError, VerificationError
 from schemas.storage import file_digest
 from schemas.teacher import PixelFormat, TeacherIdentity
 
 NMS_SECONDS_PER_IMAGE = 1e3
 """Suppression is never cut short by the clock: results must not depend on the machine's load."""
+NMS_IOU = 0.7
+"""The library's own, in validation and in prediction."""
 EXPORTED_DETECTIONS = 300
 """Rows that an exported end-to-end head gives; the library's own exports have as many."""
 LOSS_GAINS = ("box", "cls", "dfl")
@@ -129,8 +131,8 @@ class UltralyticsDetector:
     def _head(self) -> Any:
         return self.network.model[-1]
 
-    def head_outputs(self, images: Tensor) -> HeadOutputs:
-        """See `Detector`. The head alone runs in training mode, so that nothing is decoded."""
+    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
+        """See `Detector`. The head alone runs in training mode, so that nothing is decoded; it proposes no regions."""
         self._head.training = True
         try:
             raw = self.network(images)
@@ -161,9 +163,13 @@ class UltralyticsDetector:
         loss, _ = self._criterion(outputs.raw, batch)
         return loss.sum() / len(labels)
 
+    def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`."""
+        return self.task_loss(self.head_outputs(images), labels)
+
     @torch.no_grad()
     def predict(
-        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
         """See `Detector`."""
         self._head.max_det = max_detections
@@ -178,13 +184,13 @@ class UltralyticsDetector:
         return decoded
 
     def suppress(
-        self, decoded: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, decoded: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
         """See `Detector`."""
         found = non_max_suppression(
             decoded,
             conf_thres=confidence,
-            iou_thres=iou,
+            iou_thres=NMS_IOU if iou is None else iou,
             multi_label=multi_label,
             max_det=max_detections,
             nc=len(self.identity.class_names),
@@ -197,6 +203,11 @@ class UltralyticsDetector:
     def end_to_end(self) -> bool:
         """See `Detector`: YOLOv10 and 26 decode their one-to-one branch."""
         return bool(self._head.end2end)
+
+    @property
+    def export_obstacle(self) -> str | None:
+        """See `Detector`."""
+        return None
 
     def deployed(self) -> nn.Module:
         """See `Detector`: the library's export mode, in which the head gives decoded outputs alone."""
@@ -249,7 +260,12 @@ class UltralyticsDetector:
                 block.bn = nn.Identity()
         self.network.requires_grad_(False)
 
-    def statistics_sites(self) -> list[nn.BatchNorm2d]:
+    @property
+    def statistics_kind(self) -> StatisticsKind:
+        """See `Detector`."""
+        return StatisticsKind.BATCH_NORM
+
+    def statistics_sites(self) -> list[nn.Module]:
         """See `Detector`."""
         return [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
 

@@ -28,7 +28,7 @@ class Predictor(Protocol):
     identity: TeacherIdentity
 
     def predict(
-        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
         """See `Detector`."""
         ...
@@ -70,7 +70,7 @@ def predict(
     image_size: int,
     batch: int,
     confidence: float,
-    iou: float,
+    iou: float | None,
     max_detections: int,
     track: Callable[[Batches], Iterable[Sequence[ValidationImage]]] = iter,
 ) -> Prediction:
@@ -83,7 +83,7 @@ def predict(
         image_size: side of the square, pixels.
         batch: images per forward pass.
         confidence: lowest score kept.
-        iou: NMS threshold.
+        iou: NMS threshold; None for the family's own.
         max_detections: boxes kept per image.
         track: iterates the batches, and may report or stop.
 

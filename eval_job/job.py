@@ -184,7 +184,7 @@ def _exported(
     if onnx.models == "none":
         return []
     found = list(exported_students(students))
-    if found and onnx.models == "all":
+    if found and onnx.models == "all" and teacher.export_obstacle is None:
         stage.reporter.message("exporting the teacher in single and half precision")
         found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]
     return found

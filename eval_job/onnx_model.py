@@ -52,7 +52,7 @@ class OnnxDetector:
         self._family = family
 
     def predict(
-        self, images: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
+        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
     ) -> list[Detections]:
         """See `Detector`."""
         decoded = torch.from_numpy(self._engine(images.cpu().numpy()))

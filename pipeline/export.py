@@ -40,6 +40,8 @@ def export(
     if not (folder / MANIFEST).exists():
         raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check --student")
     student = StudentManifest.read(folder / MANIFEST)
+    if student.export_obstacle is not None:
+        raise ConfigError(f"{folder}: this student cannot be exported: {student.export_obstacle}")
     size = image_size or student.calibration_set.image_size
     if size % student.teacher.stride or size <= 0:
         raise ConfigError(f"--image-size: got {size}, this detector takes multiples of {student.teacher.stride}")

@@ -45,8 +45,11 @@ def main(
             return up_to_date(done, provenance, output, overwrite)
 
         def finished() -> bool:
+            if not trained():
+                return False
             model = output / ONNX
-            return trained() and (not settings.onnx or (model.exists() and onnx_manifest_path(model).exists()))
+            exported = model.exists() and onnx_manifest_path(model).exists()
+            return exported or not settings.onnx or StudentManifest.read(manifest).export_obstacle is not None
 
         with stage.output(output, provenance.key, rank, finished) as wanted:
             if not wanted:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.protocol import HeadOutputs
+from detectors.protocol import BinaryOutputs, HeadOutputs
 from quantization.fake_quantize import inner_product
 
 SMALLEST_VARIANCE = 1e-8
@@ -19,29 +19,50 @@ def output_divergence(
 ) -> Tensor:
     """KL(teacher ‖ student) on the head's outputs at temperature τ, scaled by τ², a scalar.
 
-    Class logits are independent binary distributions; box logits are categorical over bins, or plain distances where
-    a head has one bin (then the absolute difference stands in). Each image's sum is divided by its foreground mass,
-    the sum over anchors of the teacher's highest class probability; box terms are weighted by that probability, since a
-    background anchor's box means nothing; `box_weight` multiplies them once more.
+    Class logits are independent binary distributions, or one distribution over classes; box logits are categorical over
+    bins, or plain distances where a head has one bin (then the absolute difference stands in). Each image's sum is
+    divided by its foreground mass, the sum over anchors of the teacher's highest class probability; box terms are
+    weighted by that probability, since a background anchor's box means nothing; `box_weight` multiplies them once more.
+    Other binary outputs of the head count as boxes do, by the weights they bring.
     """
     total = student.class_logits[0].new_zeros(())
-    pairs = zip(student.class_logits, student.box_logits, teacher.class_logits, teacher.box_logits, strict=True)
-    for student_classes, student_boxes, teacher_classes, teacher_boxes in pairs:
-        confidence = teacher_classes.sigmoid().amax(dim=1)  # (B, A)
+    kinds = teacher.categorical or (False,) * len(teacher.class_logits)
+    pairs = zip(student.class_logits, student.box_logits, teacher.class_logits, teacher.box_logits, kinds, strict=True)
+    for student_classes, student_boxes, teacher_classes, teacher_boxes, categorical in pairs:
+        if categorical:
+            confidence = teacher_classes.softmax(dim=1)[:, 1:].amax(dim=1)  # (B, A)
+            classes = categorical_divergence(teacher_classes / temperature, student_classes / temperature, dim=1)
+        else:
+            confidence = teacher_classes.sigmoid().amax(dim=1)
+            classes = binary_divergence(teacher_classes / temperature, student_classes / temperature).sum(dim=1)
         mass = confidence.sum(dim=1).clamp(min=1.0)  # (B,)
-        classes = binary_divergence(teacher_classes / temperature, student_classes / temperature).sum(dim=(1, 2))
         if teacher_boxes.shape[2] == 1:
             boxes = (teacher_boxes - student_boxes).abs().sum(dim=2)
         else:
-            boxes = F.kl_div(
-                F.log_softmax(student_boxes / temperature, dim=2),
-                F.log_softmax(teacher_boxes / temperature, dim=2),
-                reduction="none",
-                log_target=True,
-            ).sum(dim=2) * temperature**2  # fmt: skip
+            divergence = categorical_divergence(teacher_boxes / temperature, student_boxes / temperature, dim=2)
+            boxes = divergence * temperature**2
         boxes = (boxes.mean(dim=1) * confidence).sum(dim=1)
-        total = total + ((classes * temperature**2 + box_weight * boxes) / mass).mean()
+        total = total + ((classes.sum(dim=1) * temperature**2 + box_weight * boxes) / mass).mean()
+    for mine, theirs in zip(student.binary, teacher.binary, strict=True):
+        total = total + box_weight * weighted_divergence(mine, theirs, temperature)
     return total
+
+
+def weighted_divergence(student: BinaryOutputs, teacher: BinaryOutputs, temperature: float) -> Tensor:
+    """KL of binary outputs at temperature τ, scaled by τ²: mean over outputs, then by the teacher's weights."""
+    divergence = binary_divergence(teacher.logits / temperature, student.logits / temperature).mean(dim=1)  # (B, K)
+    mass = teacher.weights.sum(dim=1).clamp(min=1.0)
+    return ((divergence * teacher.weights).sum(dim=1) * temperature**2 / mass).mean()
+
+
+def categorical_divergence(teacher_logits: Tensor, student_logits: Tensor, dim: int) -> Tensor:
+    """KL divergence between the distributions of logits over `dim`, which is summed away."""
+    return F.kl_div(
+        F.log_softmax(student_logits, dim=dim),
+        F.log_softmax(teacher_logits, dim=dim),
+        reduction="none",
+        log_target=True,
+    ).sum(dim=dim)
 
 
 def binary_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:

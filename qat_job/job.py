@@ -90,7 +90,9 @@ def quantize(
     checkpoints.clear()
     if events is not None:
         events.close()
-    if settings.onnx:
+    if settings.onnx and student.export_obstacle is not None:
+        stage.reporter.message(f"no {ONNX}: {student.export_obstacle}")
+    elif settings.onnx:
         export(student, manifest, images, folder, stage)
     report(manifest, folder, stage)
     return manifest

@@ -81,7 +81,7 @@ def train(
             with torch.no_grad():
                 teacher_outputs = teacher.head_outputs(batch)
             try:
-                student_outputs = student.head_outputs(batch)
+                student_outputs = student.head_outputs(batch, like=teacher_outputs)
             except RuntimeError:  # PyTorch's operator refuses a zero point that is not a number
                 check_finite(losses, config)
                 raise

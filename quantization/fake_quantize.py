@@ -51,12 +51,12 @@ class FakeQuantizer(nn.Module):
         vectorised = x.device.type == "cpu" and x.dtype == step_size.dtype
         if self.spec.granularity == "per_tensor":
             if vectorised:
-                return PerTensor.apply(x, step_size, self.zero_point, lowest, highest, gradient_scale)
+                return _tensor(PerTensor.apply(x, step_size, self.zero_point, lowest, highest, gradient_scale))
             return torch._fake_quantize_learnable_per_tensor_affine(
                 x, step_size, self.zero_point, lowest, highest, gradient_scale
             )
         if vectorised and not self.spec.affine:
-            return PerChannelSymmetric.apply(x, step_size, lowest, highest, gradient_scale)
+            return _tensor(PerChannelSymmetric.apply(x, step_size, lowest, highest, gradient_scale))
         return torch._fake_quantize_learnable_per_channel_affine(
             x, step_size, self.zero_point, 0, lowest, highest, gradient_scale
         )
@@ -73,7 +73,7 @@ class PerTensor(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, step_size: Tensor, zero_point: Tensor, lowest: int, highest: int, gradient_scale: float
     ) -> Tensor:
         """The fake-quantized tensor, in the memory layout of `x`."""
@@ -84,7 +84,7 @@ class PerTensor(torch.autograd.Function):
         return quantized
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """To the input, the step size and the zero point."""
         x, step_size, quantized = ctx.saved_tensors
         low, high = ctx.limits
@@ -103,9 +103,7 @@ class PerChannelSymmetric(torch.autograd.Function):
     """x̂ for one step size per entry of dimension 0, `(channels,)`, without zero points; gradients as in `PerTensor`."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, step_size: Tensor, lowest: int, highest: int, gradient_scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step_size: Tensor, lowest: int, highest: int, gradient_scale: float) -> Tensor:
         """The fake-quantized tensor."""
         step = step_size.reshape(-1, *[1] * (x.dim() - 1))
         quantized = rounded(x, step, lowest, highest)
@@ -114,7 +112,7 @@ class PerChannelSymmetric(torch.autograd.Function):
         return quantized
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """To the input and the step sizes."""
         x, step, quantized = ctx.saved_tensors
         low, high = ctx.limits
@@ -138,3 +136,9 @@ def inner_product(a: Tensor, b: Tensor) -> Tensor:
     if a.is_contiguous() and b.is_contiguous():
         return torch.dot(a.reshape(-1), b.reshape(-1))
     return (a * b).sum()
+
+
+def _tensor(value: Any) -> Tensor:
+    """What `apply` gives, whose type PyTorch does not say."""
+    result: Tensor = value
+    return result

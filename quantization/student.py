@@ -47,6 +47,7 @@ def save_student(
         qat=config,
         training=training,
         weights_sha256=file_digest(folder / WEIGHTS),
+        export_obstacle=student.export_obstacle,
         provenance=provenance,
     )
     write_text(folder / MANIFEST, manifest.to_json())

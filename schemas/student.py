@@ -69,6 +69,9 @@ class StudentManifest(Document):
     qat: QatConfig
     training: TrainingSummary
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    export_obstacle: str | None = Field(
+        default=None, description="why it has no ONNX model; null where it can have one"
+    )
     provenance: Provenance
 
 

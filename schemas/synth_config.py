@@ -29,6 +29,11 @@ class LossWeights(Contract):
 
     task: float = Field(default=0.5, ge=0, description="detection loss of the teacher, summed over images; paper 0.5")
     batch_norm: float = Field(default=0.05, ge=0, description="batch-norm statistics of every layer; paper 0.05")
+    attention: float = Field(
+        default=1.0,
+        ge=0,
+        description="without batch norm, in its place: entropy of patch similarity in attention; paper 1",
+    )
     first_layer: float = Field(default=0.2, ge=0, description="the same at the first layer, on top; paper 5")
     total_variation: float = Field(default=0.03, ge=0, description="total variation; paper 0.002")
 

@@ -15,9 +15,20 @@ class TeacherSource(Contract):
     path: str = Field(
         default="embedded",
         min_length=1,
-        description="checkpoint file, name of a published checkpoint (yolo11n.pt, downloaded), or `embedded`",
+        description="checkpoint file, name of a published checkpoint (yolo11n.pt, fasterrcnn_resnet50_fpn_v2; "
+        "downloaded), or `embedded`",
     )
     family: Family = Field(default="ultralytics", description="detector family that reads the checkpoint")
+    architecture: str | None = Field(
+        default=None,
+        description="what a checkpoint is of that does not say so itself, by its published name (torchvision)",
+    )
+    class_names: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        strict=False,  # a run configuration is validated from plain Python values, where YAML's sequences are lists
+        description="names of the classes of a checkpoint that does not hold them (torchvision), background left out",
+    )
     trust_pickle: bool = Field(
         default=False, description="allow full unpickling, which runs code from the file; only for files you made"
     )

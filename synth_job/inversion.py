@@ -1,4 +1,4 @@
-"""Inversion: optimise pixels until the teacher sees the labels in them and its batch-norm statistics fit."""
+"""Inversion: optimise pixels until the teacher sees the labels in them and its own statistics fit."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from detectors.detections import Detections
-from detectors.folding import fold
 from detectors.protocol import Detector
 from schemas.synth_config import LossWeights, ViewConfig
 from synth_job.divergence import Diverged
-from synth_job.statistics import BatchNormMatching
+from synth_job.statistics import statistics_of
 from synth_job.views import View
 
 CHECK_INTERVAL = 25
@@ -50,7 +49,7 @@ def invert(
         generator: draws the views, on the CPU.
         advance: called after every step; what it raises ends the inversion.
         relabel: may replace the labels between steps.
-        terms: takes the unweighted terms of each step, `(4,)`: task, batch norm, first layer, total variation.
+        terms: takes the unweighted terms of each step, `(4,)`: task, statistics, first layer, total variation.
 
     Returns:
         The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
@@ -62,21 +61,19 @@ def invert(
     # The copy frees the caller's tensor; channels_last is what convolutions run fastest on.
     images = images.to(device).contiguous(memory_format=torch.channels_last).clone().requires_grad_()
     labels = [label.to(device) for label in labels]
-    teacher = teacher.copy()  # folded: one pass over every activation less, there and back
-    sites = fold(teacher, list(teacher.statistics_sites()))
+    teacher = teacher.copy()  # one for the statistics, which change how it computes and not what
     optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
     losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
-    with BatchNormMatching(sites) as matching:
+    with statistics_of(teacher) as statistics:
         for step in range(iterations):
             optimizer.zero_grad()
             view = View.draw(views, images.shape[-1], teacher.identity.stride, generator)
-            outputs = teacher.head_outputs(view.of_images(images))
-            task_loss = teacher.task_loss(outputs, [view.of_labels(label) for label in labels])
+            task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
             # Summed over images, as detection losses are when they meet per-batch statistics.
             loss = weights.task * len(labels) * task_loss
-            every_layer, first_layer = matching.losses()
-            loss = loss + weights.batch_norm * every_layer + weights.first_layer * first_layer
+            every_layer, first_layer = statistics.losses()
+            loss = loss + statistics.weight(weights) * every_layer + weights.first_layer * first_layer
             variation = total_variation(images)
             loss = loss + weights.total_variation * variation
             if terms is not None:
@@ -92,7 +89,7 @@ def invert(
             if (step + 1) % CHECK_INTERVAL == 0 or step + 1 == iterations:
                 check_finite(images, losses, step + 1)
             if relabel is not None:
-                with matching.paused():
+                with statistics.paused():
                     labels = relabel(step, images.detach()) or labels
             advance()
     return images.detach().contiguous()

@@ -198,7 +198,7 @@ def teacher_agreement(teacher: Detector, samples: list[Sample], stage: Stage, ba
         pixels = np.stack([sample.image() for sample in samples[start : start + batch]])
         images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
         predictions += teacher.predict(
-            images, confidence=AGREEMENT_CONFIDENCE, iou=0.7, max_detections=300, multi_label=True
+            images, confidence=AGREEMENT_CONFIDENCE, iou=None, max_detections=300, multi_label=True
         )
     truth = [Detections.from_labels(sample.labels) for sample in samples]
     return average_precision(

@@ -172,7 +172,7 @@ class AdaptiveRelabelling:
         if done < config.warm_up or done % config.interval:
             return None
         found = self._teacher.predict(
-            images, confidence=config.confidence, iou=0.7, max_detections=MAX_DETECTIONS, multi_label=False
+            images, confidence=config.confidence, iou=None, max_detections=MAX_DETECTIONS, multi_label=False
         )
         for number, predictions in enumerate(found):
             self._labels[number], self.origins[number] = self._relabel(

@@ -111,13 +111,11 @@ def _student(student: StudentArtifacts) -> Link:
 
 def _evaluation(report: EvalReport) -> Link:
     data, config = report.data, report.eval
+    suppression = "the family's own NMS" if config.iou is None else f"NMS at IoU {config.iou:g}"
     facts = [
         ("data", f"{data.source} ({data.format})"),
         ("images", f"{quantity(data.images)}, {quantity(data.boxes)} boxes, letterboxed to {data.image_size} px"),
-        (
-            "detections",
-            f"score ≥ {config.confidence:g}, NMS at IoU {config.iou:g}, {config.max_detections} an image",
-        ),
+        ("detections", f"score ≥ {config.confidence:g}, {suppression}, {config.max_detections} an image"),
         ("metric", "COCO mAP by pycocotools"),
         ("made", f"{moment(report.provenance.created)}, zsq {report.provenance.code_version}"),
     ]

@@ -24,6 +24,6 @@ def agreement(detector: Detector, batches: Sequence[Tensor], labels: Sequence[De
     found = [
         each.to(torch.device("cpu"))
         for images in batches
-        for each in detector.predict(images, confidence=CONFIDENCE, iou=0.7, max_detections=300, multi_label=True)
+        for each in detector.predict(images, confidence=CONFIDENCE, iou=None, max_detections=300, multi_label=True)
     ]
     return average_precision(labels, found, detector.identity.class_names)[0].map50_95

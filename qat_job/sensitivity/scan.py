@@ -49,7 +49,10 @@ def scan_layers(
                     for bits in errors[name]:
                         with quantized_weight(layers[name], bits):
                             divergence = output_divergence(
-                                student.head_outputs(images), expected, temperature=1.0, box_weight=BOX_WEIGHT
+                                student.head_outputs(images, like=expected),
+                                expected,
+                                temperature=1.0,
+                                box_weight=BOX_WEIGHT,
                             )
                         errors[name][bits] += max(float(divergence), 0.0) * len(images) / images_seen
                         advance()

@@ -1,11 +1,13 @@
 """The distances between student and teacher are zero for equal ones, and move the student only."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.protocol import HeadOutputs
+from detectors.protocol import BinaryOutputs, HeadOutputs
 from qat_job.distillation import FeatureTap, binary_divergence, feature_error, output_divergence
 
 
@@ -69,6 +71,51 @@ def test_boxes_of_background_anchors_do_not_count() -> None:
     teacher = HeadOutputs(background, theirs.box_logits, None)
     assert float(output_divergence(far, teacher, 4.0).detach()) == pytest.approx(0, abs=1e-6)
     assert float(output_divergence(near, teacher, 4.0).detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_categorical_divergence_is_the_formula_per_foreground_mass() -> None:
+    generator = torch.Generator().manual_seed(0)
+    theirs, mine = (3 * torch.randn(1, 4, 6, generator=generator) for _ in range(2))
+    boxes = torch.zeros(1, 4, 1, 6)
+    found = output_divergence(
+        HeadOutputs((mine,), (boxes,), None, (True,)), HeadOutputs((theirs,), (boxes,), None, (True,)), 2.0
+    )
+    total = mass = 0.0
+    for anchor in range(6):
+        p, q = ((logits[0, :, anchor] / 2).softmax(dim=0).tolist() for logits in (theirs, mine))
+        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+        mass += max(theirs[0, :, anchor].softmax(dim=0).tolist()[1:])
+    assert float(found) == pytest.approx(4 * total / max(mass, 1.0), rel=1e-4)
+
+
+def test_anchors_that_are_certain_background_for_both_change_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    theirs, mine = (torch.randn(1, 4, 6, generator=generator) for _ in range(2))
+    boxes = torch.randn(1, 4, 1, 6, generator=generator)
+    filling = torch.full((1, 4, 3), -30.0)
+    filling[:, 0] = 0
+
+    def divergence(filled: bool) -> float:
+        sides = [torch.cat((side, filling), dim=2) if filled else side for side in (mine, theirs)]
+        edges = nn.functional.pad(boxes, (0, 3)) if filled else boxes
+        student, teacher = (HeadOutputs((side,), (edges,), None, (True,)) for side in sides)
+        return float(output_divergence(student, teacher, 1.0))
+
+    assert divergence(True) == pytest.approx(divergence(False), rel=1e-5)
+
+
+def test_other_binary_outputs_count_by_the_weight_of_their_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    theirs, mine = (torch.randn(1, 5, 3, generator=generator) for _ in range(2))
+    weights = torch.tensor([[0.0, 0.8, 0.7]])
+    same = outputs(0)
+    student, teacher = (
+        HeadOutputs(same.class_logits, same.box_logits, None, (), (BinaryOutputs(logits, weights),))
+        for logits in (mine, theirs)
+    )
+    each = binary_divergence(theirs, mine).mean(dim=1)[0]
+    expected = float(0.8 * each[1] + 0.7 * each[2]) / 1.5
+    assert float(output_divergence(student, teacher, 1.0).detach()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_binary_divergence_is_the_formula() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Detector
@@ -10,7 +10,7 @@ from schemas.errors import Stopped
 from schemas.synth_config import Initialisation, LossWeights, ViewConfig
 from synth_job.initialisation import enlarged, initial_images, sample_generator
 from synth_job.inversion import Relabel, invert, total_variation
-from synth_job.statistics import BatchNormMatching, ChannelMoments
+from synth_job.statistics import BatchNormMatching
 
 LABELS = [Detections.of([[8.0, 8.0, 72.0, 80.0]], [2]), Detections.of([[30.0, 20.0, 90.0, 60.0]], [5])]
 ONE_VIEW = ViewConfig(flip=0, shift=0, scales=(1.0,))
@@ -128,52 +128,7 @@ def test_progress_is_told_after_every_step_and_hooks_are_gone_after_an_error(tea
             advance=advance,
         )
     assert steps == [0, 1, 2]
-    assert not any(site._forward_pre_hooks for site in teacher.statistics_sites())
-
-
-def test_matching_is_the_plain_sum_over_layers() -> None:
-    torch.manual_seed(0)
-    norms = [nn.BatchNorm2d(4), nn.BatchNorm2d(5)]
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), norms[0], nn.ReLU(), nn.Conv2d(4, 5, 3), norms[1])
-    for norm in norms:
-        nn.init.normal_(norm.running_mean)  # type: ignore[arg-type]
-        nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
-    network.eval()
-    x = torch.rand(3, 3, 9, 9)
-    with BatchNormMatching(norms) as matching:
-        network(x)
-        every_layer, first_layer = (loss.detach() for loss in matching.losses())
-
-    expected = []
-    for norm, index in zip(norms, (1, 4), strict=True):
-        flat = network[:index](x).double().transpose(0, 1).flatten(1)
-        mean = flat.mean(dim=1)
-        variance = (flat - mean[:, None]).square().mean(dim=1)
-        distance = (mean - norm.running_mean).norm() + (variance - norm.running_var).norm()
-        expected.append(float(distance.detach()))
-    assert float(first_layer) == pytest.approx(expected[0], rel=1e-5)
-    assert float(every_layer) == pytest.approx(sum(expected), rel=1e-5)
-
-
-def test_matching_forgets_each_pass_and_measures_nothing_while_paused(teacher: Detector) -> None:
-    images = noise()
-    with BatchNormMatching(teacher.statistics_sites()) as matching:
-        teacher.head_outputs(images)
-        first = matching.losses()
-        with matching.paused():
-            teacher.head_outputs(images)
-        assert float(matching.losses()[0]) == 0
-        teacher.head_outputs(images)
-        again = matching.losses()
-    assert float(again[0]) == float(first[0]) > 0
-
-
-def test_channel_moments_and_their_gradients_are_right() -> None:
-    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    mean, variance = ChannelMoments.apply(x)
-    torch.testing.assert_close(mean, x.mean(dim=(0, 2, 3)))
-    torch.testing.assert_close(variance, x.var(dim=(0, 2, 3), correction=0))
-    assert torch.autograd.gradcheck(ChannelMoments.apply, (x,))
+    assert not any(site._forward_hooks for site in teacher.statistics_sites())
 
 
 def test_total_variation_by_hand() -> None:
