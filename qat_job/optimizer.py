@@ -24,6 +24,11 @@ class Adam(torch.optim.Optimizer):
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         super().__init__(groups, {})
 
+    def gradients(self) -> list[Tensor]:
+        """Those of all parameters that have one."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step of every parameter that has a gradient."""

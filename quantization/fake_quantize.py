@@ -25,11 +25,15 @@ class FakeQuantizer(nn.Module):
     Args:
         spec: bits, granularity, scheme.
         channels: number of step sizes: 1 per tensor, or the size of dimension 0 per channel.
+
+    Attributes:
+        parts: how many equal parts of a batch there are, of which this process sees one; N counts all of them.
     """
 
     def __init__(self, spec: QuantizerSpec, channels: int = 1) -> None:
         super().__init__()
         self.spec = spec
+        self.parts = 1
         self.step_size = nn.Parameter(torch.ones(channels))
         self.zero_point = nn.Parameter(torch.zeros(channels), requires_grad=spec.affine)
 
@@ -47,7 +51,7 @@ class FakeQuantizer(nn.Module):
         """Fake-quantized `x`, same shape; channels are dimension 0."""
         lowest, highest = self.spec.range
         step_size = self.step_size.clamp(min=SMALLEST_STEP)
-        gradient_scale = (x.numel() / step_size.numel() * highest) ** -0.5
+        gradient_scale = (x.numel() * self.parts / step_size.numel() * highest) ** -0.5
         vectorised = x.device.type == "cpu" and x.dtype == step_size.dtype
         if self.spec.granularity == "per_tensor":
             if vectorised:
