@@ -28,7 +28,6 @@ def main(
     """Quantize a teacher and train it on a calibration set."""
     with run_stage("qat") as stage:
         rank = Rank.of_environment()
-        rank.must_be_alone("qat")
         settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
         if not (calibration_set / SET_MANIFEST).exists():
             raise InputError(
@@ -58,10 +57,10 @@ def main(
 
             from qat_job import job  # loads torch, which an up-to-date run need not wait for
 
-            if trained():  # stopped between training and export, or trained with onnx: false
+            if not trained():
+                job.quantize(settings, provenance, calibration_set, output, stage, rank=rank, overwrite=overwrite)
+            elif rank.index == 0:  # stopped between training and export, or trained with onnx: false
                 job.export_again(settings, calibration_set, output, stage)
-            else:
-                job.quantize(settings, provenance, calibration_set, output, stage, overwrite=overwrite)
 
 
 if __name__ == "__main__":

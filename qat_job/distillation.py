@@ -1,12 +1,18 @@
 """What the student learns from the teacher: head outputs and features."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.protocol import BinaryOutputs, HeadOutputs
+from qat_job.team import Team
+from quantization.fake_quantize import inner_product
+
+SMALLEST_VARIANCE = 1e-8
+"""A feature that hardly varies is compared as if it varied by this."""
 
 
 def output_divergence(
@@ -67,12 +73,52 @@ def binary_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     return cross - F.binary_cross_entropy_with_logits(teacher_logits, probability, reduction="none")
 
 
-def feature_error(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Mean over sites of the squared error of features, relative to the teacher's variance at the site, a scalar."""
+def feature_error(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], variances: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Mean over sites of the squared error of features, relative to the teacher's variance at the site, a scalar.
+
+    Args:
+        student: features of each site.
+        teacher: those of the teacher.
+        variances: of the teacher's features, where `teacher` is a part of what they are taken over.
+    """
+    if variances is None:
+        variances = feature_variances(teacher)
     errors = [
-        F.mse_loss(mine, theirs) / theirs.var().clamp(min=1e-8) for mine, theirs in zip(student, teacher, strict=True)
+        RelativeSquaredError.apply(mine, theirs, variance)
+        for mine, theirs, variance in zip(student, teacher, variances, strict=True)
     ]
     return torch.stack(errors).mean()
+
+
+def feature_variances(features: Sequence[Tensor], team: Team | None = None) -> list[Tensor]:
+    """The variance of each feature, over what all ranks of a team see."""
+    means = torch.stack([feature.mean() for feature in features])
+    squares = torch.stack([inner_product(feature, feature) / feature.numel() for feature in features])
+    if team is not None:
+        team.average([means, squares])
+    counts = [feature.numel() * (1 if team is None else team.count) for feature in features]
+    ratios = means.new_tensor([count / max(count - 1, 1) for count in counts])
+    return list(((squares - means.square()) * ratios).clamp(min=SMALLEST_VARIANCE).unbind())
+
+
+class RelativeSquaredError(torch.autograd.Function):
+    """Mean squared error of one feature over the teacher's variance; keeps the difference alone for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, mine: Tensor, theirs: Tensor, variance: Tensor) -> Tensor:  # type: ignore[override]
+        """A scalar; `mine` alone gets a gradient."""
+        difference = mine - theirs
+        slope = 1 / (theirs.numel() * variance)
+        ctx.save_for_backward(difference, slope)
+        return inner_product(difference, difference) * slope
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """2 (mine − theirs) / (N σ²)."""
+        difference, slope = ctx.saved_tensors
+        return difference * (2 * slope * gradient), None, None
 
 
 class FeatureTap:

@@ -40,11 +40,18 @@ class ImageBatches:
         return [Detections.from_labels(sample.labels) for sample in self._samples[:images]]
 
     def shuffled(
-        self, steps: int, batch: int, seed: int, config: AugmentationConfig, first: int = 0
+        self,
+        steps: int,
+        batch: int,
+        seed: int,
+        config: AugmentationConfig,
+        first: int = 0,
+        share: slice = slice(None),
     ) -> Iterator[tuple[Tensor, list[Detections]]]:
         """Batches of steps `first` to `steps` of augmented images with their labels, every image once per epoch.
 
-        The order and the augmentation of step k depend on the seed alone; batches before `first` are not decoded.
+        The order and the augmentation of step k depend on the seed alone; batches before `first` are not decoded, nor
+        is what lies outside the `share` of a batch that is this process's.
         """
         augment = augmentation(config, self.padding)
         order = np.random.default_rng(seed)
@@ -55,9 +62,11 @@ class ImageBatches:
             chosen, queue = queue[:batch], queue[batch:]
             if step < first:
                 continue
+            pairs = []
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
-                pairs = [augment(*self._sample(k)) for k in chosen]
+                for position in range(batch)[share]:
+                    torch.manual_seed(int(np.random.SeedSequence([seed, step, position]).generate_state(1)[0]))
+                    pairs.append(augment(*self._sample(chosen[position])))
             images = self._stack([image for image, _ in pairs])
             yield images, [Detections.of(target["boxes"], target["labels"]).to(self._device) for _, target in pairs]
 

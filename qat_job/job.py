@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
 from qat_job.calibration_set import check_same_teacher, reference
@@ -10,14 +12,17 @@ from qat_job.checkpoint import CHECKPOINTS, Checkpoints
 from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.job import make_plan, measure
+from qat_job.team import Team, assembled
 from qat_job.training import train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, mean_weight_bits, quantized_layers
 from quantization.onnx_export import PARITY_IMAGES, export_student
 from quantization.student import load_student, save_student
+from schemas.errors import InputError
 from schemas.event_files import events_folder
 from schemas.provenance import Provenance
-from schemas.qat_config import QatConfig
+from schemas.qat_config import BitPolicy, QatConfig
+from schemas.ranks import Rank
 from schemas.sensitivity import SENSITIVITY
 from schemas.shards import CalibrationSet, open_calibration_set
 from schemas.stage import Stage
@@ -41,15 +46,69 @@ def quantize(
     folder: Path,
     stage: Stage,
     *,
+    rank: Rank,
     overwrite: bool = False,
-) -> StudentManifest:
+) -> StudentManifest | None:
     """Make the student `settings` describes from the set in `set_folder`, going on at the last checkpoint.
 
+    Several ranks share each batch of the training; the first one does all else, and alone writes.
+
+    Returns:
+        The manifest, or None on the ranks that only train.
+
     Raises:
-        ZsqError: bad input, a set that fails verification, a foreign unfinished training in the folder, or a stop
-            request.
+        ZsqError: bad input, a set that fails verification, a foreign unfinished training in the folder, a batch that
+            the ranks cannot share, or a stop request.
     """
-    device = resolve_device(settings.device)
+    device = resolve_device(settings.device, rank.local_index)
+    with assembled(rank, device) as team:
+        team.share(settings.batch)
+        if team.leads:
+            return lead(settings, provenance, set_folder, folder, stage, team, device, overwrite=overwrite)
+        follow(settings, provenance, set_folder, folder, stage, team, device)
+        return None
+
+
+def follow(
+    settings: QatConfig, provenance: Provenance, set_folder: Path, folder: Path, stage: Stage, team: Team,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """The part of a rank that only trains: a student of the same bits, its state as the leading rank has it.
+
+    Raises:
+        ZsqError: bad input, another checkpoint than the leading rank's, or a stop request.
+    """
+    teacher = load_teacher(settings.teacher, device)
+    calibration_set = open_calibration_set(set_folder)
+    check_same_teacher(teacher, calibration_set)
+    start = team.text("")  # once the leading rank has calibrated
+    if not start:
+        return
+    bits = BitPolicy.model_validate_json(start)
+    checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
+    checkpoint = checkpoints.latest(False, stage.reporter.message)
+    theirs, mine = team.text(""), str(checkpoint.record.steps if checkpoint else 0)
+    if mine != theirs:
+        raise InputError(f"{folder}: this rank sees the checkpoint of step {mine}, the first one that of {theirs}; "
+                         "all ranks need the same shared folder")  # fmt: skip
+    student = make_student(teacher, bits)
+    settings = settings.model_copy(update={"bits": bits, "sensitivity": None})
+    images = ImageBatches(calibration_set, device)
+    train(student, teacher, images, settings, stage, checkpoints, checkpoint, team=team)
+
+
+def lead(
+    settings: QatConfig,
+    provenance: Provenance,
+    set_folder: Path,
+    folder: Path,
+    stage: Stage,
+    team: Team,
+    device: torch.device,
+    *,
+    overwrite: bool,
+) -> StudentManifest:
+    """All of the stage; in the training, this rank's share of each batch."""
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
@@ -83,8 +142,12 @@ def quantize(
         summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
         before = folder if settings.ptq_only else folder / PTQ_FOLDER
         manifest = save(before, method=TrainingMethod.PTQ, training=summary)
-    if not settings.ptq_only:
-        summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events)
+    if settings.ptq_only:
+        team.text("")
+    else:
+        team.text(settings.bits.model_dump_json())
+        team.text(str(checkpoint.record.steps if checkpoint else 0))
+        summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events, team)
         stage.require_output()
         manifest = save(folder, method=TrainingMethod.QAT, training=summary)
     checkpoints.clear()

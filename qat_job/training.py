@@ -10,12 +10,16 @@ from torch import Tensor
 from detectors.detections import Detections
 from detectors.protocol import Detector, HeadOutputs
 from qat_job.checkpoint import Checkpoint, Checkpoints, TrainingState
-from qat_job.distillation import FeatureTap, feature_error, output_divergence
+from qat_job.distillation import FeatureTap, feature_error, feature_variances, output_divergence
 from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
+from qat_job.optimizer import Adam
+from qat_job.team import Team
+from quantization.convert import quantized_layers
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
 from schemas.qat_config import DistillationWeights, QatConfig
+from schemas.ranks import Rank
 from schemas.stage import Stage
 from schemas.student import TrainingSummary
 
@@ -32,6 +36,7 @@ def train(
     checkpoints: Checkpoints,
     checkpoint: Checkpoint | None = None,
     events: EventRecord | None = None,
+    team: Team | None = None,
 ) -> TrainingSummary:
     """Train a calibrated student in place; batch-norm statistics stay as they are.
 
@@ -44,13 +49,22 @@ def train(
         checkpoints: takes the state every `config.checkpoint_interval` steps and when the stage is asked to stop.
         checkpoint: where to go on; the steps from there are those of a training that was never interrupted.
         events: takes the progress where it is given.
-
+        team: processes that share each batch; the leading one's student is where all start. Gradients are averaged, so
+            that a step is that of one process on the whole batch, but for the order of sums and for what the family's
+            task loss divides by (each process its own labels).
 
     Raises:
+        ConfigError: the batch cannot be split evenly.
         InputError: the loss is no longer finite; the last checkpoint is of a step where it was.
         Stopped: SIGTERM arrived, the state is saved.
     """
-    optimizer = torch.optim.Adam(parameter_groups(student, config.weight_learning_rate, config.step_size_learning_rate))
+    team = team or Team(Rank(), next(student.network.parameters()).device)
+    share = team.share(config.batch)
+    if checkpoint is None:
+        team.take_over(student.network.state_dict().values())
+    teacher = teacher.copy()
+    teacher.fold_batch_norm()  # the same function, one pass over every activation less
+    optimizer = Adam(parameter_groups(student, config.weight_learning_rate, config.step_size_learning_rate))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
     for parameter in student.network.parameters():
         parameter.requires_grad_(False)
@@ -63,16 +77,22 @@ def train(
     state = TrainingState(student.network, optimizer, schedule, losses)
     if checkpoint is not None:
         state.restore(checkpoint)
+    for layer in quantized_layers(student.network).values():
+        layer.input_quantizer.parts = team.count
     first = saved = len(losses)
-    batches = images.shuffled(config.steps, config.batch, config.seed, config.augmentation, first)
+    batches = images.shuffled(config.steps, config.batch, config.seed, config.augmentation, first, share)
     start = time.monotonic() - state.seconds
     with FeatureTap(student.network, sites) as student_tap, FeatureTap(teacher.network, sites) as teacher_tap:
         for step in stage.reporter.track(range(first, config.steps), "training"):
-            due = step % config.checkpoint_interval == 0 or stage.stop_asked
-            if due and step > saved and state.is_finite():
+            stopping = team.any(stage.stop_asked)
+            due = step % config.checkpoint_interval == 0 or stopping
+            if due and step > saved and team.leads and state.is_finite():
                 state.seconds = time.monotonic() - start
                 checkpoints.save(state, config.bits)
                 saved = step
+            if stopping:
+                team.wait()  # for what the leading rank saves
+                stage.request_stop()
             stage.stop_here_if_asked()
             batch, labels = next(batches)
             with torch.no_grad():
@@ -84,13 +104,14 @@ def train(
                 raise
             loss = training_loss(
                 student, config.weights, labels, student_outputs, teacher_outputs,
-                student_tap.features(), teacher_tap.features(),
+                student_tap.features(), teacher_tap.features(), team,
             )  # fmt: skip
             optimizer.zero_grad()
             loss.backward()
+            losses.append(loss.detach())
+            team.average([*optimizer.gradients(), losses[-1]])
             optimizer.step()
             schedule.step()
-            losses.append(loss.detach())
             if len(losses) % CHECK_INTERVAL == 0 or len(losses) == config.steps:
                 check_finite(losses, config)
                 if events is not None:
@@ -114,6 +135,7 @@ def training_loss(
     teacher_outputs: HeadOutputs,
     student_features: list[Tensor],
     teacher_features: list[Tensor],
+    team: Team | None = None,
 ) -> Tensor:
     """α · task loss + β · KL(teacher ‖ student) on head outputs + γ · feature error (arXiv 2507.16782), a scalar."""
     loss = student_outputs.class_logits[0].new_zeros(())
@@ -122,7 +144,9 @@ def training_loss(
     if weights.outputs:
         loss = loss + weights.outputs * output_divergence(student_outputs, teacher_outputs, weights.temperature)
     if weights.features:
-        loss = loss + weights.features * feature_error(student_features, teacher_features)
+        loss = loss + weights.features * feature_error(
+            student_features, teacher_features, feature_variances(teacher_features, team)
+        )
     return loss
 
 

@@ -1,6 +1,7 @@
 """Inversion: optimise pixels until the teacher sees the labels in them and its own statistics fit."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from synth_job.views import View
 
 CHECK_INTERVAL = 25
 """Steps between checks that loss and pixels are finite; each check waits for the device."""
+
+SMALLEST_NORM = 1e-12
 
 Relabel = Callable[[int, Tensor], list[Detections] | None]
 """Called after step i with (i, images); labels it returns replace the current ones."""
@@ -58,7 +61,8 @@ def invert(
     # The copy frees the caller's tensor; channels_last is what convolutions run fastest on.
     images = images.to(device).contiguous(memory_format=torch.channels_last).clone().requires_grad_()
     labels = [label.to(device) for label in labels]
-    optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9))
+    teacher = teacher.copy()  # one for the statistics, which change how it computes and not what
+    optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
     losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
     with statistics_of(teacher) as statistics:
@@ -106,6 +110,31 @@ def check_finite(images: Tensor, loss: Tensor, step: int) -> None:
 
 def total_variation(images: Tensor) -> Tensor:
     """L2 norm of the differences between neighbouring pixels, vertical plus horizontal."""
-    vertical = images[:, :, 1:] - images[:, :, :-1]
-    horizontal = images[:, :, :, 1:] - images[:, :, :, :-1]
-    return vertical.norm() + horizontal.norm()
+    variation: Tensor = TotalVariation.apply(images)
+    return variation
+
+
+class TotalVariation(torch.autograd.Function):
+    """Both norms and their gradient, without the padded copies that slicing leaves on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:  # type: ignore[override]
+        """A scalar."""
+        vertical = images[:, :, 1:] - images[:, :, :-1]
+        horizontal = images[:, :, :, 1:] - images[:, :, :, :-1]
+        norms = vertical.norm(), horizontal.norm()
+        ctx.save_for_backward(images, vertical, horizontal, *norms)
+        return norms[0] + norms[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        """Dᵀ D x / ‖D x‖ for the differences D along each axis; 0 where there are none."""
+        images, vertical, horizontal, *norms = ctx.saved_tensors
+        down, across = (gradient / norm.clamp(min=SMALLEST_NORM) for norm in norms)
+        vertical, horizontal = vertical * down, horizontal * across
+        slope = torch.zeros_like(images)
+        slope[:, :, 1:] += vertical
+        slope[:, :, :-1] -= vertical
+        slope[:, :, :, 1:] += horizontal
+        slope[:, :, :, :-1] -= horizontal
+        return slope

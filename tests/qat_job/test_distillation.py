@@ -173,3 +173,13 @@ def test_taps_keep_the_graph() -> None:
         (feature,) = tap.features()
     F.mse_loss(feature, torch.zeros(1, 2)).backward()
     assert layer.weight.grad is not None
+
+
+def test_feature_error_and_its_gradient_are_the_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    theirs = 2 + torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    mine = (theirs + torch.randn(theirs.shape, generator=generator, dtype=torch.float64)).requires_grad_()
+    expected = F.mse_loss(mine, theirs) / theirs.var()
+    torch.testing.assert_close(feature_error([mine], [theirs]), expected)
+    (gradient,) = torch.autograd.grad(feature_error([mine], [theirs]), mine)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, mine)[0])

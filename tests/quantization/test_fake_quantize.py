@@ -181,3 +181,55 @@ def test_a_zero_point_that_learning_drove_out_of_the_range_acts_as_the_nearest_i
     outside = quantizer(x)
     quantizer.initialise(torch.tensor([0.2]), torch.tensor([nearest]))
     assert torch.equal(outside, quantizer(x))
+
+
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[1], SPECS[2], SPECS[-3], SPECS[-2], SPECS[-1]], ids=name)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_on_a_whole_activation_all_is_near_plain_float64(spec: QuantizerSpec, layout: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(spec.bits)
+    channels = 16 if spec.granularity == "per_channel" else 1
+    x = torch.randn(4, 16, 80, 80, generator=generator).mul_(1.5)
+    x = (x if channels > 1 else torch.nn.functional.silu(x).transpose(0, 1)).reshape(16, 4, 80, 80)
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    quantizer = FakeQuantizer(spec, channels)
+    lowest, highest = spec.range
+    quantizer.initialise(torch.full((channels,), 5.0 / (highest - lowest)), torch.full((channels,), 1.0 * spec.affine))
+    slope = torch.randn(x.shape, generator=generator).contiguous(memory_format=layout)
+    quantized = quantizer(x)
+    quantized.backward(slope)
+
+    s, z = wide(quantizer.step_size, x), wide(quantizer.zero_point, x)
+    integer = (x.detach().double() / s).round() + z
+    inside = (integer >= lowest) & (integer <= highest)
+    expected = (integer.clamp(lowest, highest) - z) * s
+    to_step = slope * torch.where(inside, expected - x.detach().double(), expected) / s
+    scale = (x.numel() / channels * highest) ** -0.5
+    rows = to_step.flatten(1).sum(dim=1) if channels > 1 else to_step.sum().reshape(1)
+
+    def away(mine: Tensor | None, plain: Tensor) -> float:
+        assert mine is not None
+        return float((mine.detach().double() - plain).norm() / plain.norm())
+
+    assert away(quantized, expected) < 1e-4  # an input halfway between two steps may go to the other one
+    assert away(x.grad, slope * inside) < 1e-6
+    assert away(quantizer.step_size.grad, rows * scale) < 1e-3
+    if spec.affine:
+        assert away(quantizer.zero_point.grad, -(s * slope * ~inside).sum().reshape(1) * scale) < 1e-3
+
+
+def test_both_kernels_agree() -> None:
+    x = torch.randn(8, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    for spec in (QuantizerSpec(4, "per_tensor", "affine"), QuantizerSpec(4, "per_channel", "symmetric")):
+        quantizer = FakeQuantizer(spec, 8 if spec.granularity == "per_channel" else 1)
+        quantizer.initialise(torch.full_like(quantizer.step_size, 0.1), torch.full_like(quantizer.zero_point, 5.0))
+        lowest, highest = spec.range
+        fused = (
+            torch._fake_quantize_learnable_per_tensor_affine(
+                x, quantizer.step_size, quantizer.zero_point, lowest, highest, 1.0
+            )
+            if spec.affine
+            else torch._fake_quantize_learnable_per_channel_affine(
+                x, quantizer.step_size, torch.zeros(8), 0, lowest, highest, 1.0
+            )
+        )
+        assert torch.equal(quantizer(x), fused)

@@ -159,3 +159,11 @@ def test_enlarged_images_stay_in_range() -> None:
     large = enlarged(checks, 48)
     assert large.shape == (1, 3, 48, 48)
     assert 0 <= float(large.min()) <= float(large.max()) <= 1
+
+
+def test_the_gradient_of_the_total_variation_is_right_and_zero_without_variation() -> None:
+    images = torch.rand(2, 3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert torch.autograd.gradcheck(total_variation, (images,))
+    flat = torch.full((1, 3, 4, 4), 0.3, requires_grad=True)
+    assert torch.equal(torch.autograd.grad(total_variation(flat), flat)[0], torch.zeros_like(flat))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from detectors.protocol import Detector
-from synth_job.statistics import BatchNormMatching, ChannelMoments, PatchSimilarity, similarity_entropy
+from synth_job.statistics import BatchNormMatching, ChannelMoments, PatchSimilarity, similarity_entropy, statistics_of
 
 
 def test_matching_is_the_plain_sum_over_layers() -> None:
@@ -105,3 +105,31 @@ def test_patch_similarity_gives_minus_the_entropy_of_all_sites_and_images_with_a
     assert float(first_site) == 0
     loss.backward()
     assert x.grad is not None and float(x.grad.abs().sum()) > 0
+
+
+def test_behind_folded_norms_the_losses_and_their_gradients_are_those_of_the_norms_themselves(
+    teacher: Detector,
+) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    twin = teacher.copy()
+    results = []
+    for detector, statistics in ((teacher, BatchNormMatching(teacher.statistics_sites())), (twin, statistics_of(twin))):
+        pixels = images.clone().requires_grad_()
+        with statistics:
+            detector.head_outputs(pixels)
+            every_layer, first_layer = statistics.losses()
+        results.append((every_layer, first_layer, torch.autograd.grad(every_layer + first_layer, pixels)[0]))
+    for mine, plain in zip(results[1], results[0], strict=True):
+        assert (mine - plain).norm() < 1e-4 * plain.norm()
+    assert not twin.statistics_sites(), "all of them are folded"
+    assert teacher.statistics_sites()
+
+
+def test_a_distance_of_zero_has_no_gradient() -> None:
+    norm = nn.BatchNorm2d(2).eval()
+    x = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])[None, :, None].requires_grad_()
+    with BatchNormMatching([norm]) as matching:
+        norm(x)
+        every_layer, _ = matching.losses()
+    assert float(every_layer.detach()) < 1e-6
+    assert torch.equal(torch.autograd.grad(every_layer, x)[0], torch.zeros_like(x))
