@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.accuracy_grid import row, run
+from benchmarks.jobs import precision_by_method, run_job
 from quantization.mixed_precision import mean_bits, plan_bits, total_error
 from schemas.evaluation import REPORT, EvalReport
 from schemas.sensitivity import SENSITIVITY, LayerSensitivity, SensitivityReport
@@ -47,13 +47,14 @@ def main(
             cell = output / f"W{bits}-{kind}-{seed}"
             settings = [f"bits.weight_bits={bits}", f"seed={seed}", *(set_ or [])]
             settings += [f"bits.layers={json.dumps(plan)}"] if kind != "uniform" else []
-            run("qat_job", "--calibration-set", str(calibration_set), "--output", str(cell / "student"),
+            run_job("qat_job", "--calibration-set", str(calibration_set), "--output", str(cell / "student"),
                 "--set", f"teacher.path={teacher}",
                 *(part for setting in settings for part in ("--set", setting)))  # fmt: skip
-            run("eval_job", "--student", str(cell / "student"), "--output", str(cell / "eval"),
+            run_job("eval_job", "--student", str(cell / "student"), "--output", str(cell / "eval"),
                 "--set", f"teacher.path={teacher}", "--set", f"data={data}", "--set", f"image_size={size}")  # fmt: skip
             rows.append(
-                row("", kind, EvalReport.read(cell / "eval" / REPORT))
+                {"bits": kind}
+                | precision_by_method(EvalReport.read(cell / "eval" / REPORT))
                 | {"seed": seed, "mean_bits": mean_bits(layers, plan), "predicted": total_error(layers, plan)}
             )
             with (output / "results.jsonl").open("a", encoding="utf-8") as stream:
