@@ -186,6 +186,7 @@ def trains(subject: Subject) -> str:
     _ = subject.calibration_set
     settings = QatConfig(
         teacher=subject.source, bits=BitPolicy(weight_bits=4), steps=8, batch=IMAGES, onnx=False, device="cpu",
+        learning_rate=subject.case.learning_rate,
         augmentation=AugmentationConfig(flip=0.0, shift=0.0, scale=0.0, brightness=0.0),
     )  # fmt: skip
     folder = subject.folder / "trained"
