@@ -21,11 +21,7 @@ import ultralytics
 from schemas.storage import write_text
 from tests.conformance.cases import CASES, Case
 from tests.conformance.checks import CHECKS, Subject, outcome
-
-DOCUMENT = Path("docs") / "families.md"
-END = "<!-- the command writes everything above this line -->"
-HEADER = ["detector", "family", *CHECKS]
-FAILED = "**fails**"
+from tests.conformance.table import DOCUMENT, END, FAILED, HEADER, rows
 
 
 def main(
@@ -61,13 +57,6 @@ def run(case: Case, checks: list[str]) -> dict[str, str]:
                 print(f"{case.name}, {check}: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
             print(f"{case.name}, {check}: {cells[check]} ({time.monotonic() - start:.1f} s)", flush=True)
     return cells
-
-
-def rows(text: str) -> list[list[str]]:
-    """The rows of the first table of a document, header first."""
-    lines = [line for line in text.partition(END)[0].splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [row for row in cells if set(row[0]) != {"-"}]
 
 
 def document(body: list[list[str]]) -> str:
