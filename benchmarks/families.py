@@ -1,7 +1,9 @@
 """Write docs/families.md: every detector of `tests/conformance/cases.py` through every check, each cell from a run.
 
-uv run python -m benchmarks.families              # all of them: minutes
-uv run python -m benchmarks.families --only v10   # rows whose name has this in it; the others stay as they are
+    uv run python -m benchmarks.families              # all of them: a quarter of an hour on two cores
+    uv run python -m benchmarks.families --only v10   # rows whose name has this in it
+
+With `--column ONNX` that column alone is run. Rows and cells that are not run stay as they are.
 """
 
 import platform
@@ -19,49 +21,42 @@ import ultralytics
 from schemas.storage import write_text
 from tests.conformance.cases import CASES, Case
 from tests.conformance.checks import CHECKS, Subject, outcome
-
-DOCUMENT = Path("docs") / "families.md"
-END = "<!-- the command writes everything above this line -->"
-HEADER = ["detector", "family", *CHECKS]
-FAILED = "**fails**"
+from tests.conformance.table import DOCUMENT, END, FAILED, HEADER, rows
 
 
-def main(only: Annotated[str, typer.Option(help="rows whose name has this in it; all")] = "") -> None:
+def main(
+    only: Annotated[str, typer.Option(help="rows whose name has this in it; all")] = "",
+    column: Annotated[str, typer.Option(help="the only column to run; all")] = "",
+) -> None:
     """Run the checks and write the table; exit 1 where one fails."""
-    before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
-    kept = {row[0]: row for row in rows(before)[1:]} if only else {}
+    checks = [check for check in CHECKS if not column or check == column]
+    ran = {case.name: run(case, checks) for case in CASES if only.lower() in case.name.lower()}
+    before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""  # as it is by now
+    kept = {row[0]: dict(zip(HEADER, row, strict=True)) for row in rows(before)[1:]}
     body = []
     for case in CASES:
-        if only.lower() in case.name.lower():
-            body.append([case.name, f"`{case.family}`", *run(case)])
-        elif case.name in kept:
-            body.append(kept[case.name])
+        cells = kept.get(case.name, {}) | ran.get(case.name, {})
+        if cells.keys() >= CHECKS.keys():
+            body.append([case.name, f"`{case.family}`", *(cells[check] for check in CHECKS)])
     write_text(DOCUMENT, document(body) + before.partition(END)[2])
     if any(FAILED in row for row in body):
         raise typer.Exit(1)
 
 
-def run(case: Case) -> list[str]:
-    """The cells of a case."""
-    cells = []
+def run(case: Case, checks: list[str]) -> dict[str, str]:
+    """The cells of a case, by check."""
+    cells = {}
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(case, Path(folder))
-        for check in CHECKS:
+        for check in checks:
             start = time.monotonic()
             try:
-                cells.append(outcome(subject, check))
+                cells[check] = outcome(subject, check)
             except Exception as error:
-                cells.append(FAILED)
+                cells[check] = FAILED
                 print(f"{case.name}, {check}: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
-            print(f"{case.name}, {check}: {cells[-1]} ({time.monotonic() - start:.1f} s)", flush=True)
+            print(f"{case.name}, {check}: {cells[check]} ({time.monotonic() - start:.1f} s)", flush=True)
     return cells
-
-
-def rows(text: str) -> list[list[str]]:
-    """The rows of the first table of a document, header first."""
-    lines = [line for line in text.partition(END)[0].splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [row for row in cells if set(row[0]) != {"-"}]
 
 
 def document(body: list[list[str]]) -> str:

@@ -1,6 +1,8 @@
-"""How far students agree with their teacher, where no labelled images are: its detections are the labels.
+"""How far students agree with their teacher, where there are no labelled images.
 
-uv run python -m benchmarks.teacher_agreement --student student --teacher best.pt --family yolov5 --calibration-set set
+    uv run python -m benchmarks.teacher_agreement --student student --teacher best.pt --family yolov5 --images photos
+
+The teacher's confident detections are the labels. Images come from a folder, or from a set no student was made with.
 """
 
 from pathlib import Path
