@@ -133,6 +133,14 @@ class InversionConfig(Contract):
     views: ViewConfig = ViewConfig()
 
 
+class Precision(StrEnum):
+    """What the teacher computes in while images form; images, losses and statistics stay float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    """Autocast: convolutions in bfloat16, for GPUs and CPUs that have it."""
+
+
 class SynthConfig(Contract):
     """Stage 1: a calibration set from a teacher."""
 
@@ -145,6 +153,13 @@ class SynthConfig(Contract):
     seed: int = Field(default=0, ge=0, lt=2**63)
     labels: LabelConfig = LabelConfig()
     inversion: InversionConfig = InversionConfig()
+    precision: Precision = Field(
+        default=Precision.FLOAT32,
+        description="what the teacher computes in; never chosen by the device, since images depend on it",
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile the teacher; images may differ in the last digits of float32"
+    )
     tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
 

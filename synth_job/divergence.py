@@ -3,11 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
+import torch
+
 from schemas.calibration_set import DivergedBatch
 from schemas.errors import InputError
 
 ATTEMPTS = 3
 """How often a batch is begun before the stage gives up."""
+
+BATCHES = {"label sampling": "labels.batch", "inversion": "inversion.batch"}
+"""The setting of each phase that decides how many images are optimised together."""
 
 T = TypeVar("T")
 
@@ -53,11 +58,16 @@ class Attempts:
             work: one attempt; its randomness comes from (seed, sample index, attempt), so that it can be repeated.
 
         Raises:
-            InputError: no attempt stayed finite.
+            InputError: no attempt stayed finite, or a batch does not fit into the GPU's memory; it is not made smaller
+                here, since batch statistics see it as one and its size decides the images.
         """
         for attempt in range(ATTEMPTS):
             try:
                 return work(attempt)
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"{phase}: {len(indices)} images at once do not fit into the GPU's memory; lower {BATCHES[phase]}"
+                ) from error
             except Diverged as error:
                 samples = tuple(indices[position] for position in error.positions)
                 self.failed.append(DivergedBatch(phase=phase, samples=samples, step=error.step, attempt=attempt))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Detector
-from schemas.synth_config import LossWeights, ViewConfig
+from schemas.synth_config import LossWeights, Precision, ViewConfig
 from synth_job.divergence import Diverged
 from synth_job.statistics import statistics_of
 from synth_job.views import View
@@ -35,6 +35,8 @@ def invert(
     advance: Callable[[], None] = lambda: None,
     relabel: Relabel | None = None,
     terms: list[Tensor] | None = None,
+    precision: Precision = Precision.FLOAT32,
+    compiled: bool = False,
 ) -> Tensor:
     """Optimise images for labels (arXiv 2507.16782, stage 1), seen in random views.
 
@@ -50,6 +52,8 @@ def invert(
         advance: called after every step; what it raises ends the inversion.
         relabel: may replace the labels between steps.
         terms: takes the unweighted terms of each step, `(4,)`: task, statistics, first layer, total variation.
+        precision: of the teacher's convolutions.
+        compiled: run the teacher through `torch.compile`.
 
     Returns:
         The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
@@ -65,11 +69,15 @@ def invert(
     optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
     losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
+    low = torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BFLOAT16)
     with statistics_of(teacher) as statistics:
+        if compiled:
+            teacher.network.compile()
         for step in range(iterations):
             optimizer.zero_grad()
             view = View.draw(views, images.shape[-1], teacher.identity.stride, generator)
-            task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
+            with low:
+                task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
             # Summed over images, as detection losses are when they meet per-batch statistics.
             loss = weights.task * len(labels) * task_loss
             every_layer, first_layer = statistics.losses()

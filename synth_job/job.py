@@ -27,6 +27,7 @@ from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_sh
 from schemas.stage import Stage
 from schemas.storage import remove_file, write_text
 from schemas.synth_config import Initialisation, LabelSource, SynthConfig
+from synth_job.background import InBackground
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.divergence import Attempts
 from synth_job.initialisation import enlarged, initial_images, sample_generator
@@ -59,7 +60,9 @@ def synthesize(
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
-    sampler = LabelSampler(teacher, settings.labels, settings.seed, losses)
+    sampler = LabelSampler(
+        teacher, settings.labels, settings.seed, losses, precision=settings.precision, compiled=settings.compile
+    )
     if (folder / MANIFEST).exists():
         published = CalibrationSetManifest.read(folder / MANIFEST)
         if published.provenance.key == provenance.key:  # by another rank, while this one loaded the teacher
@@ -67,19 +70,20 @@ def synthesize(
         remove_file(folder / MANIFEST)  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
-    for number, first in enumerate(starts):
-        if not rank.takes(number) or finished_shard(folder, number, provenance.key, overwrite):
-            continue
-        stage.stop_here_if_asked()
-        indices = range(first, min(first + settings.shard_size, settings.images))
-        stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
-        attempts = Attempts(stage.reporter.message)
-        sampled = sampler.sample(indices, size, stage, attempts)
-        images = synthesize_images(teacher, sampled, indices, settings, size, stage, attempts, losses)
-        write_shard(
-            folder, number, zip(images, sampled.labels(size), strict=True),
-            first_sample=first, seed=settings.seed, key=provenance.key, diverged=attempts.failed,
-        )  # fmt: skip
+    with InBackground() as writer:  # the next shard is computed while one is encoded and written
+        for number, first in enumerate(starts):
+            if not rank.takes(number) or finished_shard(folder, number, provenance.key, overwrite):
+                continue
+            stage.stop_here_if_asked()
+            indices = range(first, min(first + settings.shard_size, settings.images))
+            stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
+            attempts = Attempts(stage.reporter.message)
+            sampled = sampler.sample(indices, size, stage, attempts)
+            images = synthesize_images(teacher, sampled, indices, settings, size, stage, attempts, losses)
+            writer.start(
+                write_shard, folder, number, zip(images, sampled.labels(size), strict=True),
+                first_sample=first, seed=settings.seed, key=provenance.key, diverged=attempts.failed,
+            )  # fmt: skip
 
     finished = [finished_shard(folder, number, provenance.key, overwrite) for number in range(len(starts))]
     shards = [record for record in finished if record is not None]
@@ -176,6 +180,7 @@ def synthesize_images(
                 teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
                 weights=config.weights, views=config.views,
                 generator=sample_generator(settings.seed, first, attempt), advance=advance, terms=terms,
+                precision=settings.precision, compiled=settings.compile,
             )  # fmt: skip
             if losses and terms:
                 losses.write("inversion", terms, first // config.batch * config.iterations)

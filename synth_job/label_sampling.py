@@ -13,7 +13,7 @@ from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.labels import ImageLabels, LabelOrigin
 from schemas.stage import Stage
-from schemas.synth_config import LabelConfig, LabelSource
+from schemas.synth_config import LabelConfig, LabelSource, Precision
 from synth_job.divergence import Attempts
 from synth_job.given_labels import read_given_labels
 from synth_job.initialisation import initial_images, sample_generator
@@ -61,10 +61,22 @@ class LabelSampler:
         config: source and its settings.
         seed: of the set.
         record: takes the loss terms of adaptive sampling, where it is given.
+        precision: of the teacher while images form.
+        compiled: whether it goes through `torch.compile` then.
     """
 
-    def __init__(self, teacher: Detector, config: LabelConfig, seed: int, record: LossRecord | None = None) -> None:
+    def __init__(
+        self,
+        teacher: Detector,
+        config: LabelConfig,
+        seed: int,
+        record: LossRecord | None = None,
+        *,
+        precision: Precision = Precision.FLOAT32,
+        compiled: bool = False,
+    ) -> None:
         self._record = record
+        self._precision, self._compiled = precision, compiled
         self._teacher = teacher
         self._config = config
         self._seed = seed
@@ -140,6 +152,8 @@ class LabelSampler:
             advance=advance,
             relabel=relabelling.after_step,
             terms=terms,
+            precision=self._precision,
+            compiled=self._compiled,
         )
         if self._record and terms:
             self._record.write("label sampling", terms, batch[0] // config.batch * config.iterations)

@@ -92,7 +92,9 @@ class ChannelMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Mean and variance, `(C,)` each."""
-        mean, variance = torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)
+        # In half precision it would also give its results in that.
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        mean, variance = torch.ops.aten.batch_norm_update_stats(wide, None, None, 0.0)
         ctx.save_for_backward(x, mean)
         return mean, variance
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -100,3 +101,39 @@ def test_several_ranks_without_an_address_are_one_clear_line(
     result = qat(tmp_path / "student", batch=4)
     assert result.exit_code == 2
     assert "started by torchrun" in result.output
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_rank_stops_all_after_a_checkpoint_and_they_go_on_together(
+    calibration_set: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS | {"steps": 40, "checkpoint_interval": 1000}
+    ranks = start(calibration_set, tmp_path, settings)
+    assert ranks[1].stdout is not None
+    for line in ranks[1].stdout:
+        if '"training"' in line:
+            break
+    ranks[1].send_signal(signal.SIGTERM)
+    outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [143, 143], outputs
+    (record,) = (tmp_path / "checkpoints").glob("step-*.json")
+
+    ranks = start(calibration_set, tmp_path, settings)
+    outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    assert f"going on after step {int(record.stem.removeprefix('step-'))} of 40" in outputs[0]
+    assert StudentManifest.read(tmp_path / MANIFEST).training.steps == 40
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_others_with_one_line(calibration_set: Path, tmp_path: Path) -> None:
+    ranks = start(calibration_set, tmp_path, SETTINGS | {"steps": 1000})
+    assert ranks[1].stdout is not None
+    for line in ranks[1].stdout:
+        if '"training"' in line:
+            break
+    ranks[1].kill()
+    output = ranks[0].communicate(timeout=200)[0]
+    assert ranks[0].returncode == 2
+    assert "another rank of this training ended" in output
+    assert "Traceback" not in output

@@ -112,3 +112,11 @@ def test_what_always_diverges_ends_in_one_line_and_finished_shards_stay(
     monkeypatch.undo()
     assert synth(tmp_path, labels__source="random").exit_code == 0
     assert digests(tmp_path) == digests(finished)
+
+
+def test_a_batch_too_large_for_the_gpu_is_one_line_that_names_the_setting() -> None:
+    def work(attempt: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(InputError, match=r"inversion: 8 images at once do not fit .* lower inversion\.batch"):
+        Attempts(print).run("inversion", range(8), "nothing", work)

@@ -7,7 +7,7 @@ from torch import Tensor
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.errors import Stopped
-from schemas.synth_config import Initialisation, LossWeights, ViewConfig
+from schemas.synth_config import Initialisation, LossWeights, Precision, SynthConfig, ViewConfig
 from synth_job.initialisation import enlarged, initial_images, sample_generator
 from synth_job.inversion import Relabel, invert, total_variation
 from synth_job.statistics import BatchNormMatching
@@ -167,3 +167,15 @@ def test_the_gradient_of_the_total_variation_is_right_and_zero_without_variation
     assert torch.autograd.gradcheck(total_variation, (images,))
     flat = torch.full((1, 3, 4, 4), 0.3, requires_grad=True)
     assert torch.equal(torch.autograd.grad(total_variation(flat), flat)[0], torch.zeros_like(flat))
+
+
+def test_bfloat16_lowers_the_loss_too_and_is_no_hidden_default(teacher: Detector) -> None:
+    settings = {"iterations": 8, "learning_rate": 0.1, "weights": only(batch_norm=1.0), "views": ONE_VIEW}
+    images = invert(
+        teacher, noise(), LABELS, generator=sample_generator(0, 0), precision=Precision.BFLOAT16, **settings
+    )
+    assert images.dtype == torch.float32
+    assert batch_norm_losses(teacher, images)[0] < 0.9 * batch_norm_losses(teacher, noise())[0]
+    plain = invert(teacher, noise(), LABELS, generator=sample_generator(0, 0), **settings)
+    assert not torch.equal(images, plain)
+    assert SynthConfig().precision is Precision.FLOAT32

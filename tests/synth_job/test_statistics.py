@@ -133,3 +133,12 @@ def test_a_distance_of_zero_has_no_gradient() -> None:
         every_layer, _ = matching.losses()
     assert float(every_layer.detach()) < 1e-6
     assert torch.equal(torch.autograd.grad(every_layer, x)[0], torch.zeros_like(x))
+
+
+def test_moments_of_half_precision_are_float32_and_their_gradients_fit_the_input() -> None:
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    mean, variance = ChannelMoments.apply(x)
+    assert mean.dtype == variance.dtype == torch.float32
+    torch.testing.assert_close(variance, x.detach().float().var(dim=(0, 2, 3), correction=0))
+    (gradient,) = torch.autograd.grad(mean.sum() + variance.sum(), x)
+    assert gradient.dtype == torch.bfloat16
