@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from detectors import torchvision_checkpoints, torchvision_detectors
 from detectors.protocol import Detector
 from detectors.source import EMBEDDED, checkpoint_path
 from detectors.ultralytics_yolo import UltralyticsDetector
@@ -34,6 +35,7 @@ def _load_ultralytics(path: Path, source: TeacherSource) -> Detector:
 
 FAMILIES = {
     "ultralytics": FamilyAdapter(_load_ultralytics, UltralyticsDetector.build),
+    "torchvision": FamilyAdapter(torchvision_checkpoints.load, torchvision_detectors.build),
 }
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.base import Contract
 
-Family = Literal["ultralytics"]
+Family = Literal["ultralytics", "torchvision"]
 
 
 class TeacherSource(Contract):
