@@ -1,7 +1,7 @@
 """Small torchvision detectors for the whole pipeline: `python -m benchmarks.train_scenes resnet --out runs/resnet.pt`.
 
-They learn the scenes that the embedded detector learnt, on the clock of a CPU, by torchvision's own losses. Masks are
-nowhere in those scenes: the mask head of the Swin detector stays as it was initialised.
+They learn the scenes that the embedded detector learnt, smaller, on the clock of a CPU, by torchvision's own losses.
+There are no masks in those scenes: the mask head of the Swin detector stays as it was initialised.
 """
 
 import copy
@@ -15,25 +15,30 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from detectors.average_precision import average_precision
+from detectors.detections import Detections
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VALIDATION_SEED, Scene
-from detectors.embedded.train import augment, evaluate, make_optimizer, render_scenes, update_average
+from detectors.embedded.train import augment, make_optimizer, render_scenes, update_average
 from detectors.torchvision_models import Architecture, Backbone, build_network
 from schemas.storage import atomic_path
 
 SCENES, VALIDATION_SCENES = 8000, 256
+SIZE = 96
+"""Side of the images, pixels."""
 BATCH_SIZE, WARMUP_STEPS, GRADIENT_NORM = 16, 100, 5.0
-REGIONS, PROPOSALS = 48, 300
+REGIONS, PROPOSALS = 32, 200
 """Regions of an image that the box head learns from, and that they are drawn from."""
-RATES = {"resnet": 1e-3, "swin": 7e-4}
-ANCHORS = (16, 32, 64, 128, 256)
+RATES = {"resnet": 1e-3, "swin": 1e-3}
+ANCHORS = (12, 24, 36, 48, 72)
 BACKBONES = {
     "resnet": Backbone(
-        kind="resnet", blocks=(1, 1, 1, 1), channels=64, representation=256, anchors=ANCHORS, proposals=200
+        kind="resnet", blocks=(1, 1, 1, 1), channels=64, representation=256, anchors=ANCHORS, proposals=100
     ),
     "swin": Backbone(
         kind="swin", blocks=(2, 2, 2, 2), width=32, heads=(1, 2, 4, 8), channels=64, representation=256,
-        anchors=ANCHORS, proposals=200,
+        anchors=ANCHORS, proposals=100,
     ),
 }  # fmt: skip
 
@@ -54,10 +59,10 @@ def batches(scenes: list[Scene], rng: np.random.Generator) -> Iterator[tuple[lis
         for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
             chosen = [scenes[i] for i in order[start : start + BATCH_SIZE]]
             changed = [augment(scene.image, scene.boxes / SCENE_SIZE, rng) for scene in chosen]
-            images = [torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255 for image, _ in changed]
+            images = list(resized(np.stack([image for image, _ in changed])))
             targets = [
                 {
-                    "boxes": torch.from_numpy(np.ascontiguousarray(boxes)).float().reshape(-1, 4) * SCENE_SIZE,
+                    "boxes": torch.from_numpy(np.ascontiguousarray(boxes)).float().reshape(-1, 4) * SIZE,
                     "labels": torch.from_numpy(scene.classes) + 1,
                 }
                 for scene, (_, boxes) in zip(chosen, changed, strict=True)
@@ -65,9 +70,15 @@ def batches(scenes: list[Scene], rng: np.random.Generator) -> Iterator[tuple[lis
             yield images, targets
 
 
+def resized(scenes: np.ndarray) -> Tensor:
+    """`(B, H, W, 3)` 8-bit images as `(B, 3, SIZE, SIZE)` in [0, 1]."""
+    images = torch.from_numpy(scenes).permute(0, 3, 1, 2).float() / 255
+    return F.interpolate(images, SIZE, mode="bilinear", antialias=True).clamp(0, 1)
+
+
 def for_training(network: Any) -> Any:
     """Scenes are taken as they are, few regions are learnt from, and the mask head is left out."""
-    network.transform.min_size, network.transform.max_size = (SCENE_SIZE,), SCENE_SIZE
+    network.transform.min_size, network.transform.max_size = (SIZE,), SIZE
     network.rpn._pre_nms_top_n["training"] = network.rpn._post_nms_top_n["training"] = PROPOSALS
     network.roi_heads.fg_bg_sampler.batch_size_per_image = REGIONS
     network.roi_heads.mask_roi_pool = None
@@ -77,7 +88,7 @@ def for_training(network: Any) -> Any:
 def train(network: Any, scenes: list[Scene], seconds: float, rate: float, seed: int) -> nn.Module:
     """Train in place for `seconds`; the moving average of the weights comes back."""
     average = copy.deepcopy(network)
-    for_training(network).train()
+    for_training(network).train().to(memory_format=torch.channels_last)
     optimizer = make_optimizer(network)
     started = time.monotonic()
     for step, (images, targets) in enumerate(batches(scenes, np.random.default_rng(seed))):
@@ -94,7 +105,9 @@ def train(network: Any, scenes: list[Scene], seconds: float, rate: float, seed: 
         optimizer.step()
         update_average(average, network, step)
         if step % 50 == 0:
-            named = " ".join(f"{name.removeprefix('loss_')} {float(value):.3f}" for name, value in losses.items())
+            named = " ".join(
+                f"{name.removeprefix('loss_')} {float(value.detach()):.3f}" for name, value in losses.items()
+            )
             print(f"step {step} ({share:.0%}) {named}", flush=True)
     return average
 
@@ -117,7 +130,7 @@ def main(
     trained = train(network, scenes, minutes * 60, RATES[backbone], seed)
     checkpoint = {
         "model": trained.state_dict(), "architecture": described.model_dump(mode="json"),
-        "class_names": list(CLASS_NAMES), "input_size": SCENE_SIZE,
+        "class_names": list(CLASS_NAMES), "input_size": SIZE,
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as temporary:
@@ -131,7 +144,14 @@ def measure(path: Path) -> None:
     from schemas.teacher import TeacherSource
 
     teacher = load_teacher(TeacherSource(path=str(path), family="torchvision"), torch.device("cpu"))
-    precision, per_class = evaluate(teacher, render_scenes(VALIDATION_SEED, VALIDATION_SCENES))
+    scenes = render_scenes(VALIDATION_SEED, VALIDATION_SCENES)
+    found: list[Detections] = []
+    for start in range(0, len(scenes), BATCH_SIZE):
+        images = resized(np.stack([scene.image for scene in scenes[start : start + BATCH_SIZE]]))
+        found += teacher.predict(images, confidence=0.001, iou=None, max_detections=100, multi_label=True)
+    truth = [Detections.of(torch.from_numpy(scene.boxes), torch.from_numpy(scene.classes)) for scene in scenes]
+    found = [each.scaled(SCENE_SIZE / SIZE) for each in found]
+    precision, per_class = average_precision(truth, found, CLASS_NAMES)
     for name, value in {"mAP50-95": precision.map50_95, "mAP50": precision.map50, **per_class}.items():
         print(f"{name} {value:.3f}")
 

@@ -22,8 +22,8 @@ STRIDE = 32
 """Of the coarsest level that a pyramid is made of, pixels. An SSD resizes its images itself and takes any."""
 PADDING = 115
 """The mean over channels of ImageNet's mean colour, which the library pads with."""
-COCO_OUTPUTS = 91
-"""Outputs of the published weights: 80 classes, the gaps in COCO's numbering, background."""
+COCO_OUTPUTS, COCO_CLASSES = 91, 80
+"""Outputs of the published weights: COCO's classes, the gaps in their numbering, background."""
 
 
 def load(path: Path, source: TeacherSource) -> OneStageDetector | TwoStageDetector:
@@ -156,10 +156,12 @@ def numbered(outputs: int, names: tuple[str, ...]) -> tuple[list[int], tuple[str
     Raises:
         VerificationError: there is not a name for each.
     """
-    if not names and outputs == COCO_OUTPUTS:
+    if not names and outputs in (COCO_OUTPUTS, COCO_CLASSES + 1):
         categories = get_model_weights("fasterrcnn_resnet50_fpn").DEFAULT.meta["categories"]
         real = [(index, name) for index, name in enumerate(categories) if name not in ("__background__", "N/A")]
-        return [index for index, _ in real], tuple(name for _, name in real)
+        names = tuple(name for _, name in real)
+        if outputs == COCO_OUTPUTS:
+            return [index for index, _ in real], names
     if len(names) not in (outputs, outputs - 1):
         raise VerificationError(
             f"tells {outputs} classes apart (with background) and has {len(names)} names; set teacher.class_names, in "

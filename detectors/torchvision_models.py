@@ -49,7 +49,7 @@ class Backbone(Contract):
 class Architecture(Contract):
     """A torchvision detector."""
 
-    model: str = Field(max_length=100, description="published name, or fasterrcnn or maskrcnn on the given backbone")
+    model: str = Field(max_length=100, description="published name, or one of `ON_BACKBONE` with its backbone")
     backbone: Backbone | None = Field(default=None, description="null: the published one")
     outputs: int = Field(ge=1, le=MAX_OUTPUTS, description="classes that the network tells apart, background included")
     labels: tuple[Annotated[int, Field(ge=0, lt=MAX_OUTPUTS)], ...] = Field(
@@ -65,10 +65,14 @@ class Architecture(Contract):
             VerificationError: they describe no such detector.
         """
         architecture = cls.parse_plain(values)
-        if architecture.model not in (PUBLISHED if architecture.backbone is None else TWO_STAGE):
+        if architecture.model not in (PUBLISHED if architecture.backbone is None else ON_BACKBONE):
             raise VerificationError(
                 f"the architecture of the teacher is {architecture.model[:40]!r}, which nobody knows"
             )
+        backbone = architecture.backbone
+        channels = [backbone.width * 2**stage for stage in range(4)] if backbone and backbone.kind == "swin" else []
+        if backbone and any(width % heads for width, heads in zip(channels, backbone.heads, strict=False)):
+            raise VerificationError("the architecture of the teacher has heads that do not divide its channels")
         if max(architecture.labels) >= architecture.outputs:
             raise VerificationError("the architecture of the teacher names classes that its network does not have")
         return architecture
@@ -116,7 +120,8 @@ PUBLISHED = {
     "ssd300_vgg16": PublishedModel(detection.ssd300_vgg16, 300),
     "ssdlite320_mobilenet_v3_large": PublishedModel(detection.ssdlite320_mobilenet_v3_large, 320),
 }
-TWO_STAGE = {"fasterrcnn": detection.FasterRCNN, "maskrcnn": detection.MaskRCNN}
+ON_BACKBONE = ("fasterrcnn", "maskrcnn", "retinanet", "fcos")
+"""Detectors of any size."""
 
 
 def build_network(architecture: Architecture) -> Any:
@@ -141,7 +146,7 @@ def build_network(architecture: Architecture) -> Any:
 
 
 def on_backbone(model: str, backbone: Backbone, outputs: int) -> Any:
-    """A Faster or Mask R-CNN of any size."""
+    """A detector of any size, see `ON_BACKBONE`."""
     pyramid: nn.Module
     if backbone.kind == "swin":
         pyramid = SwinPyramid(backbone.width, backbone.blocks, backbone.heads, backbone.window, backbone.channels)
@@ -150,6 +155,12 @@ def on_backbone(model: str, backbone: Backbone, outputs: int) -> Any:
         levels = {f"layer{stage + 1}": str(stage) for stage in range(4)}
         widths = [64 * 2**stage for stage in range(4)]
         pyramid = BackboneWithFPN(body, levels, widths, backbone.channels, extra_blocks=LastLevelMaxPool())
+    if model == "fcos":
+        return detection.FCOS(pyramid, outputs)
+    if model == "retinanet":
+        octaves = tuple(tuple(round(side * 2 ** (third / 3)) for third in range(3)) for side in backbone.anchors)
+        anchors = AnchorGenerator(octaves, (ASPECT_RATIOS,) * len(octaves))
+        return detection.RetinaNet(pyramid, outputs, anchor_generator=anchors)
     sizes = tuple((side,) for side in backbone.anchors)
     exact = backbone.kind == "swin"
     anchors = (ExactAnchors if exact else AnchorGenerator)(sizes, (ASPECT_RATIOS,) * len(sizes))
@@ -162,13 +173,14 @@ def on_backbone(model: str, backbone: Backbone, outputs: int) -> Any:
         "rpn_pre_nms_top_n_test": backbone.proposals,
         "rpn_post_nms_top_n_test": backbone.proposals,
     }
-    if model == "maskrcnn":
-        options |= {
-            "mask_roi_pool": pool(names, MASK_SIDE, 2),
-            "mask_head": MaskRCNNHeads(backbone.channels, (backbone.channels,) * 4, 1),
-            "mask_predictor": MaskRCNNPredictor(backbone.channels, backbone.channels, outputs),
-        }
-    return TWO_STAGE[model](pyramid, rpn_anchor_generator=anchors, **options)
+    if model == "fasterrcnn":
+        return detection.FasterRCNN(pyramid, rpn_anchor_generator=anchors, **options)
+    options |= {
+        "mask_roi_pool": pool(names, MASK_SIDE, 2),
+        "mask_head": MaskRCNNHeads(backbone.channels, (backbone.channels,) * 4, 1),
+        "mask_predictor": MaskRCNNPredictor(backbone.channels, backbone.channels, outputs),
+    }
+    return detection.MaskRCNN(pyramid, rpn_anchor_generator=anchors, **options)
 
 
 class ExactAnchors(AnchorGenerator):
