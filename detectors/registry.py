@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from detectors import torchvision_checkpoints, torchvision_detectors
 from detectors.protocol import Detector
 from detectors.rtdetr import RtdetrDetector
 from detectors.source import EMBEDDED, checkpoint_path
@@ -38,6 +39,7 @@ FAMILIES = {
     "ultralytics": FamilyAdapter(_load_ultralytics, UltralyticsDetector.build),
     "yolov5": FamilyAdapter(lambda path, _: Yolov5Detector.load(path), Yolov5Detector.build),
     "rtdetr": FamilyAdapter(lambda path, source: RtdetrDetector.load(path, source.trust_pickle), RtdetrDetector.build),
+    "torchvision": FamilyAdapter(torchvision_checkpoints.load, torchvision_detectors.build),
 }
 
 

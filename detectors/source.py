@@ -9,7 +9,11 @@ from schemas.storage import file_digest
 from schemas.teacher import TeacherSource
 
 EMBEDDED = "embedded"
-PUBLISHERS = {"ultralytics": "detectors.ultralytics_yolo", "rtdetr": "detectors.ultralytics_yolo"}
+PUBLISHERS = {
+    "ultralytics": "detectors.ultralytics_yolo",
+    "rtdetr": "detectors.ultralytics_yolo",
+    "torchvision": "detectors.torchvision_checkpoints",
+}
 """The module of each family that has published checkpoints; its `download(name)` gives the file."""
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from quantization.convert import in_float, quantized_layers
+from quantization.convert import in_float, quantized_layers, quantized_matmuls
+from quantization.fake_quantize import FakeQuantizer
 from quantization.layers import QuantizedLayer
 from quantization.plan import QuantizerSpec
 
@@ -30,28 +31,31 @@ def calibrate(network: nn.Module, batches: Callable[[], Iterable[Tensor]], forwa
         batches: gives the calibration images anew at each call (they are seen twice: ranges, then histograms).
         forward: runs the student on one batch.
     """
-    layers = quantized_layers(network)
-    for layer in layers.values():
+    layers = quantized_layers(network).values()
+    for layer in layers:
         calibrate_weight(layer)
 
-    observers = {name: HistogramObserver() for name in layers}
+    products = quantized_matmuls(network).values()
+    taken: list[tuple[nn.Module, int, FakeQuantizer]] = [(layer, 0, layer.input_quantizer) for layer in layers]
+    for product in products:
+        taken += [(product, 0, product.left_quantizer), (product, 1, product.right_quantizer)]
+    observers = [HistogramObserver() for _ in taken]
     handles = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: observers[name].observe(inputs[0]))
-        for name, layer in layers.items()
+        module.register_forward_pre_hook(lambda _, inputs, at=at, observer=observer: observer.observe(inputs[at]))
+        for (module, at, _), observer in zip(taken, observers, strict=True)
     ]
     try:
         with in_float(network):
             for _ in ("ranges", "histograms"):
                 for images in batches():
                     forward(images)
-                for observer in observers.values():
+                for observer in observers:
                     observer.finish_pass()
     finally:
         for handle in handles:
             handle.remove()
-    for name, layer in layers.items():
-        step_size, zero_point = activation_step_size(observers[name], layer.input_quantizer.spec)
-        layer.input_quantizer.initialise(step_size, zero_point)
+    for (_, _, quantizer), observer in zip(taken, observers, strict=True):
+        quantizer.initialise(*activation_step_size(observer, quantizer.spec))
 
 
 @torch.no_grad()

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from torch import nn
 
 from detectors.protocol import Detector
-from quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
-from quantization.plan import plan_layers
+from quantization.fake_quantize import FakeQuantizer
+from quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, QuantizedMatMul
+from quantization.plan import plan_layers, plan_matmuls
 from schemas.qat_config import BitPolicy, Policy
 from schemas.student import QuantizerRecord
 
@@ -21,11 +22,22 @@ def make_student(teacher: Detector, bits: BitPolicy) -> Detector:
         layer = student.network.get_submodule(name)
         assert isinstance(layer, nn.Conv2d | nn.Linear)  # the plan names no others
         quantized = QuantizedConv2d(layer, plan) if isinstance(layer, nn.Conv2d) else QuantizedLinear(layer, plan)
-        parent, _, attribute = name.rpartition(".")
-        setattr(student.network.get_submodule(parent), attribute, quantized)
+        _replace(student.network, name, quantized)
+    for name, spec in plan_matmuls(student, bits).items():
+        _replace(student.network, name, QuantizedMatMul(spec))
     device = next(teacher.network.parameters()).device
     student.network.to(device).eval()
     return student
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, module)
+
+
+def quantized_matmuls(network: nn.Module) -> dict[str, QuantizedMatMul]:
+    """Quantized products of activations by module name, in the order of definition."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedMatMul)}
 
 
 def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
@@ -43,26 +55,31 @@ def mean_weight_bits(network: nn.Module) -> float:
 @contextmanager
 def in_float(network: nn.Module) -> Iterator[None]:
     """Quantizers off inside the block."""
-    layers = quantized_layers(network).values()
-    for layer in layers:
-        layer.enabled = False
+    modules: list[QuantizedLayer | QuantizedMatMul] = [*quantized_layers(network).values()]
+    modules += quantized_matmuls(network).values()
+    for module in modules:
+        module.enabled = False
     try:
         yield
     finally:
-        for layer in layers:
-            layer.enabled = True
+        for module in modules:
+            module.enabled = True
 
 
 def quantizer_records(network: nn.Module) -> tuple[QuantizerRecord, ...]:
     """One record per quantizer of a student."""
+    quantizers: list[tuple[str, FakeQuantizer]] = []
+    for name, layer in quantized_layers(network).items():
+        quantizers += [(f"{name}.weight", layer.weight_quantizer), (f"{name}.input", layer.input_quantizer)]
+    for name, product in quantized_matmuls(network).items():
+        quantizers += [(f"{name}.left", product.left_quantizer), (f"{name}.right", product.right_quantizer)]
     return tuple(
         QuantizerRecord(
-            name=f"{name}.{role}",
-            bits=spec.bits,
-            granularity=spec.granularity,
-            scheme=spec.scheme,
-            signed=not spec.affine,
+            name=name,
+            bits=quantizer.spec.bits,
+            granularity=quantizer.spec.granularity,
+            scheme=quantizer.spec.scheme,
+            signed=not quantizer.spec.affine,
         )
-        for name, layer in quantized_layers(network).items()
-        for role, spec in (("weight", layer.weight_quantizer.spec), ("input", layer.input_quantizer.spec))
+        for name, quantizer in quantizers
     )

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers with fake-quantized weights and inputs."""
+"""Convolutions, linear layers and products of activations with fake-quantized inputs and weights."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.matmul import MatMul
 from quantization.fake_quantize import FakeQuantizer
 from quantization.plan import LayerPlan, QuantizerSpec
 
@@ -70,3 +71,19 @@ class QuantizedLinear(QuantizedLayer):
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `QuantizedLayer`."""
         return F.linear(x, weight, self.bias)
+
+
+class QuantizedMatMul(MatMul):
+    """`MatMul` with a quantizer for each of its two inputs; while `enabled` is False it computes in float."""
+
+    def __init__(self, spec: QuantizerSpec) -> None:
+        super().__init__()
+        self.left_quantizer = FakeQuantizer(spec)
+        self.right_quantizer = FakeQuantizer(spec)
+        self.enabled = True
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """See `MatMul`."""
+        if not self.enabled:
+            return super().forward(left, right)
+        return super().forward(self.left_quantizer(left), self.right_quantizer(right))

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import nn
 
+from detectors.matmul import MatMul
 from detectors.protocol import Detector
 from schemas.errors import ConfigError
 from schemas.qat_config import BitPolicy, Policy, Quantizer
@@ -50,9 +51,6 @@ def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
         ConfigError: `bits.layers` names a layer that is not there, stays in float or has its bits from the policy.
     """
     layers = [name for name, module in detector.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    scheme: Literal["symmetric", "affine"] = (
-        "affine" if bits.activation_quantizer is Quantizer.LSQ_PLUS else "symmetric"
-    )
     in_float = set(detector.float_layers())
     edges = fixed_weight_bits(detector, bits)
     if bits.policy is Policy.PAPER:
@@ -72,9 +70,21 @@ def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
         )
         plan[name] = LayerPlan(
             weight=QuantizerSpec(weight_bits, granularity, "symmetric"),
-            input=QuantizerSpec(activation_bits, "per_tensor", scheme),
+            input=activation_spec(bits, activation_bits),
         )
     return plan
+
+
+def plan_matmuls(detector: Detector, bits: BitPolicy) -> dict[str, QuantizerSpec]:
+    """The quantizer of both inputs of every product of two activations, by module name."""
+    names = [name for name, module in detector.network.named_modules() if isinstance(module, MatMul)]
+    return dict.fromkeys(names, activation_spec(bits, bits.activation_bits))
+
+
+def activation_spec(bits: BitPolicy, activation_bits: int) -> QuantizerSpec:
+    """The quantizer of an activation under a policy."""
+    affine = bits.activation_quantizer is Quantizer.LSQ_PLUS
+    return QuantizerSpec(activation_bits, "per_tensor", "affine" if affine else "symmetric")
 
 
 def fixed_weight_bits(detector: Detector, bits: BitPolicy) -> dict[str, int]:

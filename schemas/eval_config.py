@@ -54,7 +54,7 @@ class EvalConfig(Contract):
     batch: int = Field(default=16, ge=1, le=1024, description="images per forward pass")
     confidence: float = Field(default=0.001, ge=0, lt=1, description="lowest score kept; COCO practice 0.001")
     iou: float | None = Field(
-        default=None, gt=0, le=1, description="NMS threshold; null: the family's own (Ultralytics 0.7, torchvision 0.5)"
+        default=None, gt=0, le=1, description="NMS threshold; null: the family's own (Ultralytics 0.7)"
     )
     max_detections: int = Field(default=300, ge=1, le=10_000, description="boxes kept per image; Ultralytics val 300")
     samples: int = Field(

@@ -30,7 +30,9 @@ class TrainingMethod(StrEnum):
 class QuantizerRecord(Contract):
     """One quantizer of the student."""
 
-    name: str = Field(description="module path of the quantized layer, then `.weight` or `.input`")
+    name: str = Field(
+        description="module path of a layer, then `.weight` or `.input`, or of a product, then `.left` or `.right`"
+    )
     bits: int = Field(ge=2, le=8)
     granularity: Literal["per_tensor", "per_channel"]
     scheme: Literal["symmetric", "affine"]

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.base import Contract
 
-Family = Literal["ultralytics", "yolov5", "rtdetr"]
+Family = Literal["ultralytics", "yolov5", "rtdetr", "torchvision"]
 
 
 class TeacherSource(Contract):

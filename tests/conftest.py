@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _SCRATCH = tempfile.mkdtemp(prefix="zsq-tests-")
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
@@ -121,3 +122,55 @@ def make_calibration_set() -> Callable[[Path], CalibrationSetManifest]:
         return manifest
 
     return make
+
+
+SMALL_BACKBONE = {"kind": "resnet", "blocks": [1, 1, 1, 1], "channels": 32, "representation": 64, "proposals": 40}
+SMALL_SWIN = SMALL_BACKBONE | {"kind": "swin", "width": 16, "heads": [1, 1, 2, 2], "blocks": [2, 1, 1, 1]}
+SMALL_ANCHORS = {"anchors": [16, 32, 64, 128, 256]}
+
+
+@pytest.fixture(scope="session")
+def torchvision_identity() -> Callable[..., TeacherIdentity]:
+    """A torchvision detector of four classes by the name of its model; those that are not published are small.
+
+    `batch_norm` and other fields of the architecture can be changed.
+    """
+
+    def identity(model: str, **changed: Any) -> TeacherIdentity:
+        architecture: dict[str, Any] = {"model": model, "outputs": 5, "labels": [1, 2, 3, 4]}
+        if "_" not in model:
+            small = SMALL_BACKBONE if model == "fasterrcnn" else SMALL_SWIN  # a ResNet cannot be narrow
+            architecture["backbone"] = small | SMALL_ANCHORS
+        return TeacherIdentity(
+            family="torchvision", architecture=architecture | changed, sha256="0" * 64,
+            class_names=("a", "b", "c", "d"), input_size=96, stride=1 if model.startswith("ssd") else 32,
+        )  # fmt: skip
+
+    return identity
+
+
+@pytest.fixture(scope="session")
+def torchvision_detector(torchvision_identity: Callable[..., TeacherIdentity]) -> Callable[..., Any]:
+    """The detector of such an identity with random weights, its batch norms with statistics of random images."""
+    from torch import nn
+
+    from detectors.registry import build_detector
+
+    def detector(model: str, **changed: Any) -> Any:
+        torch.manual_seed(0)
+        built = build_detector(torchvision_identity(model, **changed))
+        for module in built.network.backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        norms = [module for module in built.network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches that it saw
+            norm.train()
+        with torch.no_grad():
+            built.head_outputs(torch.rand(4, 3, 96, 96))
+        for norm in norms:
+            norm.eval()
+        return built
+
+    return detector

@@ -25,7 +25,7 @@ class LayerSteps:
 
 
 def layer_steps(folder: Path, manifest: StudentManifest) -> list[LayerSteps]:
-    """The step sizes of every quantized layer, in the order of the manifest.
+    """The step sizes of every quantized layer, in the order of the manifest; products of activations are left out.
 
     Raises:
         VerificationError: the weights file does not match its digest, or lacks a step size.
@@ -34,7 +34,7 @@ def layer_steps(folder: Path, manifest: StudentManifest) -> list[LayerSteps]:
     if not path.is_file() or file_digest(path) != manifest.weights_sha256:
         raise VerificationError(f"{path}: content does not match its digest; copy it again or run qat again")
     bits = {record.name: record.bits for record in manifest.quantizers}
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in bits))
+    layers = [name.removesuffix(".weight") for name in bits if name.endswith(".weight")]
     try:
         with safe_open(path, framework="numpy") as tensors:
             return [

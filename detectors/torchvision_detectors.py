@@ -1,0 +1,18 @@
+"""The adapter that a torchvision architecture needs."""
+
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from detectors.torchvision_models import Architecture, build_network
+from detectors.torchvision_one_stage import OneStageDetector
+from detectors.torchvision_two_stage import TwoStageDetector
+from schemas.teacher import TeacherIdentity
+
+
+def build(identity: TeacherIdentity) -> OneStageDetector | TwoStageDetector:
+    """The architecture of `identity`, weights unset.
+
+    Raises:
+        VerificationError: it does not build.
+    """
+    network = build_network(Architecture.of(identity.architecture))
+    return (TwoStageDetector if isinstance(network, GeneralizedRCNN) else OneStageDetector)(identity, network)
