@@ -38,7 +38,7 @@ def main(
         cells = kept.get(case.name, {}) | ran.get(case.name, {})
         if cells.keys() >= CHECKS.keys():
             body.append([case.name, f"`{case.family}`", *(cells[check] for check in CHECKS)])
-    write_text(DOCUMENT, document(body) + before.partition(END)[2])
+    write_text(DOCUMENT, document(body) + before.partition(END)[2].lstrip("\n"))
     if any(FAILED in row for row in body):
         raise typer.Exit(1)
 
@@ -82,6 +82,7 @@ the exported and the simulated student, or why there is no export.
 {table}
 
 {END}
+
 """
 
 
