@@ -12,7 +12,6 @@ from detectors.detections import Detections
 from schemas.qat_config import AugmentationConfig
 from schemas.shards import CalibrationSet
 
-
 KEPT_BYTES = 256 * 2**20
 """Decoded images that stay in memory; of a larger set the first ones do, and the others are decoded at each use."""
 
