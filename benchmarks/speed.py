@@ -69,12 +69,12 @@ class Work:
 
     Attributes:
         shape: as a person would say it.
-        step: runs some steps and gives the seconds of each.
+        step: runs some steps and gives what each took.
         floors: by name, the one that counts first; each runs once.
     """
 
     shape: str
-    step: Callable[[int], list[float]]
+    step: Callable[[int], list["Spent"]]
     floors: dict[str, Callable[[], object]]
 
 
@@ -116,8 +116,8 @@ def main(
 
 def measured(work: Work, rounds: int, steps: int, device: str) -> dict[str, Any]:
     """Medians in seconds, and the ratio of each floor."""
-    times: list[float] = []
-    floors: dict[str, list[float]] = {name: [] for name in work.floors}
+    times: list[Spent] = []
+    floors: dict[str, list[Spent]] = {name: [] for name in work.floors}
     for _ in range(rounds):
         for name, floor in work.floors.items():
             for repetition in range(WARM_UP + steps):
@@ -126,22 +126,39 @@ def measured(work: Work, rounds: int, steps: int, device: str) -> dict[str, Any]
                 if repetition >= WARM_UP:
                     floors[name].append(now(device) - start)
         times += work.step(WARM_UP + steps)[WARM_UP:]
-    medians = {name: statistics.median(values) for name, values in floors.items()}
-    step = statistics.median(times)
+    medians = {name: Spent.median(values) for name, values in floors.items()}
+    step = Spent.median(times)
     return {
         "shape": work.shape,
-        "seconds": round(step, 4),
-        "floors": {name: round(value, 4) for name, value in medians.items()},
-        "ratios": {name: round(step / value, 3) for name, value in medians.items()},
+        "seconds": round(step.wall, 4),
+        "floors": {name: round(value.wall, 4) for name, value in medians.items()},
+        "ratios": {name: round(step.wall / value.wall, 3) for name, value in medians.items()},
+        "cpu_ratios": {name: round(step.cpu / value.cpu, 3) for name, value in medians.items()},
         "repetitions": len(times),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
-def now(device: str) -> float:
-    """Seconds on a clock, once the device has done what it was given."""
+@dataclass(frozen=True)
+class Spent:
+    """Seconds by the clock, and of all threads of this process on a core, which other processes hardly change."""
+
+    wall: float
+    cpu: float
+
+    def __sub__(self, other: "Spent") -> "Spent":
+        return Spent(self.wall - other.wall, self.cpu - other.cpu)
+
+    @classmethod
+    def median(cls, values: list["Spent"]) -> "Spent":
+        return cls(statistics.median(value.wall for value in values), statistics.median(value.cpu for value in values))
+
+
+def now(device: str) -> Spent:
+    """The clocks, once the device has done what it was given."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return Spent(time.perf_counter(), time.process_time())
 
 
 def input_gradient(detector: Detector, images: Tensor) -> Callable[[], object]:
@@ -176,8 +193,8 @@ def inverting(teacher: Detector, size: int, batch: int, weights: Any, views: Vie
     plain = start.to(device)
     generator = sample_generator(0, 0)  # one for all turns, so that all views take theirs
 
-    def step(count: int) -> list[float]:
-        moments: list[float] = []
+    def step(count: int) -> list[Spent]:
+        moments: list[Spent] = []
         invert(
             teacher, start, labels, iterations=count + 1, learning_rate=0.05, weights=weights, views=views,
             generator=generator, advance=lambda: moments.append(now(str(device))),
@@ -201,7 +218,7 @@ def training(teacher: Detector, size: int, batch: int, folder: Path) -> Work:
     checkpoints = Checkpoints(folder / "checkpoints", Provenance.of("qat", {}, {}), 1)
     stage = Stage("benchmark")
 
-    def step(count: int) -> list[float]:
+    def step(count: int) -> list[Spent]:
         images.moments.clear()
         train(student, teacher, images, config.model_copy(update={"steps": count + 1}), stage, checkpoints)
         return [after - before for before, after in pairwise(images.moments)]
@@ -233,14 +250,14 @@ class TimedBatches(ImageBatches):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.moments: list[float] = []
+        self.moments: list[Spent] = []
 
     def shuffled(self, *arguments: Any, **named: Any) -> Iterator[tuple[Tensor, list[Detections]]]:
         """See `ImageBatches`."""
         for batch in super().shuffled(*arguments, **named):
             yield batch
             self.moments.append(now(str(batch[0].device)))
-        self.moments.append(time.perf_counter())
+        self.moments.append(now("cpu"))
 
 
 def evaluation(teacher: Detector, size: int, batch: int) -> Work:
@@ -248,7 +265,7 @@ def evaluation(teacher: Detector, size: int, batch: int) -> Work:
     images = initial_images(Initialisation.LOW_FREQUENCY, 0, range(batch), size)
     images = images.to(next(teacher.network.parameters()).device)
 
-    def step(count: int) -> list[float]:
+    def step(count: int) -> list[Spent]:
         seconds = []
         for _ in range(count):
             start = now(str(images.device))
@@ -325,8 +342,8 @@ def write_results(rows: list[dict[str, Any]], machine: str, threads: int, device
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as Markdown."""
     lines = [
-        "| step | shape | floor, s | step, s | ratio | channels last | reference | bar | peak, GB | bar, GB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| step | shape | floor, s | step, s | ratio | channels last | CPU time | reference | bar | GB | bar, GB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         reference, bar, memory = (f"{value:.2f}" for value in REFERENCE.get(row["step"], ()) or (0, 0, 0))
@@ -336,6 +353,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['step']} | {row['shape']} | {row['floors']['as loaded']:.3f} | {row['seconds']:.3f} "
             f"| **{row['ratios']['as loaded']:.2f}** | {'' if other is None else f'{other:.2f}'} "
+            f"| {row['cpu_ratios']['as loaded']:.2f} "
             f"| {reference} | {bar} | {row['peak_gb']:.2f} | {memory} |"
         )
     return "\n".join(lines)

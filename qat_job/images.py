@@ -12,18 +12,23 @@ from detectors.detections import Detections
 from schemas.qat_config import AugmentationConfig
 from schemas.shards import CalibrationSet
 
+KEPT_BYTES = 256 * 2**20
+"""Decoded images that stay in memory; of a larger set the first ones do, and the others are decoded at each use."""
+
 
 class ImageBatches:
     """Batches of a verified set.
 
     Args:
-        calibration_set: the set; its images are decoded when they are needed.
+        calibration_set: the set; its images are decoded when they are first needed.
         device: where batches go.
     """
 
     def __init__(self, calibration_set: CalibrationSet, device: torch.device) -> None:
         self._samples = calibration_set.samples
         self._device = device
+        self._decoded: dict[int, Tensor] = {}
+        self._room = KEPT_BYTES
         self.padding = calibration_set.manifest.teacher.pixels.padding
 
     def __len__(self) -> int:
@@ -71,7 +76,13 @@ class ImageBatches:
             yield images, [Detections.of(target["boxes"], target["labels"]).to(self._device) for _, target in pairs]
 
     def _image(self, index: int) -> Tensor:
-        return torch.from_numpy(self._samples[index].image().copy()).permute(2, 0, 1)
+        if index in self._decoded:
+            return self._decoded[index]
+        image = torch.from_numpy(self._samples[index].image().copy()).permute(2, 0, 1)
+        if image.nbytes <= self._room:
+            self._decoded[index] = image
+            self._room -= image.nbytes
+        return image
 
     def _sample(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         image = self._image(index)

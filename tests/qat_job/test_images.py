@@ -121,3 +121,26 @@ def test_batches_depend_on_the_seed_alone_and_leave_the_global_generator_alone(b
         assert torch.equal(x, y)
         assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(labels, same, strict=True))
     assert not all(torch.equal(x, y) for (x, _), (y, _) in zip(one, other, strict=True))
+
+
+def test_batches_are_the_same_whatever_stays_in_memory(opened: CalibrationSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> list[Tensor]:
+        batches = ImageBatches(opened, CPU)
+        return [images for images, _ in batches.shuffled(4, 3, 0, AugmentationConfig())]
+
+    all_kept = run()
+    monkeypatch.setattr("qat_job.images.KEPT_BYTES", 2 * 3 * 96 * 96)
+    some_kept = run()
+    monkeypatch.setattr("qat_job.images.KEPT_BYTES", 0)
+    none_kept = run()
+    assert all(torch.equal(one, other) for one, other in zip(all_kept, some_kept, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(all_kept, none_kept, strict=True))
+
+
+def test_shares_of_a_batch_make_up_the_whole(batches: ImageBatches) -> None:
+    (whole, labels), first, second = (
+        next(batches.shuffled(1, 4, 0, AugmentationConfig(), share=part))
+        for part in (slice(None), slice(0, 2), slice(2, 4))
+    )
+    assert torch.equal(whole, torch.cat((first[0], second[0])))
+    assert [len(found) for found in labels] == [len(found) for found in first[1] + second[1]]
