@@ -61,14 +61,14 @@ class TorchvisionDetector(ABC):
         """See `Detector`."""
 
     def prepared(self, images: Tensor) -> ImageList:
-        """Images as the backbone takes them."""
+        """Images as the backbone takes them, and their size once for all: asking for their number would fix it in ONNX."""
         transform = self.network.transform
         mean, deviation = (
             torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
             for values in (transform.image_mean, transform.image_std)
         )
         size = (images.shape[2], images.shape[3])
-        return ImageList((images - mean) / deviation, [size] * len(images))
+        return ImageList((images - mean) / deviation, [size])
 
     def targets(self, labels: Sequence[Detections], device: torch.device) -> list[dict[str, Tensor]]:
         """Labels as the library's losses take them, classes in the network's numbers."""

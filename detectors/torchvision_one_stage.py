@@ -36,7 +36,7 @@ class OneStageDetector(TorchvisionDetector):
         head = self.network.head(features)
         raw = {
             "head": head,
-            "anchors": self.network.anchor_generator(batch, features),
+            "anchors": self.network.anchor_generator(batch, features)[0],  # the same for all images
             "levels": [feature.shape[2] * feature.shape[3] for feature in features],
             "scale": batch.tensors.shape[3] / images.shape[3],  # of boxes, to the size that the network looks at
         }
@@ -56,9 +56,10 @@ class OneStageDetector(TorchvisionDetector):
         """See `Detector`: the sum of the library's loss dictionary."""
         raw, network = outputs.raw, self.network
         targets = self.targets([label.scaled(raw["scale"]) for label in labels], outputs.class_logits[0].device)
-        arguments: list[Any] = [targets, raw["head"], raw["anchors"]]
+        anchors = [raw["anchors"]] * len(targets)
+        arguments: list[Any] = [targets, raw["head"], anchors]
         if isinstance(network, SSD):
-            arguments.append([self._matched(t["boxes"], a) for t, a in zip(targets, raw["anchors"], strict=True)])
+            arguments.append([self._matched(target["boxes"], raw["anchors"]) for target in targets])
         elif isinstance(network, FCOS):
             arguments.append(raw["levels"])
         losses: dict[str, Tensor] = network.compute_loss(*arguments)
@@ -88,7 +89,7 @@ class OneStageDetector(TorchvisionDetector):
     def decoded(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         raw = self.head_outputs(images).raw
-        head, anchors = raw["head"], torch.stack(raw["anchors"])
+        head, anchors = raw["head"], raw["anchors"]
         logits = head["cls_logits"]
         if isinstance(self.network, SSD):
             scores = logits.softmax(dim=2)
@@ -99,12 +100,13 @@ class OneStageDetector(TorchvisionDetector):
         if isinstance(self.network, FCOS):
             corners = self.network.box_coder.decode(head["bbox_regression"], anchors)
         else:
-            flat = self.network.box_coder.decode_single(head["bbox_regression"].flatten(0, 1), anchors.flatten(0, 1))
-            corners = flat.view(anchors.shape)
-        corners = corners / raw["scale"]
-        limits = corners.new_tensor([images.shape[3], images.shape[2]]).repeat(2)
-        corners = corners.clamp(min=0).minimum(limits)
-        boxes = box_convert(corners, "xyxy", "cxcywh")
+            repeated = anchors.expand(logits.shape[0], -1, -1).flatten(0, 1)
+            flat = self.network.box_coder.decode_single(head["bbox_regression"].flatten(0, 1), repeated)
+            corners = flat.view(logits.shape[0], -1, 4)
+        left, top, right, bottom = (corners / raw["scale"]).unbind(dim=2)
+        left, right = (edges.clamp(0, images.shape[3]) for edges in (left, right))
+        top, bottom = (edges.clamp(0, images.shape[2]) for edges in (top, bottom))
+        boxes = torch.stack(((left + right) / 2, (top + bottom) / 2, right - left, bottom - top), dim=2)
         return torch.cat((boxes, self.of_classes(scores)), dim=2).transpose(1, 2)
 
     def suppress(

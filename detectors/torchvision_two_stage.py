@@ -57,6 +57,7 @@ class TwoStageDetector(TorchvisionDetector):
         """The first stage on images; `regions` are taken instead of its own where they are given."""
         rpn = self.network.rpn
         batch = self.prepared(images)
+        batch.image_sizes *= len(images)
         features = self.network.backbone(batch.tensors)
         objectness, deltas = rpn.head(list(features.values()))
         anchors = rpn.anchor_generator(batch, list(features.values()))

@@ -192,7 +192,7 @@ def trains(subject: Subject) -> str:
     )  # fmt: skip
     folder = subject.folder / "trained"
     provenance = Provenance.of("qat", settings.keyed(), {"set": subject.calibration_set.digest})
-    manifest = quantize(settings, provenance, subject.folder / "set", folder, Stage("qat"))
+    manifest = quantize(settings, provenance, subject.folder / "set", folder, Stage("qat"), rank=Rank.of_environment())
     losses = manifest.training.losses
     assert losses is not None and losses[-1] < losses[0]
     after, before = (load_student(path, CPU)[0].network for path in (folder, folder / "ptq"))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
+from quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear, QuantizedMatMul
 from quantization.plan import LayerPlan, QuantizerSpec
 
 PLAN = LayerPlan(QuantizerSpec(4, "per_channel", "symmetric"), QuantizerSpec(4, "per_tensor", "affine"))
@@ -60,3 +60,18 @@ def test_gradients_reach_weight_bias_input_and_both_step_sizes() -> None:
 def test_padding_that_would_not_be_quantized_right_is_refused() -> None:
     with pytest.raises(ValueError, match="reflect"):
         QuantizedConv2d(nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), PLAN)
+
+
+def test_a_product_works_on_both_inputs_quantized_and_learns_both_step_sizes() -> None:
+    product = QuantizedMatMul(QuantizerSpec(4, "per_tensor", "affine"))
+    for quantizer in (product.left_quantizer, product.right_quantizer):
+        quantizer.initialise(torch.tensor([0.3]), torch.tensor([8.0]))
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 3, 4, 5, generator=generator), torch.randn(2, 3, 5, 6, generator=generator)
+    assert torch.equal(product(left, right), product.left_quantizer(left) @ product.right_quantizer(right))
+    assert not torch.equal(product(left, right), left @ right)
+    product(left, right).square().sum().backward()
+    for quantizer in (product.left_quantizer, product.right_quantizer):
+        assert quantizer.step_size.grad is not None and float(quantizer.step_size.grad.abs()) > 0
+    product.enabled = False
+    assert torch.equal(product(left, right), left @ right)

@@ -1,0 +1,57 @@
+"""The whole pipeline on a two-stage detector, as a user runs it: no stage knows what family it works on."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detectors.embedded.scenes import CLASS_NAMES
+from schemas.evaluation import PAGE, EvalReport
+from schemas.student import StudentManifest
+
+SMALLEST = {
+    "teacher.family": "torchvision", "image_size": 64, "synth.images": 2, "synth.labels.size": 64,
+    "synth.labels.iterations": 2, "synth.labels.warm_up": 1, "synth.labels.interval": 1,
+    "synth.inversion.iterations": 1, "qat.steps": 1, "qat.batch": 2, "eval.batch": 64, "eval.samples": 2,
+}  # fmt: skip
+
+
+def zsq(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cli", *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_mask_rcnn_with_swin_goes_through_all_stages_but_export(
+    torchvision_detector: Callable[..., Any], tmp_path: Path
+) -> None:
+    outputs = len(CLASS_NAMES) + 1
+    teacher = torchvision_detector("maskrcnn", outputs=outputs)
+    architecture = teacher.identity.architecture | {"labels": list(range(1, outputs))}
+    content = {"model": teacher.network.state_dict(), "architecture": architecture, "class_names": list(CLASS_NAMES)}
+    torch.save(content | {"input_size": 64}, tmp_path / "teacher.pt")
+    settings = [
+        part
+        for k, v in (SMALLEST | {"teacher.path": tmp_path / "teacher.pt"}).items()
+        for part in ("--set", f"{k}={v}")
+    ]
+    storage = tmp_path / "run"
+
+    first = zsq("run", "--storage", storage, *settings)
+    assert first.returncode == 0, first.stderr
+    assert "no model.onnx: the number of regions" in first.stdout
+    student = StudentManifest.read(storage / "student" / "student.json")
+    assert student.teacher.family == "torchvision"
+    assert any(record.name.endswith("attn.scores.left") for record in student.quantizers)
+    report = EvalReport.read(storage / "eval" / "report.json")
+    bits = student.bits.name
+    assert [model.name for model in report.models] == ["full precision", f"PTQ {bits}", f"QAT {bits}"]
+    assert (storage / "eval" / PAGE).stat().st_size > 0
+
+    second = zsq("run", "--storage", storage, *settings)
+    assert second.stdout.count("up to date") == 3
+    refused = zsq("export", "--student", storage / "student")
+    assert refused.returncode == 2
+    assert "cannot be exported: the number of regions" in refused.stderr
