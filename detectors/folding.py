@@ -45,6 +45,9 @@ def fold(detector: Detector, sites: Sequence[nn.Module]) -> list[FoldedNorm | nn
         For each site what it was folded into, or itself where it was not; in the order of `sites`.
     """
     network = detector.network
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]  # an activation would change what a folded convolution gave, which is measured
     before, producers = _watched(detector, sites)
     names = {module: name for name, module in network.named_modules()}
     found: list[FoldedNorm | nn.Module] = []
@@ -72,6 +75,7 @@ def _watched(detector: Detector, sites: Sequence[nn.Module]) -> tuple[list[Tenso
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that its id stays its own
     taken: dict[nn.Module, set[nn.Conv2d | None]] = {}
     users: dict[nn.Conv2d, set[nn.Module]] = {}
+    given: list[tuple[nn.Module, Tensor]] = []
     outputs: list[Tensor] = []
 
     def leave(module: nn.Module, _: object, output: Tensor) -> None:
@@ -83,7 +87,8 @@ def _watched(detector: Detector, sites: Sequence[nn.Module]) -> tuple[list[Tenso
         taken.setdefault(site, set()).add(convolution)
         if convolution is not None:
             users.setdefault(convolution, set()).add(site)
-        outputs.append(output.clone())  # an activation may work in place
+        outputs.append(output.clone())  # what comes next may work in place
+        given.append((site, output))
 
     convolutions = [module for module in detector.network.modules() if isinstance(module, nn.Conv2d)]
     handles = [module.register_forward_hook(leave) for module in convolutions]
@@ -94,10 +99,11 @@ def _watched(detector: Detector, sites: Sequence[nn.Module]) -> tuple[list[Tenso
     finally:
         for handle in handles:
             handle.remove()
+    changed = {site for site, output in given if output._version}  # a ResNet adds in place: nothing to measure is left
     producers = {}
     for site, sources in taken.items():
         convolution = next(iter(sources))
-        if len(sources) == 1 and convolution is not None and len(users[convolution]) == 1:
+        if len(sources) == 1 and convolution is not None and len(users[convolution]) == 1 and site not in changed:
             producers[site] = convolution
     return outputs, producers
 

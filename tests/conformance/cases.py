@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
 
+from detectors.registry import build_detector
 from detectors.yolov5.network import Yolov5Network
-from schemas.teacher import Family
+from schemas.teacher import Family, TeacherIdentity
 from tests.detectors.yolov5.conftest import architecture
 from tests.detectors.yolov5.pickled import write_checkpoint
 
@@ -123,6 +124,42 @@ def yolov5(depth: float, width: float) -> Callable[[Path], Callable[[Tensor], Te
     return write
 
 
+def torchvision(model: str, **backbone: Any) -> Callable[[Path], None]:
+    """A network of the library with batch norms that saw random images, saved with its description.
+
+    `backbone` makes a small one; decoding is compared with the library's own in tests/detectors.
+    """
+    described: dict[str, Any] = {"model": model, "outputs": len(NAMES) + 1, "labels": [1, 2, 3]}
+    if backbone:
+        small = {"blocks": [1, 1, 1, 1], "channels": 32, "representation": 64, "proposals": 40}
+        described["backbone"] = small | {"anchors": [16, 32, 64, 128, 256]} | backbone
+
+    def write(path: Path) -> None:
+        torch.manual_seed(0)
+        identity = TeacherIdentity(
+            family="torchvision", architecture=described, sha256="0" * 64, class_names=NAMES,
+            input_size=64, stride=1 if model.startswith("ssd") else 32,
+        )  # fmt: skip
+        detector = build_detector(identity)
+        network: Any = detector.network
+        for module in network.backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:  # the network itself trains only with targets
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            for seed in range(3):
+                detector.head_outputs(coarse_images(4, 128, seed))
+        for norm in norms:
+            norm.eval()
+        torch.save({"architecture": described, "class_names": NAMES, "model": network.state_dict()}, path)
+
+    return write
+
+
 CASES = (
     Case("YOLOv5 (anchors), an eighth as wide", "yolov5", yolov5(0.33, 0.125), quick=True),
     Case("YOLOv5n (anchors)", "yolov5", yolov5(0.33, 0.25)),
@@ -136,4 +173,20 @@ CASES = (
     Case("YOLO12n", "ultralytics", ultralytics("yolo12n.yaml")),
     Case("YOLO26n", "ultralytics", ultralytics("yolo26n.yaml")),
     Case("RT-DETR-l", "rtdetr", rtdetr),
-)
+    Case("Faster R-CNN, ResNet of 4 blocks", "torchvision", torchvision("fasterrcnn", kind="resnet")),
+    Case("Faster R-CNN, ResNet-50 v1", "torchvision", torchvision("fasterrcnn_resnet50_fpn")),
+    Case("Faster R-CNN, ResNet-50 v2", "torchvision", torchvision("fasterrcnn_resnet50_fpn_v2")),
+    Case("Faster R-CNN, MobileNetV3", "torchvision", torchvision("fasterrcnn_mobilenet_v3_large_320_fpn")),
+    Case("Mask R-CNN, ResNet-50 v1", "torchvision", torchvision("maskrcnn_resnet50_fpn")),
+    Case("Mask R-CNN, ResNet-50 v2", "torchvision", torchvision("maskrcnn_resnet50_fpn_v2")),
+    Case(
+        "Mask R-CNN, Swin of 5 blocks", "torchvision",
+        torchvision("maskrcnn", kind="swin", width=16, heads=[1, 1, 2, 2], blocks=[2, 1, 1, 1]),
+    ),
+    Case("Mask R-CNN, Swin-T", "torchvision", torchvision("maskrcnn_swin_t_fpn")),
+    Case("RetinaNet, ResNet-50 v1", "torchvision", torchvision("retinanet_resnet50_fpn")),
+    Case("RetinaNet, ResNet-50 v2", "torchvision", torchvision("retinanet_resnet50_fpn_v2")),
+    Case("FCOS, ResNet-50", "torchvision", torchvision("fcos_resnet50_fpn")),
+    Case("SSD300, VGG16", "torchvision", torchvision("ssd300_vgg16")),
+    Case("SSDLite320, MobileNetV3", "torchvision", torchvision("ssdlite320_mobilenet_v3_large")),
+)  # fmt: skip

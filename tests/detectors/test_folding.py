@@ -51,6 +51,19 @@ class UsedTwice(nn.Module):
         return result
 
 
+class AddsInPlace(nn.Module):
+    """What the norm gave is gone when the forward pass ends, as in a block of a ResNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), unsettled(nn.BatchNorm2d(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.conv(x))
+        result += x
+        return nn.functional.relu(result)
+
+
 def folded(network: nn.Module, sites: list[nn.Module]) -> tuple[list[FoldedNorm | nn.Module], float]:
     """Where the sites went, and the relative change of the outputs."""
     detector: Any = Stub(network)
@@ -92,6 +105,20 @@ def test_nothing_is_folded_where_a_convolution_is_used_elsewhere_too() -> None:
     assert found == sites
     assert network.norm is sites[0] and network.last is sites[1] and network.conv.weight is weight
     assert change == 0
+
+
+def test_a_norm_whose_output_is_overwritten_stays_and_activations_no_longer_work_in_place() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(AddsInPlace(), nn.Conv2d(3, 4, 3), unsettled(nn.BatchNorm2d(4)), nn.ReLU(inplace=True))
+    stays, goes = network[0].norm, network[2]
+    found, change = folded(network, [stays, goes])
+    assert found[0] is stays and isinstance(found[1], FoldedNorm)
+    assert change < 1e-5
+
+    images = torch.rand(2, 3, 16, 16, requires_grad=True)
+    kept: list[Tensor] = []
+    found[1].output.register_forward_hook(lambda *args: kept.append(args[2]))
+    (network(images).sum() + kept[0].square().sum()).backward()  # refused where an activation overwrote what is kept
 
 
 def test_all_norms_of_the_embedded_teacher_are_folded_and_its_outputs_stay() -> None:
