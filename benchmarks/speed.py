@@ -84,7 +84,9 @@ def main(
     rounds: Annotated[int, typer.Option(help="turns of each step and floor")] = 7,
     steps: Annotated[int, typer.Option(help="timed steps in each turn")] = 4,
     threads: Annotated[int, typer.Option(help="threads of PyTorch")] = 2,
-    only: Annotated[str | None, typer.Option(help="one step alone, by name")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="measure one step alone, by name; the results of others stay")
+    ] = None,
     device: Annotated[str, typer.Option(help="torch device")] = "cpu",
     memory_of: Annotated[str | None, typer.Option(help="internal: run this step alone, print peak memory")] = None,
 ) -> None:
@@ -110,8 +112,7 @@ def main(
                 rows.append({"step": name} | measured(make(), rounds, steps, device))
                 rows[-1]["peak_gb"] = peak_memory(teacher, name, threads, device) if device == "cpu" else gpu_memory()
                 print(json.dumps(rows[-1]), flush=True)
-    if only is None:
-        write_results(rows, machine, threads, device)
+    write_results(rows, list(makers), machine, threads, device)
 
 
 def measured(work: Work, rounds: int, steps: int, device: str) -> dict[str, Any]:
@@ -327,11 +328,14 @@ def gpu_memory() -> float:
     return round(peak, 2)
 
 
-def write_results(rows: list[dict[str, Any]], machine: str, threads: int, device: str) -> None:
-    """The JSON file, and the table in the documentation."""
+def write_results(rows: list[dict[str, Any]], order: list[str], machine: str, threads: int, device: str) -> None:
+    """The JSON file, and the table in the documentation; steps that were not measured now keep their rows."""
     path = Path("benchmarks/results") / f"{machine}.json"
-    facts = {"torch": torch.__version__, "threads": threads, "cores": os.cpu_count(), "device": device}
     path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = json.loads(path.read_text(encoding="utf-8"))["steps"] if path.exists() else []
+    found = {row["step"]: row for row in [*earlier, *rows]}
+    rows = [found[name] for name in order if name in found]
+    facts = {"torch": torch.__version__, "threads": threads, "cores": os.cpu_count(), "device": device}
     path.write_text(json.dumps(facts | {"steps": rows}, indent=1) + "\n", encoding="utf-8")
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(MARKERS[0])

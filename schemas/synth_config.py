@@ -157,9 +157,6 @@ class SynthConfig(Contract):
         default=Precision.FLOAT32,
         description="what the teacher computes in; never chosen by the device, since images depend on it",
     )
-    compile: bool = Field(
-        default=False, description="torch.compile the teacher; images may differ in the last digits of float32"
-    )
     tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
 

@@ -36,7 +36,6 @@ def invert(
     relabel: Relabel | None = None,
     terms: list[Tensor] | None = None,
     precision: Precision = Precision.FLOAT32,
-    compiled: bool = False,
 ) -> Tensor:
     """Optimise images for labels (arXiv 2507.16782, stage 1), seen in random views.
 
@@ -53,7 +52,6 @@ def invert(
         relabel: may replace the labels between steps.
         terms: takes the unweighted terms of each step, `(4,)`: task, statistics, first layer, total variation.
         precision: of the teacher's convolutions.
-        compiled: run the teacher through `torch.compile`.
 
     Returns:
         The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
@@ -71,8 +69,6 @@ def invert(
     losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
     low = torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BFLOAT16)
     with statistics_of(teacher) as statistics:
-        if compiled:
-            teacher.network.compile()
         for step in range(iterations):
             optimizer.zero_grad()
             view = View.draw(views, images.shape[-1], teacher.identity.stride, generator)

@@ -60,9 +60,7 @@ def synthesize(
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
-    sampler = LabelSampler(
-        teacher, settings.labels, settings.seed, losses, precision=settings.precision, compiled=settings.compile
-    )
+    sampler = LabelSampler(teacher, settings.labels, settings.seed, losses, precision=settings.precision)
     if (folder / MANIFEST).exists():
         published = CalibrationSetManifest.read(folder / MANIFEST)
         if published.provenance.key == provenance.key:  # by another rank, while this one loaded the teacher
@@ -180,7 +178,7 @@ def synthesize_images(
                 teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
                 weights=config.weights, views=config.views,
                 generator=sample_generator(settings.seed, first, attempt), advance=advance, terms=terms,
-                precision=settings.precision, compiled=settings.compile,
+                precision=settings.precision,
             )  # fmt: skip
             if losses and terms:
                 losses.write("inversion", terms, first // config.batch * config.iterations)

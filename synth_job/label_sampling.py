@@ -62,7 +62,6 @@ class LabelSampler:
         seed: of the set.
         record: takes the loss terms of adaptive sampling, where it is given.
         precision: of the teacher while images form.
-        compiled: whether it goes through `torch.compile` then.
     """
 
     def __init__(
@@ -73,10 +72,9 @@ class LabelSampler:
         record: LossRecord | None = None,
         *,
         precision: Precision = Precision.FLOAT32,
-        compiled: bool = False,
     ) -> None:
         self._record = record
-        self._precision, self._compiled = precision, compiled
+        self._precision = precision
         self._teacher = teacher
         self._config = config
         self._seed = seed
@@ -153,7 +151,6 @@ class LabelSampler:
             relabel=relabelling.after_step,
             terms=terms,
             precision=self._precision,
-            compiled=self._compiled,
         )
         if self._record and terms:
             self._record.write("label sampling", terms, batch[0] // config.batch * config.iterations)
