@@ -23,8 +23,9 @@ setup: $(filter .uv/bin/uv,$(UV)) ## Install the locked dependencies into .venv
 run: setup ## The whole pipeline on the embedded teacher
 	$(RUN) zsq run
 
+# A process per core with one thread each: twice as fast as one process with all threads, on networks this small.
 test: setup ## The quick tests
-	$(RUN) pytest
+	OMP_NUM_THREADS=1 $(RUN) pytest -n auto --maxprocesses 4
 
 test-all: setup ## All tests, slow ones included
 	$(RUN) pytest -m "not docker" --timeout 3600

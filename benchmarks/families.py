@@ -28,19 +28,29 @@ def main(
     only: Annotated[str, typer.Option(help="rows whose name has this in it; all")] = "",
     column: Annotated[str, typer.Option(help="the only column to run; all")] = "",
 ) -> None:
-    """Run the checks and write the table; exit 1 where one fails."""
+    """Run the checks, writing the table after each detector; exit 1 where one fails."""
     checks = [check for check in CHECKS if not column or check == column]
-    ran = {case.name: run(case, checks) for case in CASES if only.lower() in case.name.lower()}
-    before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""  # as it is by now
-    kept = {row[0]: dict(zip(HEADER, row, strict=True)) for row in rows(before)[1:]}
-    body = []
+    failed = False
     for case in CASES:
-        cells = kept.get(case.name, {}) | ran.get(case.name, {})
-        if cells.keys() >= CHECKS.keys():
-            body.append([case.name, f"`{case.family}`", *(cells[check] for check in CHECKS)])
-    write_text(DOCUMENT, document(body) + before.partition(END)[2].lstrip("\n"))
-    if any(FAILED in row for row in body):
+        if only.lower() in case.name.lower():
+            cells = run(case, checks)
+            failed |= FAILED in cells.values()
+            write_row(case, cells)
+    if failed:
         raise typer.Exit(1)
+
+
+def write_row(case: Case, cells: dict[str, str]) -> None:
+    """Write the table with these cells, its other rows as they are by now; a row that is not whole yet is left out."""
+    before = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
+    kept = {row[0]: dict(zip(HEADER, row, strict=True)) for row in rows(before)[1:]}
+    kept[case.name] = kept.get(case.name, {}) | cells
+    body = []
+    for each in CASES:
+        known = kept.get(each.name, {})
+        if known.keys() >= CHECKS.keys():
+            body.append([each.name, f"`{each.family}`", *(known[check] for check in CHECKS)])
+    write_text(DOCUMENT, document(body) + before.partition(END)[2].lstrip("\n"))
 
 
 def run(case: Case, checks: list[str]) -> dict[str, str]:
