@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from detectors.protocol import Detector
 
-PROBE_CELLS = 2
+PROBE_CELLS = 4
 """Side of the image that the forward pass is watched with, in strides of the network."""
 SMALLEST_GAIN = 1e-4
 """A batch norm with a channel whose |γ / σ̂| is below this share of its largest is not folded: its statistics could not

@@ -61,7 +61,7 @@ class TorchvisionDetector(ABC):
         """See `Detector`."""
 
     def prepared(self, images: Tensor) -> ImageList:
-        """Images as the backbone takes them, one size for all: asking for their number would fix it in ONNX."""
+        """Images as the backbone takes them, and their size once for all: asking for their number would fix it."""
         transform = self.network.transform
         mean, deviation = (
             torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]

@@ -182,7 +182,7 @@ CASES = (
         torchvision("maskrcnn", kind="swin", width=16, heads=[1, 1, 2, 2], blocks=[2, 1, 1, 1]),
     ),
     Case("RetinaNet, ResNet of 4 blocks", "torchvision", torchvision("retinanet", kind="resnet")),
-    Case("FCOS, ResNet of 4 blocks", "torchvision", torchvision("fcos", kind="resnet")),
+    Case("FCOS, ResNet of 4 blocks", "torchvision", torchvision("fcos", kind="resnet"), size=128),
     Case("SSDLite320, MobileNetV3", "torchvision", torchvision("ssdlite320_mobilenet_v3_large")),
     Case("SSD300, VGG16", "torchvision", torchvision("ssd300_vgg16")),
 )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from detectors.embedded.scenes import CLASS_NAMES
@@ -24,6 +25,7 @@ def zsq(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_mask_rcnn_with_swin_goes_through_all_stages_but_export(
     torchvision_detector: Callable[..., Any], tmp_path: Path
 ) -> None:
