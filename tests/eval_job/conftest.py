@@ -36,6 +36,7 @@ class ColourDetector:
     """Finds the red and the green rectangle of an image; `shift` moves what it says by so many pixels."""
 
     letterbox = UltralyticsDetector.letterbox
+    export_obstacle = None
 
     def __init__(self, sha256: str, class_names: tuple[str, ...] = CLASSES, shift: float = 0.0) -> None:
         self.identity = TeacherIdentity(
