@@ -28,12 +28,15 @@ def torchvision(
         architecture["labels"] = list(range(1, len(names) + 1))
         if backbone is not None:
             architecture["backbone"] = backbone
-        built: Any = build_detector(
-            TeacherIdentity(
-                family="torchvision", architecture=architecture, sha256="0" * 64, class_names=names, input_size=64,
-                stride=32,
-            )  # fmt: skip
+        identity = TeacherIdentity(
+            family="torchvision",
+            architecture=architecture,
+            sha256="0" * 64,
+            class_names=names,
+            input_size=64,
+            stride=32,
         )
+        built: Any = build_detector(identity)
         for module in built.network.backbone.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
