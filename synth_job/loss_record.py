@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-TERMS = ("task", "batch_norm", "first_layer", "total_variation")
+TERMS = ("task", "statistics", "first_layer", "total_variation")
 """Names of the unweighted terms, in the order of a recorded row."""
 
 
