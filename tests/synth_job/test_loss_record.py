@@ -21,7 +21,7 @@ def test_a_set_leaves_every_loss_term_of_every_iteration(synth: Callable[..., Re
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     for phase, iterations in PHASES.items():
-        for term in ("task", "batch_norm", "first_layer", "total_variation"):
+        for term in ("task", "statistics", "first_layer", "total_variation"):
             scalars = events.Scalars(f"{phase}/{term}")
             assert [event.step for event in scalars] == list(range(2 * iterations)), "two batches, one after another"
             assert all(event.value > 0 for event in scalars)
