@@ -23,9 +23,8 @@ setup: $(filter .uv/bin/uv,$(UV)) ## Install the locked dependencies into .venv
 run: setup ## The whole pipeline on the embedded teacher
 	$(RUN) zsq run
 
-# A process per core with one thread each: twice as fast as one process with all threads, on networks this small.
 test: setup ## The quick tests
-	OMP_NUM_THREADS=1 $(RUN) pytest -n auto --maxprocesses 4
+	$(RUN) pytest
 
 test-all: setup ## All tests, slow ones included
 	$(RUN) pytest -m "not docker" --timeout 3600
