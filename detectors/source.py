@@ -10,8 +10,8 @@ from schemas.teacher import TeacherSource
 
 EMBEDDED = "embedded"
 PUBLISHERS = {
-    "ultralytics": "detectors.ultralytics_yolo",
-    "rtdetr": "detectors.ultralytics_yolo",
+    "ultralytics": "detectors.ultralytics_assets",
+    "rtdetr": "detectors.ultralytics_assets",
     "torchvision": "detectors.torchvision_checkpoints",
 }
 """The module of each family that has published checkpoints; its `download(name)` gives the file."""

@@ -1,15 +1,9 @@
 """Ultralytics YOLO detectors (v3 to 26), through the library's own loss, letterboxing and NMS."""
 
 import copy
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
-
-os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"  # build networks without eval(), whatever an architecture says
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # a job never installs packages
-os.environ.setdefault("YOLO_VERBOSE", "false")  # a stage reports through one reporter alone
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))  # the library would set 1 where nothing is set
 
 import numpy as np
 import torch
@@ -22,7 +16,6 @@ from ultralytics import __version__ as ultralytics_version
 from ultralytics.cfg import get_cfg
 from ultralytics.data.augment import LetterBox
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 from ultralytics.utils.nms import non_max_suppression
 
 from detectors.architecture_limits import check_limits
@@ -301,25 +294,6 @@ class UltralyticsDetector:
         """See `Detector`: the fixed convolution that takes the mean of a box-edge distribution."""
         inside = set(self._head.dfl.modules())
         return [name for name, module in self.network.named_modules() if module in inside]
-
-
-def download(name: str) -> Path:
-    """Download a published checkpoint by name (`yolo11n.pt`) into the working folder.
-
-    Raises:
-        InputError: no such checkpoint is published, or it cannot be fetched.
-    """
-    if name not in GITHUB_ASSETS_NAMES:
-        raise InputError(
-            f"teacher {name}: no such file, and not a published Ultralytics checkpoint; check teacher.path"
-        )
-    try:
-        path = Path(attempt_download_asset(name))
-    except Exception as error:  # urllib, ssl and the library's own errors
-        raise InputError(f"teacher {name}: not a file here, and the download failed ({error})") from error
-    if not path.is_file():
-        raise InputError(f"teacher {name}: not a file here, and the download failed; fetch it where there is a network")
-    return path
 
 
 def _plain_architecture(architecture: dict[str, Any]) -> dict[str, Any]:

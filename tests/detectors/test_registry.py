@@ -1,5 +1,8 @@
 """Devices and architectures come by name."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -26,3 +29,9 @@ def test_a_detector_built_from_an_identity_takes_the_weights_of_the_teacher() ->
     twin.network.load_state_dict(teacher.network.state_dict())
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(twin.head_outputs(images).class_logits[0], teacher.head_outputs(images).class_logits[0])
+
+
+def test_no_family_imports_ultralytics_before_its_safe_loading_is_on() -> None:
+    code = "import detectors.registry, ultralytics.nn.tasks as tasks; assert tasks.SAFE_LOAD"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
