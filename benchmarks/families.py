@@ -73,6 +73,7 @@ def document(body: list[list[str]]) -> str:
     """The generated part of docs/families.md."""
     lines = [HEADER, ["---"] * len(HEADER), *body]
     table = "\n".join("| " + " | ".join(row) + " |" for row in lines)
+    sizes = " or ".join(str(size) for size in sorted({case.size for case in CASES}))
     versions = ", ".join(
         f"{module.__name__} {module.__version__}" for module in (torch, torchvision, ultralytics, onnxruntime)
     )
@@ -82,9 +83,9 @@ Made by `python -m benchmarks.families`, {versions}, Python {platform.python_ver
 Every cell is what a check of `tests/conformance/checks.py` said when it ran; `pytest -m slow tests/conformance` runs
 the same.
 
-Networks have random weights and see images of {CASES[0].size} px, so the numbers say that the code works, not what a
-trained detector reaches. **Load**: the adapter reads a checkpoint as the family's tools write it, and its outputs equal
-those of the network that was saved. **Label sampling**: adaptive, by `synth`. **Inversion**: change of the detection
+Networks have random weights and see images of {sizes} px, so the numbers say that the code works, not what
+a trained detector reaches. **Load**: the adapter reads a checkpoint as the family's tools write it, and its outputs
+equal those of the network that was saved. **Label sampling**: adaptive, by `synth`. **Inversion**: change of the detection
 loss in 20 steps. **PTQ**: error of class logits, against the difference between two images. **QAT**: change of the
 loss in 8 steps of `qat`. **Save and reload**: a 4-bit student's outputs. **ONNX**: mean difference of scores between
 the exported and the simulated student, or why there is no export.

@@ -1,5 +1,6 @@
 """Convolutions, linear layers and products of activations with fake-quantized inputs and weights."""
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from quantization.fake_quantize import FakeQuantizer
 from quantization.plan import LayerPlan, QuantizerSpec
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(nn.Module, ABC):
     """What both kinds share: a float layer's parameters, and one quantizer for its weight and one for its input.
 
     While `enabled` is False the layer computes in float; calibration needs that.
@@ -36,9 +37,9 @@ class QuantizedLayer(nn.Module):
         spec = replace(self.weight_quantizer.spec, bits=bits)
         self.weight_quantizer = weight_quantizer(self.weight, spec).to(self.weight.device)
 
+    @abstractmethod
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """The float operation with given weights."""
-        raise NotImplementedError
 
 
 def weight_quantizer(weight: Tensor, spec: QuantizerSpec) -> FakeQuantizer:

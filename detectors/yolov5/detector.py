@@ -107,16 +107,6 @@ class Yolov5Detector(UltralyticsDetector):
         """See `Detector`: with the gains the checkpoint was trained with, on the scale of the library's own losses."""
         return SCALE * detection_loss(self.network.head, outputs.raw, labels, self.gains)
 
-    @torch.no_grad()
-    def predict(
-        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
-        """See `Detector`."""
-        return self.suppress(
-            self.decoded(images),
-            confidence=confidence, iou=iou, max_detections=max_detections, multi_label=multi_label,
-        )  # fmt: skip
-
     def decoded(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         decoded: Tensor = self.network.head.decode(self.network(images))
