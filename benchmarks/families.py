@@ -86,9 +86,9 @@ the same.
 Networks have random weights and see images of {sizes} px, so the numbers say that the code works, not what
 a trained detector reaches. **Load**: the adapter reads a checkpoint as the family's tools write it, and its outputs
 equal those of the network that was saved. **Label sampling**: adaptive, by `synth`. **Inversion**: change of the
-detection loss in 20 steps. **PTQ**: error of class logits, against the difference between two images. **QAT**: change of
-the loss in 8 steps of `qat`. **Save and reload**: a 4-bit student's outputs. **ONNX**: mean difference of scores between
-the exported and the simulated student, or why there is no export.
+detection loss in 20 steps. **PTQ**: error of class logits, against the difference between two images. **QAT**: change
+of the loss in 8 steps of `qat`. **Save and reload**: a 4-bit student's outputs. **ONNX**: mean difference of scores
+between the exported and the simulated student, or why there is no export.
 
 {table}
 
