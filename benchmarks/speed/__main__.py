@@ -11,7 +11,6 @@ writes `benchmarks/results/<machine>.json` and the table between the markers of 
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +62,9 @@ def main(
         }
         if memory_of is not None:
             makers[memory_of]().step(3)
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+            # ru_maxrss would not do: it starts at what the parent had when it made this process.
+            status = Path("/proc/self/status").read_text(encoding="ascii")
+            print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
             return
         rows = []
         for name, make in makers.items():
