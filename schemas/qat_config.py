@@ -146,6 +146,9 @@ class QatConfig(Contract):
         default=1e-3, ge=0, le=1, description="Adam on step sizes and zero points, relative to each initial step size"
     )
     calibration_images: int = Field(default=128, ge=1, description="at most this many images initialise step sizes")
+    correction_images: int = Field(
+        default=32, ge=0, description="images that layer outputs are corrected on after calibration; 0: no correction"
+    )
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -126,11 +126,31 @@ class InversionConfig(Contract):
         default=None,
         description="null: sampled where label sampling makes images (source: adaptive), else low_frequency",
     )
+    levels: tuple[float, ...] = Field(
+        default=(1.0,),
+        min_length=1,
+        strict=False,  # see ViewConfig.scales
+        description="sides that images are optimised at in turn, shares of image_size, an equal part of the iterations "
+        "each; rising to 1",
+    )
     batch: int = Field(
         default=8, ge=1, le=1024, description="images optimised together; batch-norm terms see them as one"
     )
     weights: LossWeights = LossWeights()
     views: ViewConfig = ViewConfig()
+
+    @field_validator("levels")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value[-1] != 1 or list(value) != sorted(value) or value[0] < 0.1:
+            raise ValueError("takes values from 0.1 that rise to 1, as in [0.5, 1]")
+        return value
+
+    @model_validator(mode="after")
+    def _enough_iterations(self) -> Self:
+        if self.iterations < len(self.levels):
+            raise ValueError(f"iterations {self.iterations} is less than one for each of the {len(self.levels)} levels")
+        return self
 
 
 class Precision(StrEnum):

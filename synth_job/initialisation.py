@@ -43,5 +43,7 @@ def low_frequency_noise(size: int, generator: torch.Generator) -> Tensor:
 
 
 def enlarged(images: Tensor, size: int) -> Tensor:
-    """Images that label sampling ended with, `(B, 3, size, size)` in [0, 1]."""
+    """Images that were optimised at a smaller size, `(B, 3, size, size)` in [0, 1]."""
+    if images.shape[-1] == size:
+        return images
     return F.interpolate(images, size=size, mode="bicubic", align_corners=False).clamp(0, 1)

@@ -26,7 +26,7 @@ from schemas.ranks import Rank
 from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
 from schemas.stage import Stage
 from schemas.storage import remove_file, write_text
-from schemas.synth_config import Initialisation, LabelSource, SynthConfig
+from schemas.synth_config import Initialisation, InversionConfig, LabelSource, SynthConfig
 from synth_job.background import InBackground
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.divergence import Attempts
@@ -159,7 +159,7 @@ def synthesize_images(
         InputError: an inversion diverges, whatever the random numbers.
     """
     config = settings.inversion
-    labels = [detections.scaled(size / sampled.size) for detections in sampled.detections]
+    schedule = levels(config, size, teacher.identity.stride)
     pixels: list[Pixels] = []
     batches = -(-len(indices) // config.batch)
     advance = stage.counter(batches * config.iterations, "inversion", unit="iteration")
@@ -169,23 +169,36 @@ def synthesize_images(
 
         def attempt_at(attempt: int, batch: slice = batch) -> Tensor:
             if settings.initialisation is Initialisation.SAMPLED:
-                images = enlarged(sampled.images[batch], size)
+                images = sampled.images[batch]
             else:
-                images = initial_images(settings.initialisation, settings.seed, indices[batch], size, attempt)
+                start_size = schedule[0][0]
+                images = initial_images(settings.initialisation, settings.seed, indices[batch], start_size, attempt)
             first = indices[batch][0]
             terms: list[Tensor] | None = [] if losses else None
-            images = invert(
-                teacher, images, labels[batch], iterations=config.iterations, learning_rate=config.learning_rate,
-                weights=config.weights, views=config.views,
-                generator=sample_generator(settings.seed, first, attempt), advance=advance, terms=terms,
-                precision=settings.precision,
-            )  # fmt: skip
+            generator = sample_generator(settings.seed, first, attempt)
+            for side, iterations in schedule:
+                labels = [detections.scaled(side / sampled.size) for detections in sampled.detections[batch]]
+                images = invert(
+                    teacher, enlarged(images, side), labels, iterations=iterations,
+                    learning_rate=config.learning_rate, weights=config.weights, views=config.views,
+                    generator=generator, advance=advance, terms=terms, precision=settings.precision,
+                )  # fmt: skip
             if losses and terms:
                 losses.write("inversion", terms, first // config.batch * config.iterations)
             return images
 
         pixels += to_pixels(attempts.run("inversion", indices[batch], change, attempt_at))
     return pixels
+
+
+def levels(config: InversionConfig, size: int, stride: int) -> list[tuple[int, int]]:
+    """Side in pixels and iterations of each resolution that images of `size` pixels are optimised at in turn."""
+    share, rest = divmod(config.iterations, len(config.levels))
+    iterations: dict[int, int] = {}
+    for number, level in enumerate(config.levels):
+        side = max(stride, round(level * size / stride) * stride)
+        iterations[side] = iterations.get(side, 0) + share + (rest if number == len(config.levels) - 1 else 0)
+    return list(iterations.items())
 
 
 def to_pixels(images: Tensor) -> list[Pixels]:

@@ -22,6 +22,7 @@ from schemas.calibration_set import MANIFEST, LabelMode, LabelStatistics
 from schemas.errors import ExitCode
 from schemas.shards import open_calibration_set
 from schemas.storage import file_digest
+from schemas.synth_config import InversionConfig
 from synth_job import job
 
 Synth = Callable[..., Result]
@@ -136,6 +137,31 @@ def test_images_may_start_from_those_of_label_sampling(synth: Synth, tmp_path: P
     assert noise.samples[0].labels == sampled.samples[0].labels
     assert not np.array_equal(noise.samples[0].image(), sampled.samples[0].image())
     assert sampled.samples[0].image().shape == (64, 64, 3)
+
+
+def test_images_grow_through_the_levels_with_their_labels(
+    synth: Synth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int, float]] = []
+
+    def watched(teacher: Detector, images: torch.Tensor, labels: list[Detections], **settings: Any) -> torch.Tensor:
+        seen.append((images.shape[-1], settings["iterations"], float(labels[0].boxes[0, 2])))
+        return invert(teacher, images, labels, **settings)
+
+    invert = job.invert
+    monkeypatch.setattr(job, "invert", watched)
+    settings = {"labels__source": "random", "images": 1, "inversion__iterations": 5, "inversion__levels": [0.5, 1]}
+    assert synth(tmp_path, **settings).exit_code == 0
+    assert [entry[:2] for entry in seen] == [(32, 2), (64, 3)]
+    assert seen[1][2] == pytest.approx(2 * seen[0][2])
+    (sample,) = open_calibration_set(tmp_path).samples
+    assert sample.image().shape == (64, 64, 3)
+
+
+def test_levels_split_the_iterations_and_equal_sides_join() -> None:
+    config = InversionConfig(iterations=11, levels=(0.5, 0.5, 1.0))
+    assert job.levels(config, 320, 32) == [(160, 6), (320, 5)]
+    assert job.levels(config, 32, 32) == [(32, 11)], "no side is below the stride"
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(

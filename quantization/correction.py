@@ -1,0 +1,119 @@
+"""Output correction after calibration: every channel of every layer gets the float layer's mean and spread back.
+
+Rounding shifts and widens what a layer gives, and errors add up from layer to layer. Re-estimating batch norm mends that
+in a network that still has it; where it is folded, the scale goes into the weights of the channel and their step size
+alike, so that the integers stay as they are, and the shift into the bias (shift alone: arXiv 1906.04721, section 4.2).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detectors.protocol import Detector
+from quantization.convert import in_float, quantized_layers
+from quantization.layers import QuantizedConv2d, QuantizedLayer
+
+POSITIONS = 8192
+"""Output positions of a layer, over all images, that are compared; more are thinned out evenly."""
+SCALE_RANGE = (0.5, 2.0)
+"""A channel is not scaled beyond: one that seems to need it carries little but rounding errors."""
+
+Hook = Callable[..., Tensor | None]
+"""A forward hook: module, inputs, output; what it returns replaces the output."""
+
+
+@torch.no_grad()
+def correct_outputs(student: Detector, images: Tensor) -> None:
+    """Give every layer's output the float network's mean and standard deviation, channel by channel.
+
+    Layers are corrected in the order of execution within one forward pass, so that each one sees inputs that already
+    are corrected. A layer without bias, or one that runs several times in a pass, stays as it is.
+
+    Args:
+        student: calibrated.
+        images: `(B, 3, H, W)`, of the calibration set.
+    """
+    network = student.network
+    layers = {name: layer for name, layer in quantized_layers(network).items() if layer.bias is not None}
+    outputs: dict[str, Tensor] = {}
+    runs: Counter[str] = Counter()
+
+    def record(name: str, layer: QuantizedLayer) -> Hook:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            runs[name] += 1
+            outputs[name] = positions(layer, output)
+
+        return hook
+
+    def correct(name: str, layer: QuantizedLayer) -> Hook:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+            if runs[name] != 1:
+                return None
+            correction = Correction.between(outputs.pop(name), positions(layer, output))
+            if layer.weight_quantizer.spec.granularity != "per_channel":
+                correction = correction.without_scale()
+            correction.apply_to(layer)
+            return correction.of_output(layer, output)
+
+        return hook
+
+    with in_float(network), _hooks(layers, record):
+        wanted = student.head_outputs(images)
+    with _hooks(layers, correct):
+        student.head_outputs(images, like=wanted)
+
+
+@contextmanager
+def _hooks(layers: dict[str, QuantizedLayer], make: Callable[[str, QuantizedLayer], Hook]) -> Iterator[None]:
+    handles = [layer.register_forward_hook(make(name, layer)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def positions(layer: QuantizedLayer, output: Tensor) -> Tensor:
+    """A layer's output as `(positions, channels)`, thinned out evenly where there are many."""
+    if isinstance(layer, QuantizedConv2d):
+        output = output.permute(0, 2, 3, 1)
+    rows = output.reshape(-1, output.shape[-1])
+    return rows[:: max(1, len(rows) // POSITIONS)].clone()
+
+
+@dataclass(frozen=True)
+class Correction:
+    """y ↦ scale · (y − mean) + target, per channel, `(channels,)` each."""
+
+    scale: Tensor
+    mean: Tensor
+    target: Tensor
+
+    @classmethod
+    def between(cls, wanted: Tensor, found: Tensor) -> "Correction":
+        """That gives `found` the mean and standard deviation of `wanted`, `(positions, channels)`."""
+        spread, target_spread = found.std(dim=0), wanted.std(dim=0)
+        scale = torch.where(spread > 0, target_spread / spread, 1.0)
+        return cls(scale.clamp(*SCALE_RANGE), found.mean(dim=0), wanted.mean(dim=0))
+
+    def without_scale(self) -> "Correction":
+        """The shift alone."""
+        return Correction(torch.ones_like(self.scale), self.mean, self.target)
+
+    def apply_to(self, layer: QuantizedLayer) -> None:
+        """Change weights, their step sizes and the bias."""
+        assert layer.bias is not None
+        layer.weight.mul_(self.scale.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+        if layer.weight_quantizer.step_size.numel() > 1:
+            layer.weight_quantizer.step_size.mul_(self.scale)
+        layer.bias.sub_(self.mean).mul_(self.scale).add_(self.target)
+
+    def of_output(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
+        """What the changed layer gives where it gave `output`."""
+        shape = (-1, 1, 1) if isinstance(layer, QuantizedConv2d) else (-1,)
+        scale, mean, target = (part.reshape(shape) for part in (self.scale, self.mean, self.target))
+        return (output - mean) * scale + target
