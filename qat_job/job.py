@@ -16,7 +16,7 @@ from qat_job.team import Team, assembled
 from qat_job.training import train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, mean_weight_bits, quantized_layers
-from quantization.correction import correct_outputs
+from quantization.correction import fit_to_float
 from quantization.onnx_export import PARITY_IMAGES, export_student
 from quantization.student import load_student, save_student
 from schemas.errors import InputError
@@ -140,7 +140,8 @@ def lead(
             student.head_outputs,
         )
         if settings.correction_images:
-            correct_outputs(student, next(images.in_order(settings.correction_images, settings.correction_images)))
+            fitted = next(images.in_order(settings.correction_images, settings.correction_images))
+            fit_to_float(student, fitted, compensate=settings.compensated_rounding)
         stage.stop_here_if_asked()
         summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
         before = folder if settings.ptq_only else folder / PTQ_FOLDER

@@ -1,8 +1,8 @@
 """Output correction after calibration: every channel of every layer gets the float layer's mean and spread back.
 
-Rounding shifts and widens what a layer gives, and errors add up from layer to layer. Re-estimating batch norm mends that
-in a network that still has it; where it is folded, the scale goes into the weights of the channel and their step size
-alike, so that the integers stay as they are, and the shift into the bias (shift alone: arXiv 1906.04721, section 4.2).
+Rounding shifts and widens what a layer gives, and errors add up from layer to layer. Re-estimating batch norm mends
+that in a network that still has it; where it is folded, the scale goes into the weights of the channel and their step
+size alike, so that the integers stay as they are, and the shift into the bias (shift alone: arXiv 1906.04721).
 """
 
 from collections import Counter
@@ -16,60 +16,68 @@ from torch import Tensor, nn
 from detectors.protocol import Detector
 from quantization.convert import in_float, quantized_layers
 from quantization.layers import QuantizedConv2d, QuantizedLayer
+from quantization.rounding import round_weights
 
 POSITIONS = 8192
 """Output positions of a layer, over all images, that are compared; more are thinned out evenly."""
 SCALE_RANGE = (0.5, 2.0)
 """A channel is not scaled beyond: one that seems to need it carries little but rounding errors."""
 
-Hook = Callable[..., Tensor | None]
-"""A forward hook: module, inputs, output; what it returns replaces the output."""
+Handle = torch.utils.hooks.RemovableHandle
 
 
 @torch.no_grad()
-def correct_outputs(student: Detector, images: Tensor) -> None:
-    """Give every layer's output the float network's mean and standard deviation, channel by channel.
+def fit_to_float(student: Detector, images: Tensor, *, compensate: bool) -> None:
+    """Bring every layer of a calibrated student close to the float layer, in the order of execution.
 
-    Layers are corrected in the order of execution within one forward pass, so that each one sees inputs that already
-    are corrected. A layer without bias, or one that runs several times in a pass, stays as it is.
+    All layers take their turn within one forward pass, so that each sees the inputs that those before it, already done,
+    will give: its weights are rounded for them, then its output is corrected. A layer that runs several times in a pass
+    stays as it is; one without bias is not corrected.
 
     Args:
-        student: calibrated.
+        student: calibrated; its weights, biases and step sizes of weights change.
         images: `(B, 3, H, W)`, of the calibration set.
+        compensate: whether weights are rounded against each other, see `quantization.rounding`.
     """
-    network = student.network
-    layers = {name: layer for name, layer in quantized_layers(network).items() if layer.bias is not None}
-    outputs: dict[str, Tensor] = {}
+    layers = quantized_layers(student.network)
+    wanted: dict[str, Tensor] = {}
     runs: Counter[str] = Counter()
 
-    def record(name: str, layer: QuantizedLayer) -> Hook:
+    def record(name: str, layer: QuantizedLayer) -> Handle:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             runs[name] += 1
-            outputs[name] = positions(layer, output)
+            wanted[name] = positions(layer, output)
 
-        return hook
+        return layer.register_forward_hook(hook)
 
-    def correct(name: str, layer: QuantizedLayer) -> Hook:
+    def round_for(name: str, layer: QuantizedLayer) -> Handle:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if compensate and runs[name] == 1:
+                round_weights(layer, inputs[0])
+
+        return layer.register_forward_pre_hook(hook)
+
+    def correct(name: str, layer: QuantizedLayer) -> Handle:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
-            if runs[name] != 1:
+            if runs[name] != 1 or layer.bias is None:
                 return None
-            correction = Correction.between(outputs.pop(name), positions(layer, output))
+            correction = Correction.between(wanted.pop(name), positions(layer, output))
             if layer.weight_quantizer.spec.granularity != "per_channel":
                 correction = correction.without_scale()
             correction.apply_to(layer)
             return correction.of_output(layer, output)
 
-        return hook
+        return layer.register_forward_hook(hook)
 
-    with in_float(network), _hooks(layers, record):
-        wanted = student.head_outputs(images)
-    with _hooks(layers, correct):
-        student.head_outputs(images, like=wanted)
+    with in_float(student.network), _hooks(layers, record):
+        outputs = student.head_outputs(images)
+    with _hooks(layers, round_for), _hooks(layers, correct):
+        student.head_outputs(images, like=outputs)
 
 
 @contextmanager
-def _hooks(layers: dict[str, QuantizedLayer], make: Callable[[str, QuantizedLayer], Hook]) -> Iterator[None]:
-    handles = [layer.register_forward_hook(make(name, layer)) for name, layer in layers.items()]
+def _hooks(layers: dict[str, QuantizedLayer], make: Callable[[str, QuantizedLayer], Handle]) -> Iterator[None]:
+    handles = [make(name, layer) for name, layer in layers.items()]
     try:
         yield
     finally:

@@ -41,6 +41,10 @@ class QuantizedLayer(nn.Module, ABC):
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """The float operation with given weights."""
 
+    @abstractmethod
+    def columns(self, x: Tensor) -> Tensor:
+        """What outputs are weighted sums of: `(groups, inputs, positions)` of an input of the layer."""
+
 
 def weight_quantizer(weight: Tensor, spec: QuantizerSpec) -> FakeQuantizer:
     """A quantizer for `weight`, channels first."""
@@ -65,6 +69,17 @@ class QuantizedConv2d(QuantizedLayer):
         """See `QuantizedLayer`."""
         return F.conv2d(x, weight, self.bias, **self._geometry)
 
+    def columns(self, x: Tensor) -> Tensor:
+        """See `QuantizedLayer`; the patches under the kernel."""
+        groups, kernel = self._geometry["groups"], self.weight.shape[2:]
+        dilation, padding, stride = (self._geometry[key] for key in ("dilation", "padding", "stride"))
+        if isinstance(padding, str):  # "same" pads the far side more where the two differ
+            reach = [step * (side - 1) if padding == "same" else 0 for step, side in zip(dilation, kernel, strict=True)]
+            x = F.pad(x, [part for total in reversed(reach) for part in (total // 2, total - total // 2)])
+            padding = 0
+        patches = F.unfold(x, kernel, dilation, padding, stride)  # (B, C · kernel, positions of one image)
+        return patches.transpose(0, 1).reshape(groups, self.weight[0].numel(), -1)
+
 
 class QuantizedLinear(QuantizedLayer):
     """`nn.Linear` with quantizers."""
@@ -72,6 +87,10 @@ class QuantizedLinear(QuantizedLayer):
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `QuantizedLayer`."""
         return F.linear(x, weight, self.bias)
+
+    def columns(self, x: Tensor) -> Tensor:
+        """See `QuantizedLayer`; the rows of `x`."""
+        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
 
 
 class QuantizedMatMul(MatMul):

@@ -149,6 +149,10 @@ class QatConfig(Contract):
     correction_images: int = Field(
         default=32, ge=0, description="images that layer outputs are corrected on after calibration; 0: no correction"
     )
+    compensated_rounding: bool = Field(
+        default=True,
+        description="before that, on the same images: round weights of fewer than 8 bits so that errors cancel (GPTQ)",
+    )
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -25,7 +25,10 @@ def test_defaults_are_valid(model):
         ),
         ({"inversion": {"levels": [1, 0.5]}}, r"inversion.levels: .* rise to 1"),
         ({"inversion": {"levels": [0.5]}}, r"inversion.levels: .* rise to 1"),
-        ({"inversion": {"levels": [0.5, 1], "iterations": 1}}, "iterations 1 is less than one for each of the 2 levels"),
+        (
+            {"inversion": {"levels": [0.5, 1], "iterations": 1}},
+            "iterations 1 is less than one for each of the 2 levels",
+        ),
         ({"labels": {"source": "adaptativ"}}, "labels.source: got 'adaptativ'"),
     ],
 )
