@@ -64,7 +64,7 @@ def train(
         team.take_over(student.network.state_dict().values())
     teacher = teacher.copy()
     teacher.fold_batch_norm()  # the same function, one pass over every activation less
-    optimizer = Adam(parameter_groups(student, config.weight_learning_rate, config.step_size_learning_rate))
+    optimizer = Adam(parameter_groups(student, config))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
     for parameter in student.network.parameters():
         parameter.requires_grad_(False)
@@ -150,25 +150,30 @@ def training_loss(
     return loss
 
 
-def parameter_groups(student: Detector, learning_rate: float, step_size_learning_rate: float) -> list[dict[str, Any]]:
-    """Adam's groups: weights (but those of decoding) at one rate, each quantizer at a rate relative to its step size.
+def parameter_groups(student: Detector, config: QatConfig) -> list[dict[str, Any]]:
+    """Adam's groups: weights (but those of decoding), biases of quantized layers, and each quantizer by itself.
 
-    Adam's steps have the size of the learning rate whatever the gradient; step sizes span orders of magnitude, so that
-    one absolute rate would freeze some and scatter others. Zero points move relative to the number of levels.
+    Adam's steps have the size of the learning rate whatever the gradient. Biases are not rounded, so that they may move
+    faster than weights. Step sizes span orders of magnitude, so that one absolute rate would freeze some and scatter
+    others: theirs is relative to the initial value. Zero points move relative to the number of levels.
     """
     network = student.network
     quantizers = [module for module in network.modules() if isinstance(module, FakeQuantizer)]
+    biases = [layer.bias for layer in quantized_layers(network).values() if layer.bias is not None]
     fixed = [network.get_submodule(name) for name in student.float_layers()]
     not_weights = {id(parameter) for module in (*quantizers, *fixed) for parameter in module.parameters()}
+    not_weights |= {id(bias) for bias in biases}
     weights = [parameter for parameter in network.parameters() if id(parameter) not in not_weights]
-    groups: list[dict[str, Any]] = [{"params": weights, "lr": learning_rate}]
-    if step_size_learning_rate:
-        for quantizer in quantizers:
-            lowest, highest = quantizer.spec.range
-            rate = step_size_learning_rate * float(quantizer.step_size.detach().mean())
-            groups.append({"params": [quantizer.step_size], "lr": rate})
-            if quantizer.spec.affine:
-                groups.append({"params": [quantizer.zero_point], "lr": step_size_learning_rate * (highest - lowest)})
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "lr": config.weight_learning_rate},
+        {"params": biases, "lr": config.bias_learning_rate},
+    ]
+    relative = config.step_size_learning_rate
+    for quantizer in quantizers if relative else ():
+        lowest, highest = quantizer.spec.range
+        groups.append({"params": [quantizer.step_size], "lr": relative * float(quantizer.step_size.detach().mean())})
+        if quantizer.spec.affine:
+            groups.append({"params": [quantizer.zero_point], "lr": relative * (highest - lowest)})
     return groups
 
 

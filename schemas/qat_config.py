@@ -103,7 +103,7 @@ class SensitivityConfig(Contract):
         return self.budget is not None or self.max_drop is not None
 
 
-RATE_AT_4_BITS = 2e-4
+RATE_AT_4_BITS = 1e-4
 """Default learning rate of weights at 4 bits."""
 
 
@@ -140,7 +140,10 @@ class QatConfig(Contract):
         default=None,
         gt=0,
         le=1,
-        description="Adam on weights, cosine decay; null: 2e-4 at 4 bits, halved by each further bit; paper 1e-5",
+        description="Adam on weights, cosine decay; null: 1e-4 at 4 bits, halved by each further bit; paper 1e-5",
+    )
+    bias_learning_rate: float = Field(
+        default=4e-3, ge=0, le=1, description="Adam on biases of quantized layers, which are not rounded"
     )
     step_size_learning_rate: float = Field(
         default=1e-3, ge=0, le=1, description="Adam on step sizes and zero points, relative to each initial step size"

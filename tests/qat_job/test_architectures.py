@@ -10,7 +10,7 @@ from qat_job.distillation import FeatureTap
 from qat_job.training import parameter_groups, training_loss
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
-from schemas.qat_config import BitPolicy, DistillationWeights
+from schemas.qat_config import BitPolicy, DistillationWeights, QatConfig
 from schemas.synth_config import LossWeights, ViewConfig
 from schemas.teacher import TeacherIdentity
 from synth_job.initialisation import sample_generator
@@ -107,7 +107,7 @@ def test_one_inversion_step_moves_the_images(detector: UltralyticsDetector, imag
 def test_one_training_step_moves_every_weight(detector: UltralyticsDetector, images: torch.Tensor) -> None:
     student = make_student(detector, BitPolicy(weight_bits=4, activation_bits=8))
     calibrate(student.network, lambda: [images], student.head_outputs)
-    groups = parameter_groups(student, 1e-3, 1e-3)
+    groups = parameter_groups(student, QatConfig(learning_rate=1e-3, bias_learning_rate=1e-3))
     for group in groups:
         for parameter in group["params"]:
             parameter.requires_grad_(True)

@@ -89,7 +89,7 @@ def test_one_training_step_moves_every_weight(detector: Detector, images: Tensor
     student, outputs, expected, features = trained(detector, images)
     loss = training_loss(student, DistillationWeights(), LABELS, outputs, expected, *features)
     before = {name: layer.weight.detach().clone() for name, layer in quantized_layers(student.network).items()}
-    optimizer = torch.optim.Adam(parameter_groups(student, 1e-3, 1e-3))
+    optimizer = torch.optim.Adam(parameter_groups(student, QatConfig(learning_rate=1e-3, bias_learning_rate=1e-3)))
     loss.backward()
     optimizer.step()
 
@@ -103,7 +103,7 @@ def trained(detector: Detector, images: Tensor) -> tuple[Detector, Any, Any, tup
     """A calibrated student and what a training step starts from."""
     student = make_student(detector, BitPolicy(weight_bits=4, activation_bits=8))
     calibrate(student.network, lambda: [images], student.head_outputs)
-    for group in parameter_groups(student, 1e-3, 1e-3):
+    for group in parameter_groups(student, QatConfig(learning_rate=1e-3, bias_learning_rate=1e-3)):
         for parameter in group["params"]:
             parameter.requires_grad_(True)
     sites = student.distillation_sites()

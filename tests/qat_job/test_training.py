@@ -17,6 +17,7 @@ from schemas.errors import InputError
 from schemas.qat_config import BitPolicy, DistillationWeights, QatConfig
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+CONFIG = QatConfig(learning_rate=1e-4, bias_learning_rate=1e-2, step_size_learning_rate=1e-3)
 LABELS = [Detections.of([[8.0, 8.0, 50.0, 40.0]], [2]), Detections.of([[20.0, 10.0, 60.0, 60.0]], [5])]
 
 
@@ -28,7 +29,7 @@ def student(teacher: Detector) -> Detector:
 
 
 def test_every_parameter_is_in_one_group_but_those_of_decoding(student: Detector) -> None:
-    groups = parameter_groups(student, 1e-4, 1e-3)
+    groups = parameter_groups(student, CONFIG)
     grouped = [parameter for group in groups for parameter in group["params"]]
     assert len({id(parameter) for parameter in grouped}) == len(grouped)
     fixed = {id(p) for name in student.float_layers() for p in student.network.get_submodule(name).parameters()}
@@ -42,16 +43,18 @@ def test_every_parameter_is_in_one_group_but_those_of_decoding(student: Detector
 
 
 def test_step_sizes_learn_relative_to_themselves(student: Detector) -> None:
-    rates = {id(p): group["lr"] for group in parameter_groups(student, 1e-4, 1e-3) for p in group["params"]}
+    rates = {id(p): group["lr"] for group in parameter_groups(student, CONFIG) for p in group["params"]}
     for layer in quantized_layers(student.network).values():
         assert rates[id(layer.weight)] == 1e-4
+        assert layer.bias is None or rates[id(layer.bias)] == 1e-2
         for quantizer in (layer.weight_quantizer, layer.input_quantizer):
             expected = 1e-3 * float(quantizer.step_size.detach().mean())
             assert rates[id(quantizer.step_size)] == pytest.approx(expected)
 
 
 def test_step_sizes_stay_fixed_at_rate_zero(student: Detector) -> None:
-    grouped = {id(p) for group in parameter_groups(student, 1e-4, 0.0) for p in group["params"]}
+    config = CONFIG.model_copy(update={"step_size_learning_rate": 0.0})
+    grouped = {id(p) for group in parameter_groups(student, config) for p in group["params"]}
     quantizers = [module for module in student.network.modules() if isinstance(module, FakeQuantizer)]
     assert not any(id(quantizer.step_size) in grouped for quantizer in quantizers)
 
@@ -94,7 +97,7 @@ def test_a_loss_that_is_no_number_stops_the_training(loss: float) -> None:
         check_finite([torch.tensor(1.0), torch.tensor(loss)], config)
 
 
-@pytest.mark.parametrize(("bits", "rate"), [(8, 1.25e-5), (6, 5e-5), (4, 2e-4), (3, 4e-4)])
+@pytest.mark.parametrize(("bits", "rate"), [(8, 6.25e-6), (6, 2.5e-5), (4, 1e-4), (3, 2e-4)])
 def test_the_default_learning_rate_halves_with_each_weight_bit(bits: int, rate: float) -> None:
     assert QatConfig(bits=BitPolicy(weight_bits=bits)).weight_learning_rate == pytest.approx(rate)
     assert QatConfig(bits=BitPolicy(weight_bits=bits), learning_rate=1e-3).weight_learning_rate == 1e-3
