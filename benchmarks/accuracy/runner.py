@@ -1,6 +1,7 @@
 """Run the cells of a grid that have no result yet, each as a user would run the three stages."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,9 @@ def _run(config: RunConfig, stage: str, output: Path, *inputs: str) -> None:
     path = output.with_name(f"{output.name}.yaml")
     arguments = ("--config", str(path), *inputs, "--output", str(output))
     write_stage_config(StageCommand(stage, command.config, path, output.parent, output, arguments))
-    if code := run_job(command.module, arguments):
+    # The ultralytics package, imported here to judge detections, sets one thread for all processes started after it.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    if code := run_job(command.module, arguments, environment):
         sys.exit(code)
 
 
