@@ -141,7 +141,7 @@ def lead(
         )
         if settings.correction_images:
             fitted = next(images.in_order(settings.correction_images, settings.correction_images))
-            fit_to_float(student, fitted, compensate=settings.compensated_rounding)
+            fit_to_float(student, fitted, compensate=settings.compensates)
         stage.stop_here_if_asked()
         summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
         before = folder if settings.ptq_only else folder / PTQ_FOLDER

@@ -103,7 +103,7 @@ class SensitivityConfig(Contract):
         return self.budget is not None or self.max_drop is not None
 
 
-RATE_AT_4_BITS = 1e-4
+RATE_AT_4_BITS = 2e-4
 """Default learning rate of weights at 4 bits."""
 
 
@@ -140,7 +140,7 @@ class QatConfig(Contract):
         default=None,
         gt=0,
         le=1,
-        description="Adam on weights, cosine decay; null: 1e-4 at 4 bits, halved by each further bit; paper 1e-5",
+        description="Adam on weights, cosine decay; null: 2e-4 at 4 bits, halved by each further bit; paper 1e-5",
     )
     bias_learning_rate: float = Field(
         default=4e-3, ge=0, le=1, description="Adam on biases of quantized layers, which are not rounded"
@@ -152,9 +152,10 @@ class QatConfig(Contract):
     correction_images: int = Field(
         default=32, ge=0, description="images that layer outputs are corrected on after calibration; 0: no correction"
     )
-    compensated_rounding: bool = Field(
-        default=True,
-        description="before that, on the same images: round weights of fewer than 8 bits so that errors cancel (GPTQ)",
+    compensated_rounding: bool | None = Field(
+        default=None,
+        description="before that, on the same images: round weights of fewer than 8 bits so that errors cancel (GPTQ); "
+        "null: where nothing is trained afterwards (ptq_only), since training goes further from unrounded weights",
     )
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -183,6 +184,11 @@ class QatConfig(Contract):
                 "(without budget and max_drop, sensitivity only measures)"
             )
         return self
+
+    @property
+    def compensates(self) -> bool:
+        """Whether weights are rounded against each other, the default resolved."""
+        return self.ptq_only if self.compensated_rounding is None else self.compensated_rounding
 
     @property
     def weight_learning_rate(self) -> float:

@@ -97,7 +97,14 @@ def test_a_loss_that_is_no_number_stops_the_training(loss: float) -> None:
         check_finite([torch.tensor(1.0), torch.tensor(loss)], config)
 
 
-@pytest.mark.parametrize(("bits", "rate"), [(8, 6.25e-6), (6, 2.5e-5), (4, 1e-4), (3, 2e-4)])
+def test_weights_are_rounded_for_good_only_where_no_training_follows() -> None:
+    assert not QatConfig().compensates
+    assert QatConfig(ptq_only=True).compensates
+    assert QatConfig(compensated_rounding=True).compensates
+    assert not QatConfig(ptq_only=True, compensated_rounding=False).compensates
+
+
+@pytest.mark.parametrize(("bits", "rate"), [(8, 1.25e-5), (6, 5e-5), (4, 2e-4), (3, 4e-4)])
 def test_the_default_learning_rate_halves_with_each_weight_bit(bits: int, rate: float) -> None:
     assert QatConfig(bits=BitPolicy(weight_bits=bits)).weight_learning_rate == pytest.approx(rate)
     assert QatConfig(bits=BitPolicy(weight_bits=bits), learning_rate=1e-3).weight_learning_rate == 1e-3

@@ -82,7 +82,7 @@ def test_mean_outputs_become_those_of_the_float_layers(before: Detector, after: 
         wanted = layer_outputs(before, images)
     found, uncorrected = layer_outputs(after, images), layer_outputs(before, images)
     for name, expected in wanted.items():
-        assert largest_shift(found[name], expected) < 0.01, name
+        assert largest_shift(found[name], expected) < 0.05, name
     assert max(largest_shift(uncorrected[name], expected) for name, expected in wanted.items()) > 0.1
 
 
