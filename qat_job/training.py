@@ -166,7 +166,7 @@ def parameter_groups(student: Detector, config: QatConfig) -> list[dict[str, Any
     weights = [parameter for parameter in network.parameters() if id(parameter) not in not_weights]
     groups: list[dict[str, Any]] = [
         {"params": weights, "lr": config.weight_learning_rate},
-        {"params": biases, "lr": config.bias_learning_rate},
+        {"params": biases, "lr": config.resolved_bias_learning_rate},
     ]
     relative = config.step_size_learning_rate
     for quantizer in quantizers if relative else ():

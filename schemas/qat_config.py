@@ -105,6 +105,8 @@ class SensitivityConfig(Contract):
 
 RATE_AT_4_BITS = 2e-4
 """Default learning rate of weights at 4 bits."""
+BIAS_RATE = 20
+"""Default learning rate of biases, relative to that of weights."""
 
 
 class DistillationWeights(Contract):
@@ -142,8 +144,11 @@ class QatConfig(Contract):
         le=1,
         description="Adam on weights, cosine decay; null: 2e-4 at 4 bits, halved by each further bit; paper 1e-5",
     )
-    bias_learning_rate: float = Field(
-        default=4e-3, ge=0, le=1, description="Adam on biases of quantized layers, which are not rounded"
+    bias_learning_rate: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Adam on biases of quantized layers, which are not rounded; null: 20 times that of weights",
     )
     step_size_learning_rate: float = Field(
         default=1e-3, ge=0, le=1, description="Adam on step sizes and zero points, relative to each initial step size"
@@ -194,6 +199,13 @@ class QatConfig(Contract):
     def weight_learning_rate(self) -> float:
         """The learning rate of weights, the default resolved: in proportion to the size of a quantization step."""
         return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
+
+    @property
+    def resolved_bias_learning_rate(self) -> float:
+        """The learning rate of biases, the default resolved."""
+        if self.bias_learning_rate is not None:
+            return self.bias_learning_rate
+        return min(1.0, BIAS_RATE * self.weight_learning_rate)
 
     def keyed(self) -> dict[str, Any]:
         """What decides the student: not locations (their digests count), the device, or what is written beside it."""

@@ -97,6 +97,13 @@ def test_a_loss_that_is_no_number_stops_the_training(loss: float) -> None:
         check_finite([torch.tensor(1.0), torch.tensor(loss)], config)
 
 
+def test_biases_learn_faster_than_weights_unless_set() -> None:
+    assert QatConfig(bits=BitPolicy(weight_bits=4)).resolved_bias_learning_rate == pytest.approx(4e-3)
+    assert QatConfig(bits=BitPolicy(weight_bits=8)).resolved_bias_learning_rate == pytest.approx(2.5e-4)
+    assert QatConfig(bias_learning_rate=0.0).resolved_bias_learning_rate == 0
+    assert QatConfig(learning_rate=1.0).resolved_bias_learning_rate == 1
+
+
 def test_weights_are_rounded_for_good_only_where_no_training_follows() -> None:
     assert not QatConfig().compensates
     assert QatConfig(ptq_only=True).compensates
