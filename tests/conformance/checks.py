@@ -22,7 +22,7 @@ from quantization.student import load_student, save_student
 from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMode
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
-from schemas.qat_config import AugmentationConfig, BitPolicy, QatConfig
+from schemas.qat_config import RATE_AT_4_BITS, AugmentationConfig, BitPolicy, QatConfig
 from schemas.ranks import Rank
 from schemas.shards import open_calibration_set
 from schemas.stage import Stage
@@ -185,9 +185,10 @@ def quantizes(subject: Subject) -> str:
 def trains(subject: Subject) -> str:
     """QAT at W4A8 by the job itself moves every quantized layer and lowers its loss on the set it sees."""
     _ = subject.calibration_set
+    rate = subject.case.learning_rate or RATE_AT_4_BITS  # for biases too: a higher one overshoots on random weights
     settings = QatConfig(
         teacher=subject.source, bits=BitPolicy(weight_bits=4), steps=8, batch=IMAGES, onnx=False, device="cpu",
-        learning_rate=subject.case.learning_rate,
+        learning_rate=rate, bias_learning_rate=rate,
         augmentation=AugmentationConfig(flip=0.0, shift=0.0, scale=0.0, brightness=0.0),
     )  # fmt: skip
     folder = subject.folder / "trained"

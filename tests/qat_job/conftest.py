@@ -96,9 +96,18 @@ def qat(calibration_set: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def trained(qat: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_with() -> dict[str, Any]:
+    """Settings of `trained`: from a start that leaves room for thirty steps, at a rate that random weights bear."""
+    return {
+        "steps": 30, "batch": 4, "learning_rate": 2e-4, "bias_learning_rate": 2e-4,
+        "calibration_images": 4, "correction_images": 0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def trained(qat: Callable[..., Result], trained_with: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student trained for thirty steps; tests must not change it."""
     folder = tmp_path_factory.mktemp("trained")
-    result = qat(folder, steps=30, batch=4, learning_rate=2e-4, calibration_images=4)
+    result = qat(folder, **trained_with)
     assert result.exit_code == 0, result.output
     return folder

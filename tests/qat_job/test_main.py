@@ -146,9 +146,11 @@ def test_the_same_seed_gives_the_same_student_and_another_one_another(qat: Qat, 
     assert one.weights_sha256 == again.weights_sha256 != other.weights_sha256
 
 
-def test_a_finished_student_is_up_to_date_and_stays_untouched(qat: Qat, trained: Path) -> None:
+def test_a_finished_student_is_up_to_date_and_stays_untouched(
+    qat: Qat, trained: Path, trained_with: dict[str, Any]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    result = qat(trained, steps=30, batch=4, learning_rate=2e-4, calibration_images=4)
+    result = qat(trained, **trained_with)
     assert result.exit_code == 0
     assert "up to date" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
@@ -174,11 +176,10 @@ def test_overwriting_replaces_the_student(qat: Qat, trained: Path, tmp_path: Pat
 
 
 def test_another_set_is_another_student(
-    qat: Qat, trained: Path, write_set: Callable[..., Path], tmp_path: Path
+    qat: Qat, trained: Path, trained_with: dict[str, Any], write_set: Callable[..., Path], tmp_path: Path
 ) -> None:
     other = write_set(tmp_path / "set", size=64)
-    settings: dict[str, Any] = {"steps": 30, "batch": 4, "learning_rate": 2e-4, "calibration_images": 4}
-    assert "calibration_set" in one_line(qat(trained, folder=other, **settings), ExitCode.BAD_INPUT)
+    assert "calibration_set" in one_line(qat(trained, folder=other, **trained_with), ExitCode.BAD_INPUT)
 
 
 def test_sigterm_stops_and_leaves_no_half_student(qat: Qat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
