@@ -185,10 +185,11 @@ def quantizes(subject: Subject) -> str:
 def trains(subject: Subject) -> str:
     """QAT at W4A8 by the job itself moves every quantized layer and lowers its loss on the set it sees."""
     _ = subject.calibration_set
-    rate = subject.case.learning_rate or RATE_AT_4_BITS  # for biases too: a higher one overshoots on random weights
+    # From a start that leaves room for eight steps, and biases no faster than weights: random weights do not bear it.
+    rate = subject.case.learning_rate or RATE_AT_4_BITS
     settings = QatConfig(
         teacher=subject.source, bits=BitPolicy(weight_bits=4), steps=8, batch=IMAGES, onnx=False, device="cpu",
-        learning_rate=rate, bias_learning_rate=rate,
+        learning_rate=rate, bias_learning_rate=rate, correction_images=0,
         augmentation=AugmentationConfig(flip=0.0, shift=0.0, scale=0.0, brightness=0.0),
     )  # fmt: skip
     folder = subject.folder / "trained"
