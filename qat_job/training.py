@@ -165,8 +165,8 @@ def parameter_groups(student: Detector, config: QatConfig) -> list[dict[str, Any
     not_weights |= {id(bias) for bias in biases}
     weights = [parameter for parameter in network.parameters() if id(parameter) not in not_weights]
     groups: list[dict[str, Any]] = [
-        {"params": weights, "lr": config.weight_learning_rate},
-        {"params": biases, "lr": config.resolved_bias_learning_rate},
+        {"params": weights, "lr": config.rate_of_weights},
+        {"params": biases, "lr": config.rate_of_biases},
     ]
     relative = config.step_size_learning_rate
     for quantizer in quantizers if relative else ():
@@ -186,6 +186,6 @@ def check_finite(losses: list[Tensor], config: QatConfig) -> None:
     if losses and not bool(torch.isfinite(losses[-1])):
         raise InputError(
             f"training diverged: the loss is not finite by step {len(losses)}; "
-            f"lower learning_rate (now {config.weight_learning_rate:g}) or step_size_learning_rate "
-            f"(now {config.step_size_learning_rate:g}), and start anew with --overwrite"
+            f"lower learning_rate (now {config.rate_of_weights:g}), bias_learning_rate (now {config.rate_of_biases:g}) "
+            f"or step_size_learning_rate (now {config.step_size_learning_rate:g}), and start anew with --overwrite"
         )

@@ -182,6 +182,12 @@ class QatConfig(Contract):
         return self
 
     @model_validator(mode="after")
+    def _rounds_on_images(self) -> Self:
+        if self.compensated_rounding and not self.correction_images:
+            raise ValueError("compensated_rounding is true but correction_images is 0: it needs images to round on")
+        return self
+
+    @model_validator(mode="after")
     def _one_plan(self) -> Self:
         if self.bits.layers and self.sensitivity is not None and self.sensitivity.plans:
             raise ValueError(
@@ -196,16 +202,16 @@ class QatConfig(Contract):
         return self.ptq_only if self.compensated_rounding is None else self.compensated_rounding
 
     @property
-    def weight_learning_rate(self) -> float:
+    def rate_of_weights(self) -> float:
         """The learning rate of weights, the default resolved: in proportion to the size of a quantization step."""
         return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
 
     @property
-    def resolved_bias_learning_rate(self) -> float:
+    def rate_of_biases(self) -> float:
         """The learning rate of biases, the default resolved."""
         if self.bias_learning_rate is not None:
             return self.bias_learning_rate
-        return min(1.0, BIAS_RATE * self.weight_learning_rate)
+        return min(1.0, BIAS_RATE * self.rate_of_weights)
 
     def keyed(self) -> dict[str, Any]:
         """What decides the student: not locations (their digests count), the device, or what is written beside it."""

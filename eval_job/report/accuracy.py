@@ -80,7 +80,7 @@ def training(student: StudentArtifacts) -> Training:
         ("steps", quantity(summary.steps)),
         ("batch", f"{config.batch} images"),
         ("calibration images", quantity(manifest.calibration_set.samples)),
-        ("learning rate", f"{config.weight_learning_rate:g}, cosine decay"),
+        ("learning rate", f"{config.rate_of_weights:g}, cosine decay"),
         ("time", duration(summary.seconds)),
     ]
     if summary.first_loss is not None and summary.last_loss is not None:

@@ -93,15 +93,15 @@ def test_distillation_sites_of_student_and_teacher_agree(student: Detector, teac
 def test_a_loss_that_is_no_number_stops_the_training(loss: float) -> None:
     config = QatConfig(learning_rate=1e-4)
     check_finite([torch.tensor(1.0)], config)
-    with pytest.raises(InputError, match=r"by step 2; lower learning_rate \(now 0.0001\)"):
+    with pytest.raises(InputError, match=r"lower learning_rate \(now 0.0001\), bias_learning_rate \(now 0.002\)"):
         check_finite([torch.tensor(1.0), torch.tensor(loss)], config)
 
 
 def test_biases_learn_faster_than_weights_unless_set() -> None:
-    assert QatConfig(bits=BitPolicy(weight_bits=4)).resolved_bias_learning_rate == pytest.approx(4e-3)
-    assert QatConfig(bits=BitPolicy(weight_bits=8)).resolved_bias_learning_rate == pytest.approx(2.5e-4)
-    assert QatConfig(bias_learning_rate=0.0).resolved_bias_learning_rate == 0
-    assert QatConfig(learning_rate=1.0).resolved_bias_learning_rate == 1
+    assert QatConfig(bits=BitPolicy(weight_bits=4)).rate_of_biases == pytest.approx(4e-3)
+    assert QatConfig(bits=BitPolicy(weight_bits=8)).rate_of_biases == pytest.approx(2.5e-4)
+    assert QatConfig(bias_learning_rate=0.0).rate_of_biases == 0
+    assert QatConfig(learning_rate=1.0).rate_of_biases == 1
 
 
 def test_weights_are_rounded_for_good_only_where_no_training_follows() -> None:
@@ -111,7 +111,13 @@ def test_weights_are_rounded_for_good_only_where_no_training_follows() -> None:
     assert not QatConfig(ptq_only=True, compensated_rounding=False).compensates
 
 
+def test_compensated_rounding_that_has_no_images_to_round_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="compensated_rounding is true but correction_images is 0"):
+        QatConfig(compensated_rounding=True, correction_images=0)
+    assert QatConfig(compensated_rounding=False, correction_images=0).correction_images == 0
+
+
 @pytest.mark.parametrize(("bits", "rate"), [(8, 1.25e-5), (6, 5e-5), (4, 2e-4), (3, 4e-4)])
 def test_the_default_learning_rate_halves_with_each_weight_bit(bits: int, rate: float) -> None:
-    assert QatConfig(bits=BitPolicy(weight_bits=bits)).weight_learning_rate == pytest.approx(rate)
-    assert QatConfig(bits=BitPolicy(weight_bits=bits), learning_rate=1e-3).weight_learning_rate == 1e-3
+    assert QatConfig(bits=BitPolicy(weight_bits=bits)).rate_of_weights == pytest.approx(rate)
+    assert QatConfig(bits=BitPolicy(weight_bits=bits), learning_rate=1e-3).rate_of_weights == 1e-3

@@ -9,7 +9,8 @@ from torch import Tensor
 from detectors.protocol import Detector
 from quantization.calibrate import calibrate
 from quantization.convert import in_float, make_student, quantized_layers
-from quantization.correction import Correction, fit_to_float, positions
+from quantization.correction import Correction, positions
+from quantization.fitting import fit_to_float
 from quantization.layers import QuantizedLayer
 from schemas.qat_config import BitPolicy, Policy
 
