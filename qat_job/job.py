@@ -1,5 +1,6 @@
 """The story of stage 2: load teacher and set, quantize, calibrate, keep the student so far, train, save, export."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -129,23 +130,9 @@ def lead(
         stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.steps}")
         settings = settings.model_copy(update={"bits": checkpoint.record.bits, "sensitivity": None})
     student = make_student(teacher, settings.bits)
-    save = partial(
-        save_student, student, config=settings, calibration_set=reference(calibration_set), provenance=provenance
-    )
+    save = partial(save_student, config=settings, calibration_set=reference(calibration_set), provenance=provenance)
     if checkpoint is None:
-        stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
-        calibrate(
-            student.network,
-            lambda: images.in_order(settings.calibration_images, settings.batch),
-            student.head_outputs,
-        )
-        if settings.correction_images:
-            fitted = next(images.in_order(settings.correction_images, settings.correction_images))
-            fit_to_float(student, fitted, compensate=settings.compensates)
-        stage.stop_here_if_asked()
-        summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
-        before = folder if settings.ptq_only else folder / PTQ_FOLDER
-        manifest = save(before, method=TrainingMethod.PTQ, training=summary)
+        manifest = calibrated(student, images, settings, folder, save, stage)
     if settings.ptq_only:
         team.text("")
     else:
@@ -153,7 +140,7 @@ def lead(
         team.text(str(checkpoint.record.steps if checkpoint else 0))
         summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events, team)
         stage.require_output()
-        manifest = save(folder, method=TrainingMethod.QAT, training=summary)
+        manifest = save(student, folder, method=TrainingMethod.QAT, training=summary)
     checkpoints.clear()
     if events is not None:
         events.close()
@@ -163,6 +150,33 @@ def lead(
         export(student, manifest, images, folder, stage)
     report(manifest, folder, stage)
     return manifest
+
+
+def calibrated(
+    student: Detector, images: ImageBatches, settings: QatConfig, folder: Path, save: Callable[..., StudentManifest],
+    stage: Stage,
+) -> StudentManifest:  # fmt: skip
+    """Calibrate `student`, for training where that follows, and save what it is without."""
+    stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
+    calibrate(
+        student.network, lambda: images.in_order(settings.calibration_images, settings.batch), student.head_outputs
+    )
+    untrained = student if settings.ptq_only else student.copy()
+    fit(untrained, images, settings, trained=False)
+    stage.stop_here_if_asked()
+    summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
+    before = folder if settings.ptq_only else folder / PTQ_FOLDER
+    manifest = save(untrained, before, method=TrainingMethod.PTQ, training=summary)
+    if untrained is not student:
+        fit(student, images, settings, trained=True)
+    return manifest
+
+
+def fit(student: Detector, images: ImageBatches, settings: QatConfig, *, trained: bool) -> None:
+    """Bring a calibrated student, to be `trained` or not, close to the float network."""
+    if settings.correction_images:
+        fitted = next(images.in_order(settings.correction_images, settings.correction_images))
+        fit_to_float(student, fitted, compensate=settings.compensates(trained=trained))
 
 
 def with_planned_bits(

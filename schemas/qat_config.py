@@ -160,7 +160,7 @@ class QatConfig(Contract):
     compensated_rounding: bool | None = Field(
         default=None,
         description="before that, on the same images: round weights of fewer than 8 bits so that errors cancel (GPTQ); "
-        "null: where nothing is trained afterwards (ptq_only), since training goes further from unrounded weights",
+        "null: in the student that is only calibrated, since training goes further from unrounded weights",
     )
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -196,10 +196,9 @@ class QatConfig(Contract):
             )
         return self
 
-    @property
-    def compensates(self) -> bool:
-        """Whether weights are rounded against each other, the default resolved."""
-        return self.ptq_only if self.compensated_rounding is None else self.compensated_rounding
+    def compensates(self, *, trained: bool) -> bool:
+        """Whether the weights of a student that is to be `trained`, or not, are rounded against each other."""
+        return not trained if self.compensated_rounding is None else self.compensated_rounding
 
     @property
     def rate_of_weights(self) -> float:

@@ -105,11 +105,16 @@ def _result(key: str, cell: Cell, evaluation: Path, student: Path, manifest: Cal
         set_digest=manifest.digest,
         set_images=sum(shard.samples for shard in manifest.shards),
         training_seconds=StudentManifest.read(student / STUDENT_MANIFEST).training.seconds,
-        data=Path(report.data.source).name,
+        data=data_name(Path(report.data.source)),
         images=report.data.images,
         image_size=report.data.image_size,
         code_version=code_version(),
     )
+
+
+def data_name(source: Path) -> str:
+    """The folder of a data set whose annotations file is called as all are."""
+    return source.parent.name if source.stem == "instances" else source.name
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from qat_job import job
 from qat_job.distillation import FeatureTap, feature_error
 from qat_job.images import ImageBatches
 from quantization.convert import quantized_layers
+from quantization.layers import QuantizedLayer
 from quantization.onnx_export import verify_onnx
 from quantization.student import load_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
@@ -87,6 +88,28 @@ def test_what_learns_has_moved_and_what_is_fixed_has_not(trained: Path) -> None:
     (decoding,) = (name for name in after.float_layers() if name.endswith(".conv"))
     one, other = (network.get_submodule(decoding).weight for network in (before.network, after.network))
     assert torch.equal(one, other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("compensated", [None, True, False])
+def test_weights_of_the_student_that_is_not_trained_lie_on_their_grid_unless_asked_otherwise(
+    qat: Qat, tmp_path: Path, compensated: bool | None
+) -> None:
+    still = {"steps": 1, "learning_rate": 1e-12, "bias_learning_rate": 0, "step_size_learning_rate": 0}
+    result = qat(tmp_path, bits__weight_bits=4, compensated_rounding=compensated, correction_images=4, **still)
+    assert result.exit_code == 0, result.output
+    rounded = []
+    for folder in (tmp_path / PTQ_FOLDER, tmp_path):
+        student, _ = load_student(folder, CPU)
+        layers = [x for x in quantized_layers(student.network).values() if x.weight_quantizer.spec.bits == 4]
+        rounded.append(all(is_rounded(layer) for layer in layers))
+    assert rounded == {None: [True, False], True: [True, True], False: [False, False]}[compensated]
+
+
+def is_rounded(layer: QuantizedLayer) -> bool:
+    """Whether weights are step sizes times integers."""
+    step_size = layer.weight_quantizer.step_size.reshape(-1, *[1] * (layer.weight.dim() - 1))
+    integers = layer.weight / step_size
+    return bool((integers - integers.round()).abs().max() < 1e-3)
 
 
 @pytest.mark.parametrize("policy", ["paper", "deploy"])

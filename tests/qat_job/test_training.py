@@ -105,10 +105,9 @@ def test_biases_learn_faster_than_weights_unless_set() -> None:
 
 
 def test_weights_are_rounded_for_good_only_where_no_training_follows() -> None:
-    assert not QatConfig().compensates
-    assert QatConfig(ptq_only=True).compensates
-    assert QatConfig(compensated_rounding=True).compensates
-    assert not QatConfig(ptq_only=True, compensated_rounding=False).compensates
+    assert [QatConfig().compensates(trained=trained) for trained in (False, True)] == [True, False]
+    assert QatConfig(compensated_rounding=True).compensates(trained=True)
+    assert not QatConfig(compensated_rounding=False).compensates(trained=False)
 
 
 def test_compensated_rounding_that_has_no_images_to_round_on_is_refused() -> None:
