@@ -7,7 +7,7 @@ from benchmarks.accuracy.__main__ import EXPERIMENTS
 from benchmarks.accuracy.grid import Grid, merged
 from benchmarks.accuracy.page import rows_of, write_page
 from benchmarks.accuracy.results import ModelResult, RunResult, append_result, read_results
-from benchmarks.accuracy.runner import run_grid
+from benchmarks.accuracy.runner import data_name, run_grid
 from schemas.base import validate_config
 from schemas.errors import ConfigError, InputError
 
@@ -33,6 +33,11 @@ def result(levels: dict[str, str], seed: int, qat: float, resampled: tuple[float
         ptq=ModelResult(map50_95=0.1, resampled=resampled), qat=ModelResult(map50_95=qat, resampled=resampled),
         data="scenes", images=4, image_size=160, code_version="1",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["data/coco-val128/instances.json", "data/coco-val128", "coco-val128"])
+def test_results_name_the_data_set_and_not_its_annotations(source: str) -> None:
+    assert data_name(Path(source)) == "coco-val128"
 
 
 def test_cells_are_every_combination_and_take_what_their_levels_set() -> None:
