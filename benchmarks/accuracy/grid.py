@@ -24,6 +24,7 @@ class Grid(Contract):
     """One experiment: every combination of one level of each factor, at every seed."""
 
     question: str = Field(min_length=1, description="what the experiment answers, a sentence")
+    note: str | None = Field(default=None, description="what a reader of the results must know, sentences")
     base: dict[str, Any] = Field(description="settings of a run (`RunConfig`) that all cells share")
     factors: dict[str, dict[str, dict[str, Any]]] = Field(
         min_length=1,

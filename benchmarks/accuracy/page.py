@@ -80,6 +80,7 @@ def section(path: Path, grid: Grid, rows: Sequence[Row], plot: Path) -> str:
         "",
         f"`python -m benchmarks.accuracy run {path.stem}`: {data},",
         f"full precision {first.full_precision.map50_95:.3f}, seeds {', '.join(map(str, grid.seeds))}.",
+        *([grid.note] if grid.note else []),
         "",
         f"| {' | '.join(grid.factors)} | images in set | PTQ | QAT | share kept | against {reference} |",
         f"| {' | '.join('---' for _ in grid.factors)} | --- | --- | --- | --- | --- |",

@@ -82,7 +82,7 @@ def test_the_page_holds_rows_against_the_first_of_their_block(tmp_path: Path) ->
     experiments, results = tmp_path / "experiments", tmp_path / "results"
     experiments.mkdir()
     (experiments / "bits.yaml").write_text(
-        "question: Do more bits help?\nbase: {}\nfactors: {bits: {two: {}, eight: {}}}\nseeds: [0, 1]\n"
+        "question: Do more bits help?\nnote: Mind the images.\nbase: {}\nfactors: {bits: {two: {}, eight: {}}}\nseeds: [0, 1]\n"
     )
     for seed, shift in ((0, 0.0), (1, 0.02)):
         append_result(results / "bits.jsonl", result({"bits": "two"}, seed, 0.30 + shift, (0.2, 0.4)))
@@ -93,6 +93,7 @@ def test_the_page_holds_rows_against_the_first_of_their_block(tmp_path: Path) ->
     write_page(experiments, results, tmp_path / "accuracy.md")
 
     page = once[0].decode()
+    assert "seeds 0, 1.\nMind the images.\n" in page
     assert "| two | 8 | 0.100 (0.100 to 0.100) | 0.310 (0.300 to 0.320) | 62.0% ± 55.4 |  |" in page
     assert "| 82.0% ± 55.4 | +10.0 ± 0.0 |" in page, "both moved alike on every resample"
     assert once == ((tmp_path / "accuracy.md").read_bytes(), (tmp_path / "accuracy" / "bits.svg").read_bytes())
