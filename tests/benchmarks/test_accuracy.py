@@ -82,7 +82,8 @@ def test_the_page_holds_rows_against_the_first_of_their_block(tmp_path: Path) ->
     experiments, results = tmp_path / "experiments", tmp_path / "results"
     experiments.mkdir()
     (experiments / "bits.yaml").write_text(
-        "question: Do more bits help?\nnote: Mind the images.\nbase: {}\nfactors: {bits: {two: {}, eight: {}}}\nseeds: [0, 1]\n"
+        "question: Do more bits help?\nnote: Mind the images.\n"
+        "base: {}\nfactors: {bits: {two: {}, eight: {}}}\nseeds: [0, 1]\n"
     )
     for seed, shift in ((0, 0.0), (1, 0.02)):
         append_result(results / "bits.jsonl", result({"bits": "two"}, seed, 0.30 + shift, (0.2, 0.4)))
