@@ -132,7 +132,7 @@ def lead(
     student = make_student(teacher, settings.bits)
     save = partial(save_student, config=settings, calibration_set=reference(calibration_set), provenance=provenance)
     if checkpoint is None:
-        manifest = calibrated(student, images, settings, folder, save, stage)
+        manifest = calibrate_student(student, images, settings, folder, save, stage)
     if settings.ptq_only:
         team.text("")
     else:
@@ -152,27 +152,27 @@ def lead(
     return manifest
 
 
-def calibrated(
+def calibrate_student(
     student: Detector, images: ImageBatches, settings: QatConfig, folder: Path, save: Callable[..., StudentManifest],
     stage: Stage,
 ) -> StudentManifest:  # fmt: skip
-    """Calibrate `student`, for training where that follows, and save what it is without."""
+    """Calibrate `student`, for training where that follows, and save the student that is not trained: its manifest."""
     stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
     calibrate(
         student.network, lambda: images.in_order(settings.calibration_images, settings.batch), student.head_outputs
     )
     untrained = student if settings.ptq_only else student.copy()
-    fit(untrained, images, settings, trained=False)
+    fit_on_set(untrained, images, settings, trained=False)
     stage.stop_here_if_asked()
     summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
     before = folder if settings.ptq_only else folder / PTQ_FOLDER
     manifest = save(untrained, before, method=TrainingMethod.PTQ, training=summary)
     if untrained is not student:
-        fit(student, images, settings, trained=True)
+        fit_on_set(student, images, settings, trained=True)
     return manifest
 
 
-def fit(student: Detector, images: ImageBatches, settings: QatConfig, *, trained: bool) -> None:
+def fit_on_set(student: Detector, images: ImageBatches, settings: QatConfig, *, trained: bool) -> None:
     """Bring a calibrated student, to be `trained` or not, close to the float network."""
     if settings.correction_images:
         fitted = next(images.in_order(settings.correction_images, settings.correction_images))

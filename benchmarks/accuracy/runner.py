@@ -113,7 +113,7 @@ def _result(key: str, cell: Cell, evaluation: Path, student: Path, manifest: Cal
 
 
 def data_name(source: Path) -> str:
-    """The folder of a data set whose annotations file is called as all are."""
+    """Name of a data set by its folder, whether `source` is that or the `instances.json` in it."""
     return source.parent.name if source.stem == "instances" else source.name
 
 
