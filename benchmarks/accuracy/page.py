@@ -23,8 +23,9 @@ that it names.
 Shares are of the full-precision mAP50-95 on the same images. ± is half a 95 % interval from a bootstrap over the
 validation images (200 resamples, equal ones for every row). *Against* is the difference to the first row of a block in
 points of mAP50-95; its interval comes from the same resamples, so that what both rows share cancels out. Where there
-are several seeds, values are their mean, and their range is in brackets. An interval that covers 0 shows no difference.
-Intervals over images say nothing about another seed, and the reverse.
+are several seeds, values are their mean, and their range is in brackets; a row without a range has one. Differences are
+over the seeds that both rows have. An interval that covers 0 shows no difference. Intervals over images say nothing
+about another seed, and the reverse.
 """
 
 
