@@ -53,7 +53,7 @@ layers: setup ## Check which package imports which
 	$(RUN) lint-imports
 
 schemas: setup ## Write the JSON Schema files of the contracts
-	$(RUN) python -m schemas.export docs/schemas
+	$(RUN) python -m stages.json_schemas docs/schemas
 
 clean: ## Remove caches and build outputs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -21,10 +21,10 @@ from eval_job.data import find_validation_data
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ImageSource, LabelMode, LabelStatistics
 from schemas.labels import ImageLabels, LabelOrigin
 from schemas.provenance import Provenance
-from schemas.shards import Pixels, read_shard, write_shard
-from schemas.storage import write_text
 from schemas.synth_config import SynthConfig
 from schemas.teacher import TeacherSource
+from stages.shards import Pixels, read_shard, write_shard
+from stages.storage import write_text
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.initialisation import sample_generator
 from synth_job.label_sampling import random_boxes

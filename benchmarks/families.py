@@ -18,7 +18,7 @@ import torchvision
 import typer
 import ultralytics
 
-from schemas.storage import write_text
+from stages.storage import write_text
 from tests.conformance.cases import CASES, Case
 from tests.conformance.checks import CHECKS, Subject, outcome
 from tests.conformance.table import DOCUMENT, END, FAILED, HEADER, rows

@@ -24,9 +24,9 @@ from eval_job.onnx_model import OnnxDetector
 from qat_job.images import ImageBatches
 from quantization.onnx_engine import installed_engines, open_engine
 from quantization.student import load_student
-from schemas.shards import open_calibration_set
 from schemas.student import ONNX
 from schemas.teacher import TeacherSource
+from stages.shards import open_calibration_set
 
 CONFIDENT = 0.25
 

@@ -31,10 +31,10 @@ from qat_job.sensitivity.agreement import agreement
 from qat_job.sensitivity.scan import quantized_weight
 from quantization.convert import in_float, make_student, quantized_layers
 from quantization.layers import QuantizedLayer
-from schemas.progress import Reporter
 from schemas.qat_config import BitPolicy
-from schemas.shards import open_calibration_set
 from schemas.teacher import TeacherSource
+from stages.progress import Reporter
+from stages.shards import open_calibration_set
 
 CPU = torch.device("cpu")
 BATCH = 8

@@ -17,8 +17,8 @@ from detectors.registry import load_teacher
 from eval_job.evaluate import predict
 from eval_job.validation_set import IMAGE_SUFFIXES, ValidationImage
 from quantization.student import load_student
-from schemas.shards import open_calibration_set
 from schemas.teacher import Family, TeacherSource
+from stages.shards import open_calibration_set
 
 CPU = torch.device("cpu")
 

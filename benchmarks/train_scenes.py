@@ -21,7 +21,7 @@ from detectors.detections import Detections
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VALIDATION_SEED, Scene
 from detectors.embedded.train import augment, make_optimizer, render_scenes, update_average
 from detectors.torchvision_models import Architecture, Backbone, build_network
-from schemas.storage import atomic_path
+from stages.storage import atomic_path
 
 SCENES, VALIDATION_SCENES = 1000, 256
 SIZE = 96

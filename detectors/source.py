@@ -5,8 +5,8 @@ from pathlib import Path
 
 from detectors.embedded import WEIGHTS
 from schemas.errors import ConfigError, InputError
-from schemas.storage import file_digest
 from schemas.teacher import TeacherSource
+from stages.storage import file_digest
 
 EMBEDDED = "embedded"
 PUBLISHERS = {

@@ -15,8 +15,8 @@ from detectors.torchvision_models import PUBLISHED, Architecture
 from detectors.torchvision_one_stage import OneStageDetector
 from detectors.torchvision_two_stage import TwoStageDetector
 from schemas.errors import InputError, VerificationError
-from schemas.storage import file_digest
 from schemas.teacher import PixelFormat, TeacherIdentity, TeacherSource
+from stages.storage import file_digest
 
 STRIDE = 32
 """Of the coarsest level that a pyramid is made of, pixels. An SSD resizes its images itself and takes any."""

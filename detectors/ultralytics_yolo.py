@@ -24,8 +24,8 @@ from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
 from detectors.protocol import HeadOutputs, StatisticsKind
 from schemas.errors import InputError, VerificationError
-from schemas.storage import file_digest
 from schemas.teacher import Family, PixelFormat, TeacherIdentity
+from stages.storage import file_digest
 
 NMS_SECONDS_PER_IMAGE = 1e3
 """Suppression is never cut short by the clock: results must not depend on the machine's load."""

@@ -15,11 +15,11 @@ from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import PAGE, REPORT, EvalReport
 from schemas.provenance import Provenance
-from schemas.ranks import Rank
-from schemas.shards import open_calibration_set
-from schemas.stage import run_stage, up_to_date
-from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
 from schemas.student import MANIFEST, ONNX, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
+from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.ranks import Rank
+from stages.shards import open_calibration_set
+from stages.stage import run_stage, up_to_date
 
 NOT_IN_KEY = {"teacher", "data", "images", "device", "batch"}
 """Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""

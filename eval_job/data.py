@@ -14,7 +14,7 @@ from eval_job.yolo import IMAGES, YoloData
 from schemas.base import canonical_digest
 from schemas.errors import ConfigError, InputError
 from schemas.pascal_voc import ANNOTATIONS, PICTURES, is_voc
-from schemas.storage import file_digest
+from stages.storage import file_digest
 
 EMBEDDED = "embedded"
 EMBEDDED_SCENES = 256

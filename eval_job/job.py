@@ -40,9 +40,9 @@ from schemas.evaluation import (
     VocPrecision,
 )
 from schemas.provenance import Provenance
-from schemas.stage import Stage
-from schemas.storage import remove_file, write_text
 from schemas.student import MANIFEST, StudentManifest
+from stages.stage import Stage
+from stages.storage import remove_file, write_text
 
 FULL_PRECISION = "full precision"
 

@@ -13,9 +13,9 @@ from detectors.detections import Detections
 from detectors.protocol import Detector
 from quantization.onnx_engine import Engine
 from quantization.onnx_export import export_full_precision, verify_onnx
-from schemas.storage import file_digest
 from schemas.student import MANIFEST as STUDENT
 from schemas.student import ONNX, StudentManifest
+from stages.storage import file_digest
 
 SINGLE, HALF = "teacher-fp32.onnx", "teacher-fp16.onnx"
 """Files of the exported teacher in the evaluation's folder."""

@@ -11,7 +11,7 @@ from eval_job.validation_set import ValidationImage, ValidationSet
 from schemas.calibration_set import LabelStatistics
 from schemas.evaluation import CONFIDENT, SAMPLES_FOLDER, SampleBox, SamplePicture
 from schemas.labels import BoxLabel, ImageLabels, LabelOrigin
-from schemas.storage import atomic_path, file_digest
+from stages.storage import atomic_path, file_digest
 
 MAX_SIDE = 640
 """Longer side of a stored picture, pixels."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from schemas.errors import InputError
-from schemas.storage import file_digest
+from stages.storage import file_digest
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]

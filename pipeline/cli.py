@@ -15,8 +15,8 @@ from pipeline.sets.commands import set_app
 from pipeline.settings import check_inputs, read_run_config
 from schemas.evaluation import PAGE
 from schemas.provenance import code_version
-from schemas.stage import run_stage
-from schemas.stage_config import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
+from stages.options import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
+from stages.stage import run_stage
 
 app = typer.Typer(
     help="Zero-shot quantization-aware training for object detectors: 8, 6 or 4 bits without the training images.",

@@ -21,7 +21,7 @@ from pipeline.plan import StageCommand
 from pipeline.settings import stage_inputs
 from schemas.base import canonical_digest
 from schemas.errors import InputError
-from schemas.storage import make_folder
+from stages.storage import make_folder
 
 IMAGE_USER = 10001
 """User and group of the images; it stands in where root starts the run."""

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pipeline.plan import StageCommand, write_stage_config
 from schemas.errors import ExitCode
-from schemas.stage import Stage
+from stages.stage import Stage
 
 KILLED = 137  # 128 + SIGKILL
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError, InputError
-from schemas.ranks import Rank
-from schemas.stage import Stage, up_to_date
-from schemas.storage import file_digest
 from schemas.student import MANIFEST, ONNX, OnnxManifest, StudentManifest, export_provenance, onnx_manifest_path
+from stages.ranks import Rank
+from stages.stage import Stage, up_to_date
+from stages.storage import file_digest
 
 LARGEST_IMAGE = 4096
 """Side of the square that outputs are compared at, pixels; the limit of `OnnxManifest.image_size`."""
@@ -66,7 +66,7 @@ def export(
     from qat_job.images import ImageBatches
     from quantization.onnx_export import PARITY_IMAGES, export_student
     from quantization.student import load_student
-    from schemas.shards import open_calibration_set
+    from stages.shards import open_calibration_set
 
     device = torch.device("cpu")
     detector, manifest = load_student(folder, device)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from pipeline.plan import StageCommand
-from schemas.stage_config import CONFIGURATION_VARIABLES
+from stages.options import CONFIGURATION_VARIABLES
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>

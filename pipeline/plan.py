@@ -11,8 +11,8 @@ from schemas.base import Contract
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ConfigError
 from schemas.run_config import RunConfig
-from schemas.storage import write_text
 from schemas.student import MANIFEST as STUDENT_MANIFEST
+from stages.storage import write_text
 
 CALIBRATION_FOLDER = "calibration"
 STUDENT_FOLDER = "student"

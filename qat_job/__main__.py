@@ -11,10 +11,10 @@ from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import InputError
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
-from schemas.ranks import Rank
-from schemas.stage import run_stage, up_to_date
-from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
 from schemas.student import MANIFEST, ONNX, StudentManifest, onnx_manifest_path
+from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.ranks import Rank
+from stages.stage import run_stage, up_to_date
 
 
 def main(

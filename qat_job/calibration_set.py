@@ -2,8 +2,8 @@
 
 from detectors.protocol import Detector
 from schemas.errors import InputError
-from schemas.shards import CalibrationSet
 from schemas.student import CalibrationSetReference
+from stages.shards import CalibrationSet
 
 
 def check_same_teacher(teacher: Detector, calibration_set: CalibrationSet) -> None:

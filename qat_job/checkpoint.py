@@ -15,7 +15,7 @@ from schemas.base import Document
 from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy
-from schemas.storage import atomic_path, file_digest, remove_file, write_text
+from stages.storage import atomic_path, file_digest, remove_file, write_text
 
 CHECKPOINTS = "checkpoints"
 """Sub-folder of the student that is being trained."""

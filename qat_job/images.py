@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from detectors.detections import Detections
 from schemas.qat_config import AugmentationConfig
-from schemas.shards import CalibrationSet
+from stages.shards import CalibrationSet
 
 KEPT_BYTES = 256 * 2**20
 """Decoded images that stay in memory; of a larger set the first ones do, and the others are decoded at each use."""

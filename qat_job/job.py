@@ -21,14 +21,9 @@ from quantization.fitting import fit_to_float
 from quantization.onnx_export import PARITY_IMAGES, export_student
 from quantization.student import load_student, save_student
 from schemas.errors import InputError
-from schemas.event_files import events_folder
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
-from schemas.ranks import Rank
 from schemas.sensitivity import SENSITIVITY
-from schemas.shards import CalibrationSet, open_calibration_set
-from schemas.stage import Stage
-from schemas.storage import remove_file
 from schemas.student import (
     MANIFEST,
     ONNX,
@@ -39,6 +34,11 @@ from schemas.student import (
     TrainingSummary,
     onnx_manifest_path,
 )
+from stages.event_files import events_folder
+from stages.ranks import Rank
+from stages.shards import CalibrationSet, open_calibration_set
+from stages.stage import Stage
+from stages.storage import remove_file
 
 
 def quantize(

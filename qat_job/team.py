@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from schemas.errors import ConfigError, InputError
-from schemas.ranks import Rank
+from stages.ranks import Rank
 
 TIMEOUT = timedelta(hours=12)
 """How long ranks wait for each other: while the first one calibrates or measures sensitivity, the others have no work.

@@ -19,9 +19,9 @@ from quantization.convert import quantized_layers
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
 from schemas.qat_config import DistillationWeights, QatConfig
-from schemas.ranks import Rank
-from schemas.stage import Stage
 from schemas.student import TrainingSummary
+from stages.ranks import Rank
+from stages.stage import Stage
 
 CHECK_INTERVAL = 25
 """Steps between checks that the loss is finite; each check waits for the device."""

@@ -17,8 +17,8 @@ from quantization.onnx_graph import to_half, to_onnx, write_onnx
 from quantization.onnx_quantizers import OPSET, replace_quantizers
 from schemas.errors import VerificationError
 from schemas.provenance import code_version
-from schemas.storage import file_digest, remove_file, write_text
 from schemas.student import OnnxManifest, OnnxParity, StudentManifest, export_provenance, onnx_manifest_path
+from stages.storage import file_digest, remove_file, write_text
 
 PARITY_IMAGES = 8
 """Images that the outputs are compared on."""

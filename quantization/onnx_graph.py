@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from quantization.onnx_quantizers import OPSET
-from schemas.storage import atomic_path
+from stages.storage import atomic_path
 
 INPUT, OUTPUT = "images", "output0"
 """Names that the Ultralytics family gives them."""

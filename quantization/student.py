@@ -12,7 +12,6 @@ from quantization.convert import make_student, quantizer_records
 from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
-from schemas.storage import atomic_path, file_digest, remove_file, write_text
 from schemas.student import (
     MANIFEST,
     WEIGHTS,
@@ -21,6 +20,7 @@ from schemas.student import (
     TrainingMethod,
     TrainingSummary,
 )
+from stages.storage import atomic_path, file_digest, remove_file, write_text
 
 
 def save_student(

@@ -1,1 +1,1 @@
-"""Every contract that crosses a stage boundary, and the rules by which a stage keeps it. Imports no torch."""
+"""Every contract that crosses a stage boundary, as pydantic models, and nothing else. Imports no torch."""

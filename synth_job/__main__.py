@@ -8,10 +8,10 @@ import typer
 from detectors.source import checkpoint_digest
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest
 from schemas.provenance import Provenance
-from schemas.ranks import Rank
-from schemas.stage import run_stage, up_to_date
-from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
 from schemas.synth_config import SynthConfig
+from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.ranks import Rank
+from stages.stage import run_stage, up_to_date
 from synth_job.given_labels import given_labels_digest
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from schemas.shards import Sample
-from schemas.storage import atomic_path
+from stages.shards import Sample
+from stages.storage import atomic_path
 
 COLUMNS = 8
 MAX_IMAGES = 64

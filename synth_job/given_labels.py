@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from schemas.base import canonical_digest
 from schemas.errors import InputError
 from schemas.pascal_voc import annotation_files, is_voc, read_annotation
-from schemas.storage import file_digest
+from stages.storage import file_digest
 
 if TYPE_CHECKING:
     from detectors.detections import Detections

@@ -20,13 +20,13 @@ from schemas.calibration_set import (
     shard_record_path,
 )
 from schemas.errors import ConfigError
-from schemas.event_files import events_folder
 from schemas.provenance import Provenance
-from schemas.ranks import Rank
-from schemas.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
-from schemas.stage import Stage
-from schemas.storage import remove_file, write_text
 from schemas.synth_config import Initialisation, InversionConfig, LabelSource, SynthConfig
+from stages.event_files import events_folder
+from stages.ranks import Rank
+from stages.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
+from stages.stage import Stage
+from stages.storage import remove_file, write_text
 from synth_job.background import InBackground
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.divergence import Attempts

@@ -12,8 +12,8 @@ from torchvision.ops import box_iou
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.labels import ImageLabels, LabelOrigin
-from schemas.stage import Stage
 from schemas.synth_config import LabelConfig, LabelSource, Precision
+from stages.stage import Stage
 from synth_job.divergence import Attempts
 from synth_job.given_labels import read_given_labels
 from synth_job.initialisation import initial_images, sample_generator

@@ -28,10 +28,10 @@ from hypothesis import settings  # noqa: E402
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics  # noqa: E402
 from schemas.labels import BoxLabel, ImageLabels, LabelOrigin  # noqa: E402
 from schemas.provenance import Provenance  # noqa: E402
-from schemas.shards import write_shard  # noqa: E402
-from schemas.storage import write_text  # noqa: E402
 from schemas.synth_config import SynthConfig  # noqa: E402
 from schemas.teacher import TeacherIdentity  # noqa: E402
+from stages.shards import write_shard  # noqa: E402
+from stages.storage import write_text  # noqa: E402
 
 torch.set_num_threads(2)
 

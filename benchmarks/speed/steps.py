@@ -22,10 +22,10 @@ from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode,
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
-from schemas.shards import open_calibration_set, write_shard
-from schemas.stage import Stage
-from schemas.storage import write_text
 from schemas.synth_config import Initialisation, InversionConfig, LabelConfig, SynthConfig, ViewConfig
+from stages.shards import open_calibration_set, write_shard
+from stages.stage import Stage
+from stages.storage import write_text
 from synth_job.initialisation import initial_images, sample_generator
 from synth_job.inversion import invert
 from synth_job.job import to_pixels

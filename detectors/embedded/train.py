@@ -30,7 +30,7 @@ from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VA
 from detectors.protocol import Detector
 from detectors.ultralytics_yolo import UltralyticsDetector
 from schemas.calibration_set import AveragePrecision
-from schemas.storage import atomic_path
+from stages.storage import atomic_path
 
 TRAINING_SCENES: int = 8000
 VALIDATION_SCENES: int = 256

@@ -18,8 +18,8 @@ from detectors.yolov5.checkpoint import StoredModule, number, read_checkpoint
 from detectors.yolov5.loss import Gains, detection_loss
 from detectors.yolov5.network import Yolov5Network, difference
 from schemas.errors import InputError, VerificationError
-from schemas.storage import file_digest
 from schemas.teacher import TeacherIdentity
+from stages.storage import file_digest
 
 SCALE = 100.0
 """The repository's gains are that much smaller (a box term of 0.05 where the library has 7.5), and the weights of

@@ -10,8 +10,8 @@ from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import InputError
 from schemas.evaluation import EvalReport
 from schemas.sensitivity import SENSITIVITY, SensitivityReport
-from schemas.shards import CalibrationSet, open_calibration_set
 from schemas.student import MANIFEST, PTQ_FOLDER, StudentManifest
+from stages.shards import CalibrationSet, open_calibration_set
 
 
 @dataclass(frozen=True)

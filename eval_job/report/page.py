@@ -16,7 +16,7 @@ from eval_job.report.pictures import calibration_tiles, comparisons
 from eval_job.report.wording import number, percent, quantity, short
 from schemas.errors import InputError
 from schemas.evaluation import CONFIDENT, REPORT, EvalReport
-from schemas.storage import write_text
+from stages.storage import write_text
 
 WORST_CLASSES = 12
 """Classes shown before a reader asks for all."""

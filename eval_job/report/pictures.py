@@ -12,8 +12,8 @@ from PIL import Image
 
 from schemas.errors import VerificationError
 from schemas.evaluation import SAMPLES_FOLDER, SampleBox, SamplePicture
-from schemas.shards import CalibrationSet
-from schemas.storage import file_digest
+from stages.shards import CalibrationSet
+from stages.storage import file_digest
 
 MAX_TILES = 24
 TILE = 240

@@ -7,8 +7,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from schemas.errors import VerificationError
-from schemas.storage import file_digest
 from schemas.student import WEIGHTS, StudentManifest
+from stages.storage import file_digest
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import typer
 
 from pipeline.sets.choices import Difference, ExportFormat
 from schemas.calibration_set import CalibrationSetManifest
-from schemas.stage import Stage, run_stage
-from schemas.stage_config import Overwrite
+from stages.options import Overwrite
+from stages.stage import Stage, run_stage
 
 # What a command needs beyond this (numpy, Pillow, fsspec) is loaded when it runs: `zsq --help` need not wait for it.
 
@@ -25,7 +25,7 @@ def inspect(
 ) -> None:
     """Verify a calibration set and say what is in it."""
     from pipeline.inspection import describe_set
-    from schemas.shards import open_calibration_set
+    from stages.shards import open_calibration_set
 
     with run_stage("set inspect"):
         manifest = open_calibration_set(folder).manifest

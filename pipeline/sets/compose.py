@@ -18,10 +18,10 @@ from schemas.calibration_set import (
 )
 from schemas.errors import ConfigError
 from schemas.provenance import Provenance
-from schemas.ranks import Rank
-from schemas.shards import CalibrationSet, Sample, write_shard
-from schemas.stage import Stage, up_to_date
-from schemas.storage import remove_file, write_text
+from stages.ranks import Rank
+from stages.shards import CalibrationSet, Sample, write_shard
+from stages.stage import Stage, up_to_date
+from stages.storage import remove_file, write_text
 
 
 @dataclass(frozen=True)

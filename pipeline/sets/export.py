@@ -12,9 +12,9 @@ from pipeline.sets.choices import ExportFormat
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError
 from schemas.labels import ImageLabels
-from schemas.shards import CalibrationSet, open_calibration_set
-from schemas.stage import Stage
-from schemas.storage import atomic_path, write_text
+from stages.shards import CalibrationSet, open_calibration_set
+from stages.stage import Stage
+from stages.storage import atomic_path, write_text
 
 Box = tuple[float, float, float, float]
 """x, y, w, h in pixels."""

@@ -9,7 +9,7 @@ from typing import IO, Any
 from urllib.parse import unquote
 
 from schemas.errors import ConfigError, InputError
-from schemas.shards import REMOTE
+from stages.shards import REMOTE
 
 PROTOCOLS = ("file", "http", "https", "s3")
 CONNECT_S, READ_S = 30.0, 60.0

@@ -8,8 +8,8 @@ from pipeline.sets.choices import Difference
 from pipeline.sets.compose import Part, compose_set
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError
-from schemas.shards import CalibrationSet, Sample, open_calibration_set
-from schemas.stage import Stage
+from stages.shards import CalibrationSet, Sample, open_calibration_set
+from stages.stage import Stage
 
 COMPARED: dict[Difference, Callable[[CalibrationSetManifest], object]] = {
     Difference.TEACHER: lambda manifest: manifest.teacher.sha256,

@@ -9,10 +9,10 @@ from pipeline.sets.locations import CHUNK_BYTES, Store, TransferError, locate
 from schemas.base import MAX_DOCUMENT_BYTES
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord, shard_record_path
 from schemas.errors import ConfigError, InputError, VerificationError
-from schemas.ranks import Rank
-from schemas.shards import index_samples, verify_shard
-from schemas.stage import Stage
-from schemas.storage import atomic_path, file_digest, remove_file, write_text
+from stages.ranks import Rank
+from stages.shards import index_samples, verify_shard
+from stages.stage import Stage
+from stages.storage import atomic_path, file_digest, remove_file, write_text
 
 ATTEMPTS, PAUSE_S = 4, 1.0
 """Times that one shard is asked for before giving up, and the pause before the second, doubled each time."""

@@ -8,8 +8,8 @@ from pipeline.sets.pull import pull_set
 from schemas.base import MAX_DOCUMENT_BYTES
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord, shard_record_path
 from schemas.errors import ConfigError, InputError, VerificationError
-from schemas.shards import open_calibration_set
-from schemas.stage import Stage
+from stages.shards import open_calibration_set
+from stages.stage import Stage
 
 
 def push_set(folder: Path, target: str, stage: Stage, *, overwrite: bool = False) -> CalibrationSetManifest:

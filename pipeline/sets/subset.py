@@ -7,8 +7,8 @@ from pathlib import Path
 from pipeline.sets.compose import Part, compose_set
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError
-from schemas.shards import open_calibration_set
-from schemas.stage import Stage
+from stages.shards import open_calibration_set
+from stages.stage import Stage
 
 RANGE = re.compile("([0-9]{0,12}):([0-9]{0,12})")
 

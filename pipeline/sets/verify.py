@@ -5,8 +5,8 @@ from pathlib import Path
 from schemas.calibration_set import CalibrationSetManifest, LabelMode, LabelStatistics, ShardRecord, shard_record_path
 from schemas.errors import VerificationError
 from schemas.labels import LabelOrigin
-from schemas.shards import open_calibration_set
-from schemas.stage import Stage
+from stages.shards import open_calibration_set
+from stages.stage import Stage
 
 
 def verify_set(folder: Path, stage: Stage) -> CalibrationSetManifest:

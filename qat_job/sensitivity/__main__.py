@@ -8,9 +8,9 @@ import typer
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import InputError
 from schemas.qat_config import QatConfig
-from schemas.ranks import Rank
-from schemas.stage import run_stage
-from schemas.stage_config import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.ranks import Rank
+from stages.stage import run_stage
 
 
 def main(

@@ -17,9 +17,9 @@ from quantization.plan import fixed_weight_bits
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig, SensitivityConfig
 from schemas.sensitivity import PLAN, SENSITIVITY, LayerSensitivity, SensitivityReport
-from schemas.shards import CalibrationSet, open_calibration_set
-from schemas.stage import Stage, up_to_date
-from schemas.storage import remove_file, write_text
+from stages.shards import CalibrationSet, open_calibration_set
+from stages.stage import Stage, up_to_date
+from stages.storage import remove_file, write_text
 
 ROWS = 12
 """Layers in the closing table."""

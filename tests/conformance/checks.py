@@ -23,13 +23,13 @@ from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMo
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.qat_config import RATE_AT_4_BITS, AugmentationConfig, BitPolicy, QatConfig
-from schemas.ranks import Rank
-from schemas.shards import open_calibration_set
-from schemas.stage import Stage
-from schemas.storage import file_digest
 from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
 from schemas.synth_config import Initialisation, InversionConfig, LabelConfig, LossWeights, SynthConfig, ViewConfig
 from schemas.teacher import TeacherSource
+from stages.ranks import Rank
+from stages.shards import open_calibration_set
+from stages.stage import Stage
+from stages.storage import file_digest
 from synth_job.initialisation import initial_images, sample_generator
 from synth_job.inversion import invert
 from synth_job.job import synthesize

@@ -17,8 +17,8 @@ from detectors.registry import load_teacher
 from detectors.source import checkpoint_digest, checkpoint_path
 from detectors.ultralytics_yolo import UltralyticsDetector
 from schemas.errors import InputError, VerificationError
-from schemas.storage import file_digest
 from schemas.teacher import TeacherIdentity, TeacherSource
+from stages.storage import file_digest
 
 Save = Callable[[Any], Path]
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from schemas.evaluation import EvalReport
-from schemas.shards import open_calibration_set
-from schemas.storage import file_digest
 from schemas.student import StudentManifest
+from stages.shards import open_calibration_set
+from stages.storage import file_digest
 from tests.docker.conftest import ROOT, STAGES, Project, assignments
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]

@@ -18,9 +18,9 @@ from detectors.ultralytics_yolo import UltralyticsDetector
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
-from schemas.storage import file_digest
 from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
 from schemas.teacher import TeacherIdentity
+from stages.storage import file_digest
 
 CLASSES = ("red", "green")
 CATEGORY_IDS = (7, 3)

@@ -14,7 +14,6 @@ from eval_job.__main__ import app
 from quantization.onnx_engine import Images
 from schemas.evaluation import EvalReport
 from schemas.qat_config import BitPolicy
-from schemas.storage import file_digest
 from schemas.student import (
     OnnxManifest,
     OnnxParity,
@@ -23,6 +22,7 @@ from schemas.student import (
     export_provenance,
     onnx_manifest_path,
 )
+from stages.storage import file_digest
 
 Run = Callable[..., Result]
 

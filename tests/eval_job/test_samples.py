@@ -9,7 +9,7 @@ from detectors.detections import Detections
 from eval_job.samples import MAX_SIDE, confident_statistics, remove_samples, write_samples
 from eval_job.validation_set import ValidationImage, ValidationSet
 from schemas.evaluation import CONFIDENT
-from schemas.storage import file_digest
+from stages.storage import file_digest
 
 NAMES = ("cat", "dog")
 

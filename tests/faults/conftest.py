@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from schemas.storage import file_digest
+from stages.storage import file_digest
 
 SYNTH: dict[str, Any] = {
     "image_size": 64, "images": 6, "shard_size": 1, "labels.source": "random", "inversion.iterations": 4,

@@ -13,9 +13,9 @@ import pytest
 from qat_job.checkpoint import CheckpointRecord
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import ShardRecord
-from schemas.shards import open_calibration_set, read_shard, verify_shard
-from schemas.storage import file_digest
 from schemas.student import MANIFEST, PTQ_FOLDER, WEIGHTS, StudentManifest
+from stages.shards import open_calibration_set, read_shard, verify_shard
+from stages.storage import file_digest
 from tests.faults.conftest import Reference, Stages, contents
 
 SEED = 20261124

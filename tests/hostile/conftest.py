@@ -15,7 +15,7 @@ from PIL import Image
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest
 from schemas.errors import ZsqError
 from schemas.labels import ImageLabels
-from schemas.storage import file_digest
+from stages.storage import file_digest
 
 SHARD = "calib-000000.tar"
 SIDE = 32

@@ -12,7 +12,7 @@ from schemas.base import read_config_values, set_by_dotted_key, validate_config
 from schemas.calibration_set import MANIFEST
 from schemas.errors import ConfigError, InputError
 from schemas.run_config import RunConfig
-from schemas.shards import open_calibration_set
+from stages.shards import open_calibration_set
 from synth_job.given_labels import read_given_labels
 from tests.hostile.conftest import LABELS, SHARD, one_sample, refused, sign
 

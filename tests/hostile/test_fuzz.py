@@ -16,7 +16,7 @@ from schemas.base import read_config_values
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord
 from schemas.errors import ConfigError, VerificationError
 from schemas.labels import ImageLabels
-from schemas.shards import open_calibration_set, read_shard
+from stages.shards import open_calibration_set, read_shard
 from tests.hostile.conftest import LABELS, SHARD, one_sample, sign
 from tests.hostile.mutation import mutated
 

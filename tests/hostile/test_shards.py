@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from schemas.shards import open_calibration_set, read_shard
+from stages.shards import open_calibration_set, read_shard
 from tests.hostile.conftest import LABELS, SHARD, SIDE, one_sample, png, refused, sign, small_shard, tar_of
 
 PAIR = (("00000000.png", png()), ("00000000.json", LABELS))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.evaluation import EvalReport
-from schemas.shards import open_calibration_set
 from schemas.student import StudentManifest, TrainingMethod
+from stages.shards import open_calibration_set
 
 SMALLEST = {
     "image_size": 96, "synth.images": 2, "synth.labels.size": 64, "synth.labels.iterations": 3,

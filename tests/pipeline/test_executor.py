@@ -12,7 +12,7 @@ from pipeline.local_executor import FORWARDED, run_process
 from pipeline.plan import StageCommand, plan_stages
 from schemas.errors import Stopped
 from schemas.run_config import RunConfig
-from schemas.stage import Stage
+from stages.stage import Stage
 
 COMMANDS = plan_stages(RunConfig(storage="out"))
 

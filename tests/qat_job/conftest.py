@@ -19,10 +19,10 @@ from qat_job.__main__ import main
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
-from schemas.shards import write_shard
-from schemas.storage import write_text
 from schemas.synth_config import SynthConfig
 from schemas.teacher import TeacherSource
+from stages.shards import write_shard
+from stages.storage import write_text
 
 TINY: dict[str, Any] = {
     "bits.weight_bits": 4,

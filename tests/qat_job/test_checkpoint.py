@@ -14,8 +14,8 @@ from typer.testing import Result
 from qat_job import training
 from qat_job.checkpoint import CHECKPOINTS
 from schemas.errors import ExitCode
-from schemas.storage import file_digest
 from schemas.student import MANIFEST, PTQ_FOLDER, WEIGHTS, StudentManifest
+from stages.storage import file_digest
 
 Qat = Callable[..., Result]
 SETTINGS: dict[str, Any] = {"steps": 7, "batch": 3, "checkpoint_interval": 2}

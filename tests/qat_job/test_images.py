@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 
 from qat_job.images import ImageBatches, augmentation
 from schemas.qat_config import AugmentationConfig
-from schemas.shards import CalibrationSet, open_calibration_set
+from stages.shards import CalibrationSet, open_calibration_set
 
 CPU = torch.device("cpu")
 PLAIN = AugmentationConfig(flip=0, shift=0, scale=0, brightness=0)

@@ -24,9 +24,9 @@ from quantization.student import load_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ExitCode
 from schemas.sensitivity import SENSITIVITY
-from schemas.shards import open_calibration_set
-from schemas.storage import file_digest
 from schemas.student import MANIFEST, ONNX, PTQ_FOLDER, WEIGHTS, StudentManifest, TrainingMethod, onnx_manifest_path
+from stages.shards import open_calibration_set
+from stages.storage import file_digest
 
 CPU = torch.device("cpu")
 Qat = Callable[..., Result]

@@ -19,8 +19,8 @@ from typer.testing import Result
 from qat_job.distillation import feature_variances
 from qat_job.team import Team
 from schemas.errors import ConfigError
-from schemas.ranks import Rank
 from schemas.student import MANIFEST, WEIGHTS, StudentManifest
+from stages.ranks import Rank
 from tests.qat_job.conftest import TINY
 
 # The family's task loss divides by the labels of the batch it is given, so that halves differ from the whole.

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from detectors.protocol import Detector
 from detectors.registry import load_teacher
-from schemas.stage import Stage
 from schemas.teacher import TeacherSource
+from stages.stage import Stage
 from synth_job.__main__ import main
 
 TINY: dict[str, Any] = {

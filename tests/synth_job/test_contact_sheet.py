@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from schemas.labels import BoxLabel, ImageLabels, LabelOrigin
-from schemas.shards import Sample, read_shard, write_shard
+from stages.shards import Sample, read_shard, write_shard
 from synth_job.contact_sheet import CELL, GAP, write_contact_sheet
 
 NAMES = ("cat", "a class with a rather long name")

@@ -12,8 +12,8 @@ from typer.testing import Result
 from detectors.ultralytics_yolo import UltralyticsDetector
 from schemas.calibration_set import MANIFEST, DivergedBatch
 from schemas.errors import ExitCode, InputError
-from schemas.shards import open_calibration_set
-from schemas.storage import file_digest
+from stages.shards import open_calibration_set
+from stages.storage import file_digest
 from synth_job.divergence import ATTEMPTS, Attempts, Diverged
 from synth_job.inversion import check_finite
 

@@ -13,8 +13,8 @@ from torchvision.ops import box_iou
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.labels import LabelOrigin
-from schemas.stage import Stage
 from schemas.synth_config import LabelConfig, LabelSource
+from stages.stage import Stage
 from synth_job.divergence import Attempts
 from synth_job.label_sampling import (
     AdaptiveRelabelling,

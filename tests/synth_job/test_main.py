@@ -20,9 +20,9 @@ from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.calibration_set import MANIFEST, LabelMode, LabelStatistics
 from schemas.errors import ExitCode
-from schemas.shards import open_calibration_set
-from schemas.storage import file_digest
 from schemas.synth_config import InversionConfig
+from stages.shards import open_calibration_set
+from stages.storage import file_digest
 from synth_job import job
 
 Synth = Callable[..., Result]

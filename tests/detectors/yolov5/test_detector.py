@@ -15,8 +15,8 @@ from detectors.yolov5.detector import Yolov5Detector, joint_logits
 from detectors.yolov5.loss import Gains
 from detectors.yolov5.network import Yolov5Network
 from schemas.errors import ConfigError, InputError, VerificationError
-from schemas.storage import file_digest
 from schemas.teacher import TeacherSource
+from stages.storage import file_digest
 from tests.detectors.yolov5.conftest import BACKBONE, HEAD, NAMES, architecture, identity
 
 Save = Callable[..., Path]

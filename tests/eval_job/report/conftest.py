@@ -27,7 +27,6 @@ from schemas.evaluation import (
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, Policy, QatConfig
 from schemas.sensitivity import ErrorAtBits, LayerSensitivity, SensitivityReport
-from schemas.storage import file_digest, write_text
 from schemas.student import (
     CalibrationSetReference,
     QuantizerRecord,
@@ -35,6 +34,7 @@ from schemas.student import (
     TrainingMethod,
     TrainingSummary,
 )
+from stages.storage import file_digest, write_text
 
 LAYERS = ("model.0.conv", "model.1.conv", "model.2.cv1.conv")
 BITS = BitPolicy(weight_bits=4)

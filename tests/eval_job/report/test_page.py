@@ -14,8 +14,8 @@ from eval_job.report.page import rebuild_page, write_page
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import InputError, VerificationError
 from schemas.evaluation import EvalReport
-from schemas.storage import write_text
 from schemas.student import StudentManifest
+from stages.storage import write_text
 
 HOSTILE = '<script>alert("1")</script>'
 

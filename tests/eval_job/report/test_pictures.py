@@ -8,7 +8,7 @@ from PIL import Image
 
 from eval_job.report.pictures import MAX_TILES, calibration_tiles, comparisons, spoken, unmatched
 from schemas.evaluation import SampleBox
-from schemas.shards import CalibrationSet, open_calibration_set
+from stages.shards import CalibrationSet, open_calibration_set
 
 CAT = SampleBox(bbox=(10.0, 10.0, 20.0, 20.0), class_name="cat", score=0.9)
 

@@ -5,8 +5,8 @@ from safetensors.numpy import save_file
 
 from eval_job.report.step_sizes import layer_steps
 from schemas.errors import VerificationError
-from schemas.storage import file_digest
 from schemas.student import StudentManifest
+from stages.storage import file_digest
 
 
 def test_step_sizes_are_read_layer_by_layer(run: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ImageSource, LabelMode
-from schemas.shards import open_calibration_set
+from stages.shards import open_calibration_set
 from tests.pipeline.sets.conftest import zsq_set
 
 
@@ -121,7 +121,7 @@ def test_classes_are_matched_by_name(set_folder: Path, other: Path, tmp_path: Pa
 def test_sizes_that_differ_are_never_merged(set_folder: Path, tmp_path: Path) -> None:
     from pipeline.sets.merge import _check_fit
     from schemas.errors import ConfigError
-    from schemas.shards import CalibrationSet
+    from stages.shards import CalibrationSet
 
     one = open_calibration_set(set_folder)
     larger = CalibrationSet(tmp_path, one.manifest.model_copy(update={"image_size": 64}), [])

@@ -14,7 +14,7 @@ from eval_job.data import find_validation_data
 from pipeline.sets.export import _boxes as exported_boxes
 from pipeline.sets.export import _yolo_line
 from schemas.labels import ImageLabels
-from schemas.shards import open_calibration_set
+from stages.shards import open_calibration_set
 from synth_job.given_labels import _yolo_edges, read_given_labels
 from tests.pipeline.sets.conftest import zsq_set
 from tests.schemas.test_properties import image_labels

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.sets.locations import Store, locate
 from schemas.errors import ConfigError
-from schemas.shards import open_calibration_set
+from stages.shards import open_calibration_set
 from tests.pipeline.sets.conftest import zsq_set
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from schemas.calibration_set import MANIFEST
-from schemas.lock import folder_lock
-from schemas.ranks import Rank
+from stages.lock import folder_lock
+from stages.ranks import Rank
 from tests.pipeline.sets.conftest import zsq_set
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.sets import pull
 from schemas.calibration_set import MANIFEST
-from schemas.shards import open_calibration_set
+from stages.shards import open_calibration_set
 from tests.pipeline.sets.conftest import Nginx, zsq_set
 
 SHARDS = ("calib-000000.tar", "calib-000001.tar")

@@ -12,8 +12,8 @@ import pytest
 
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelStatistics
 from schemas.labels import ImageLabels
-from schemas.shards import open_calibration_set, write_shard
-from schemas.storage import write_text
+from stages.shards import open_calibration_set, write_shard
+from stages.storage import write_text
 from tests.pipeline.sets.conftest import Nginx
 
 SIDE = 256

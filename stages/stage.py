@@ -8,10 +8,10 @@ from pathlib import Path
 from types import FrameType
 
 from schemas.errors import ConfigError, ExitCode, InputError, Stopped, ZsqError
-from schemas.lock import folder_lock
-from schemas.progress import Reporter
 from schemas.provenance import Provenance
-from schemas.ranks import Rank
+from stages.lock import folder_lock
+from stages.progress import Reporter
+from stages.ranks import Rank
 
 
 class Stage:

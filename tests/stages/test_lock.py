@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from schemas import lock as lock_module
 from schemas.errors import InputError
-from schemas.lock import PREFIX, LockHolder, folder_lock
-from schemas.ranks import Rank
-from schemas.storage import TEMPORARY_SUFFIX
+from stages import lock as lock_module
+from stages.lock import PREFIX, LockHolder, folder_lock
+from stages.ranks import Rank
+from stages.storage import TEMPORARY_SUFFIX
 
 ALONE = Rank()
 HOLD = (
     "import sys, time\n"
     "from pathlib import Path\n"
-    "from schemas.lock import folder_lock\n"
-    "from schemas.ranks import Rank\n"
+    "from stages.lock import folder_lock\n"
+    "from stages.ranks import Rank\n"
     "with folder_lock(Path(sys.argv[1]), 'synth', 'key', Rank()):\n"
     "    print('held', flush=True)\n"
     "    time.sleep(60)\n"

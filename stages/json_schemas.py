@@ -1,4 +1,4 @@
-"""Write the JSON Schema of every stored document and configuration: `python -m schemas.export docs/schemas`."""
+"""Write the JSON Schema of every stored document and configuration: `python -m stages.json_schemas docs/schemas`."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,9 @@ from schemas.labels import ImageLabels
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.sensitivity import SensitivityReport
-from schemas.storage import write_text
 from schemas.student import OnnxManifest, StudentManifest
 from schemas.synth_config import SynthConfig
+from stages.storage import write_text
 
 EXPORTED: tuple[type[Contract], ...] = (
     CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, OnnxManifest, QatConfig, RunConfig, SensitivityReport,

@@ -24,7 +24,7 @@ from schemas.calibration_set import (
 )
 from schemas.errors import InputError, VerificationError
 from schemas.labels import ImageLabels
-from schemas.storage import atomic_path, file_digest, write_text
+from stages.storage import atomic_path, file_digest, write_text
 
 MAX_PNG_BYTES = 64 * 2**20
 """A 4096 px image of noise, the largest a set can hold, is 48 MiB."""

@@ -32,8 +32,8 @@ from pydantic import ValidationError
 
 from schemas.base import Contract
 from schemas.errors import InputError
-from schemas.ranks import Rank
-from schemas.storage import make_folder, remove_temporaries
+from stages.ranks import Rank
+from stages.storage import make_folder, remove_temporaries
 
 BEAT_S = 5.0
 """Seconds between two touches of a held lock."""

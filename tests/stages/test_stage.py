@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigError, InputError, Stopped, VerificationError
-from schemas.lock import folder_lock
 from schemas.provenance import Provenance
-from schemas.ranks import Rank
-from schemas.stage import Stage, run_stage, up_to_date
+from stages.lock import folder_lock
+from stages.ranks import Rank
+from stages.stage import Stage, run_stage, up_to_date
 
 WANTED = Provenance.of("synth", {"seed": 1}, {"teacher": "a"})
 OTHER = Provenance.of("synth", {"seed": 2}, {"teacher": "a"})
@@ -73,7 +73,7 @@ def test_sigterm_waits_for_the_next_safe_point_then_exits_143():
 def test_as_a_process_sigterm_exits_143(tmp_path: Path):
     script = (
         "import time\n"
-        "from schemas.stage import run_stage\n"
+        "from stages.stage import run_stage\n"
         "with run_stage('qat') as stage:\n"
         "    print('ready', flush=True)\n"
         "    while True:\n"
@@ -114,7 +114,7 @@ def test_output_is_this_stage_s_alone_inside_the_block(tmp_path: Path):
 
 
 def test_a_stage_whose_folder_was_taken_over_stops_at_its_next_safe_point(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr("schemas.lock.BEAT_S", 0.01)
+    monkeypatch.setattr("stages.lock.BEAT_S", 0.01)
     stage = Stage("synth")
     with pytest.raises(InputError, match="took this folder over"), stage.output(tmp_path, "k", Rank(), lambda: False):
         (tmp_path / ".zsq-lock-0").unlink()

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from schemas.errors import ConfigError
 from schemas.qat_config import QatConfig
-from schemas.stage_config import Assignments, ConfigFile, RunConfigFile, read_stage_config
+from stages.options import Assignments, ConfigFile, RunConfigFile, read_stage_config
 
 RUN = "seed: 3\nqat:\n  steps: 7\n"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from schemas.errors import ConfigError
-from schemas.ranks import Rank
+from stages.ranks import Rank
 
 
 def test_without_a_launcher_a_process_is_alone():

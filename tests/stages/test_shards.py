@@ -13,7 +13,7 @@ from PIL import Image
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord
 from schemas.errors import InputError, VerificationError
 from schemas.labels import ImageLabels
-from schemas.shards import open_calibration_set, read_shard, write_shard
+from stages.shards import open_calibration_set, read_shard, write_shard
 
 SHARD = "calib-000000.tar"
 LABELS = ImageLabels(width=8, height=8, boxes=())
@@ -160,7 +160,7 @@ def test_more_or_fewer_samples_than_recorded_are_refused(folder, expected):
 
 
 def test_an_oversized_member_is_refused(folder, monkeypatch):
-    monkeypatch.setattr("schemas.shards.MAX_PNG_BYTES", 10)
+    monkeypatch.setattr("stages.shards.MAX_PNG_BYTES", 10)
     with pytest.raises(VerificationError, match="too large"):
         open_calibration_set(folder)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import schemas
-from schemas.export import EXPORTED, json_schema_files
+from stages.json_schemas import EXPORTED, json_schema_files
 
 SCHEMA_FOLDER = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 MODULES = sorted(f"schemas.{path.stem}" for path in Path(schemas.__file__).parent.glob("[a-z]*.py"))

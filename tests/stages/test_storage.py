@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from schemas.errors import InputError
-from schemas.storage import atomic_path, file_digest, make_folder, remove_file, write_text
+from stages.storage import atomic_path, file_digest, make_folder, remove_file, write_text
 
 
 def test_a_failing_block_leaves_the_old_file_and_nothing_else(tmp_path):

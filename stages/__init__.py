@@ -1,0 +1,1 @@
+"""How every stage behaves: lock, progress, ranks, atomic storage, shards, options. Imports no torch."""
