@@ -24,7 +24,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from eval_job.data import find_validation_data
 from eval_job.evaluate import predict
-from eval_job.validation_set import ValidationSet
+from label_formats.images import ValidationSet
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.agreement import agreement

@@ -15,7 +15,7 @@ import typer
 from detectors.average_precision import average_precision
 from detectors.registry import load_teacher
 from eval_job.evaluate import predict
-from eval_job.validation_set import IMAGE_SUFFIXES, ValidationImage
+from label_formats.images import IMAGE_SUFFIXES, ValidationImage
 from quantization.student import load_student
 from schemas.teacher import Family, TeacherSource
 from stages.shards import open_calibration_set

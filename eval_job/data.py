@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from detectors.embedded import scenes
-from eval_job.coco import CocoData
-from eval_job.validation_set import ValidationImage, ValidationSet, ValidationSource, some
-from eval_job.voc import VocData
-from eval_job.yolo import IMAGES, YoloData
+from label_formats.coco import CocoData
+from label_formats.images import ValidationImage, ValidationSet, ValidationSource, some
+from label_formats.pascal_voc import ANNOTATIONS, PICTURES, is_voc
+from label_formats.voc import VocData
+from label_formats.yolo import IMAGES, YoloData
 from schemas.base import canonical_digest
 from schemas.errors import ConfigError, InputError
-from schemas.pascal_voc import ANNOTATIONS, PICTURES, is_voc
 from stages.storage import file_digest
 
 EMBEDDED = "embedded"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.detections import Detections
-from eval_job.validation_set import Pixels, ValidationImage
+from label_formats.images import Pixels, ValidationImage
 from schemas.teacher import PixelFormat, TeacherIdentity
 
 READERS = 2

@@ -21,8 +21,8 @@ from eval_job.evaluate import Batches, Predictor, predict
 from eval_job.latency import measure_latencies
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher
 from eval_job.samples import confident_statistics, remove_samples, write_samples
-from eval_job.validation_set import ValidationImage, ValidationSet, ValidationSource
 from eval_job.voc_precision import voc_precision
+from label_formats.images import ValidationImage, ValidationSet, ValidationSource
 from quantization.onnx_engine import check_engine, installed_engines, open_engine, usable_cores
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from detectors.detections import Detections
-from eval_job.validation_set import ValidationImage, ValidationSet
+from label_formats.images import ValidationImage, ValidationSet
 from schemas.calibration_set import LabelStatistics
 from schemas.evaluation import CONFIDENT, SAMPLES_FOLDER, SampleBox, SamplePicture
 from schemas.labels import BoxLabel, ImageLabels, LabelOrigin

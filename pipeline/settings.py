@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from detectors.source import EMBEDDED
+from label_formats.pascal_voc import is_voc, list_root
 from schemas.base import Contract, read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import InputError
 from schemas.eval_config import EvalConfig
-from schemas.pascal_voc import is_voc, list_root
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig

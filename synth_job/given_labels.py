@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from label_formats.pascal_voc import annotation_files, is_voc, read_annotation
 from schemas.base import canonical_digest
 from schemas.errors import InputError
-from schemas.pascal_voc import annotation_files, is_voc, read_annotation
 from stages.storage import file_digest
 
 if TYPE_CHECKING:

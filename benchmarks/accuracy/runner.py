@@ -15,7 +15,7 @@ from detectors.detections import Detections
 from eval_job.bootstrap import resampled_precision
 from eval_job.data import find_validation_data
 from eval_job.job import detections_file
-from eval_job.validation_set import ValidationSet
+from label_formats.images import ValidationSet
 from pipeline.local_executor import run_job
 from pipeline.plan import StageCommand, plan_stages, write_stage_config
 from schemas.base import Contract, canonical_digest

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
-from eval_job.coco import CocoData
 from eval_job.data import EmbeddedScenes, find_validation_data
-from eval_job.yolo import YoloData
+from label_formats.coco import CocoData
+from label_formats.yolo import YoloData
 from schemas.errors import ConfigError, InputError
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from eval_job.coco import CocoData
 from eval_job.evaluate import Prediction, network_input, predict
-from eval_job.validation_set import ValidationImage
+from label_formats.coco import CocoData
+from label_formats.images import ValidationImage
 from schemas.errors import InputError
 from schemas.teacher import PixelFormat
 

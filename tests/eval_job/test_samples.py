@@ -7,7 +7,7 @@ from PIL import Image
 
 from detectors.detections import Detections
 from eval_job.samples import MAX_SIDE, confident_statistics, remove_samples, write_samples
-from eval_job.validation_set import ValidationImage, ValidationSet
+from label_formats.images import ValidationImage, ValidationSet
 from schemas.evaluation import CONFIDENT
 from stages.storage import file_digest
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from label_formats.pascal_voc import MAX_BYTES, annotation_files, is_voc, read_annotation
 from schemas.errors import InputError
-from schemas.pascal_voc import MAX_BYTES, annotation_files, is_voc, read_annotation
 from tests.hostile.conftest import refused
 from tests.hostile.mutation import mutated
 

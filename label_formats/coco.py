@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from eval_job.validation_set import ValidationImage, ValidationSet, files_digest, some
+from label_formats.images import ValidationImage, ValidationSet, files_digest, some
 from schemas.errors import InputError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval_job.validation_set import IMAGE_SUFFIXES, ValidationImage, ValidationSet, files_digest, image_ids, image_size
+from label_formats.images import IMAGE_SUFFIXES, ValidationImage, ValidationSet, files_digest, image_ids, image_size
 from schemas.errors import InputError
 
 IMAGES = "images"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval_job.validation_set import ValidationImage, image_size, read_image
+from label_formats.images import ValidationImage, image_size, read_image
 from schemas.errors import InputError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval_job.data import find_validation_data
-from eval_job.voc import VocData
+from label_formats.voc import VocData
 from schemas.errors import ConfigError, InputError
 
 TEACHER = ("blue", "red", "green")

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval_job.coco import CocoData
-from eval_job.validation_set import ValidationSet
+from label_formats.coco import CocoData
+from label_formats.images import ValidationSet
 from schemas.errors import InputError
 
 TEACHER = ("red", "green")

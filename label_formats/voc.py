@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_job.validation_set import (
+from label_formats.images import (
     IMAGE_SUFFIXES,
     ValidationImage,
     ValidationSet,
@@ -16,8 +16,8 @@ from eval_job.validation_set import (
     image_size,
     some,
 )
+from label_formats.pascal_voc import ANNOTATIONS, PICTURES, VocAnnotation, annotation_files, read_annotation
 from schemas.errors import InputError
-from schemas.pascal_voc import ANNOTATIONS, PICTURES, VocAnnotation, annotation_files, read_annotation
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval_job.coco import CocoData
-from eval_job.validation_set import ValidationSet
-from eval_job.yolo import YoloData
+from label_formats.coco import CocoData
+from label_formats.images import ValidationSet
+from label_formats.yolo import YoloData
 from schemas.errors import InputError
 
 TEACHER = ("red", "green")

@@ -1,0 +1,1 @@
+"""One module per label format (COCO, YOLO, Pascal VOC), and how images are read."""
