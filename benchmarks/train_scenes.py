@@ -20,7 +20,7 @@ from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VALIDATION_SEED, Scene
 from detectors.embedded.train import augment, make_optimizer, render_scenes, update_average
-from detectors.torchvision_models import Architecture, Backbone, build_network
+from detectors.torchvision.models import Architecture, Backbone, build_network
 from stages.storage import atomic_path
 
 SCENES, VALIDATION_SCENES = 1000, 256

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from detectors import torchvision_checkpoints, torchvision_detectors
 from detectors.protocol import Detector
-from detectors.rtdetr import RtdetrDetector
 from detectors.source import EMBEDDED, checkpoint_path
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.torchvision import build as torchvision_build
+from detectors.torchvision import checkpoints as torchvision_checkpoints
+from detectors.ultralytics.rtdetr import RtdetrDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from detectors.yolov5.detector import Yolov5Detector
 from schemas.errors import ConfigError
 from schemas.teacher import TeacherIdentity, TeacherSource
@@ -39,7 +40,7 @@ FAMILIES = {
     "ultralytics": FamilyAdapter(_load_ultralytics, UltralyticsDetector.build),
     "yolov5": FamilyAdapter(lambda path, _: Yolov5Detector.load(path), Yolov5Detector.build),
     "rtdetr": FamilyAdapter(lambda path, source: RtdetrDetector.load(path, source.trust_pickle), RtdetrDetector.build),
-    "torchvision": FamilyAdapter(torchvision_checkpoints.load, torchvision_detectors.build),
+    "torchvision": FamilyAdapter(torchvision_checkpoints.load, torchvision_build.build),
 }
 
 

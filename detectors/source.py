@@ -10,9 +10,9 @@ from stages.storage import file_digest
 
 EMBEDDED = "embedded"
 PUBLISHERS = {
-    "ultralytics": "detectors.ultralytics_assets",
-    "rtdetr": "detectors.ultralytics_assets",
-    "torchvision": "detectors.torchvision_checkpoints",
+    "ultralytics": "detectors.ultralytics.assets",
+    "rtdetr": "detectors.ultralytics.assets",
+    "torchvision": "detectors.torchvision.checkpoints",
 }
 """The module of each family that has published checkpoints; its `download(name)` gives the file."""
 

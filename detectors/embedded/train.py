@@ -28,7 +28,7 @@ from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VALIDATION_SEED, Scene, render_scene
 from detectors.protocol import Detector
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.calibration_set import AveragePrecision
 from stages.storage import atomic_path
 

@@ -10,10 +10,10 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.architecture_limits import check_limits
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.architecture_limits import check_limits
+from detectors.ultralytics.yolo import UltralyticsDetector
 from detectors.yolov5.checkpoint import StoredModule, number, read_checkpoint
 from detectors.yolov5.loss import Gains, detection_loss
 from detectors.yolov5.network import Yolov5Network, difference

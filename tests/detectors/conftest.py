@@ -12,7 +12,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from detectors.detections import Detections
 from detectors.embedded.scenes import VALIDATION_SEED, Scene, render_scene
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 
 NAMES = {0: "cat", 1: "dog", 2: "cow"}
 

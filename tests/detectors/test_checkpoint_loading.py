@@ -15,7 +15,7 @@ from ultralytics.utils import downloads
 
 from detectors.registry import load_teacher
 from detectors.source import checkpoint_digest, checkpoint_path
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.errors import InputError, VerificationError
 from schemas.teacher import TeacherIdentity, TeacherSource
 from stages.storage import file_digest

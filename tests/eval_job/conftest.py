@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from detectors.detections import Detections
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig

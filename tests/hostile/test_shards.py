@@ -45,7 +45,7 @@ def test_the_set_opens_before_it_is_spoilt(hostile_set: Path) -> None:
     ["../x.png", "/x.png", "../../etc/passwd", "a/../x.png", "00000001.png/../x", "x" * 99, "0\n0.png", "\u0661.png",
      ".png", "00000000.png.exe", "1" * 60 + ".png", "-1.png", "con.json", "00000000.PNG"],
 )  # fmt: skip
-def test_names_that_are_no_sample_are_refused(hostile_set: Path, name: str) -> None:
+def test_build_that_are_no_sample_are_refused(hostile_set: Path, name: str) -> None:
     open_spoilt(hostile_set, tar_of(*PAIR, (name, b"x")))
     assert not (hostile_set.parent / "x.png").exists()
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from detectors.registry import load_teacher
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from quantization.convert import make_student
 from quantization.student import load_student, save_student
 from schemas.calibration_set import ImageSource, LabelMode

@@ -5,7 +5,7 @@ import torch
 from ultralytics.nn.tasks import yaml_model_load
 
 from detectors.detections import Detections
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from qat_job.distillation import FeatureTap
 from qat_job.training import parameter_groups, training_loss
 from quantization.calibrate import calibrate

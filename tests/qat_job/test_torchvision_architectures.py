@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Detector, StatisticsKind
-from detectors.torchvision_models import PUBLISHED
+from detectors.torchvision.models import PUBLISHED
 from qat_job.distillation import FeatureTap, output_divergence
 from qat_job.training import parameter_groups, training_loss
 from quantization.calibrate import calibrate

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ultralytics.nn.tasks import yaml_model_load
 
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from quantization.calibrate import calibrate
 from quantization.convert import make_student
 from quantization.onnx_export import measure_parity

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import Result
 
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.calibration_set import MANIFEST, DivergedBatch
 from schemas.errors import ExitCode, InputError
 from stages.shards import open_calibration_set

@@ -163,7 +163,7 @@ def test_sample_pictures_that_were_taken_away_are_said_to_be(page: Any, run: Any
     assert "sample pictures of this evaluation were taken away" in text_of(page())
 
 
-def test_names_from_artifacts_cannot_become_markup(page: Any, run: Any) -> None:
+def test_build_from_artifacts_cannot_become_markup(page: Any, run: Any) -> None:
     classes = {HOSTILE: 0.1, "'\"><img src=x onerror=alert(1)>": 0.2}
     statistics = run.report.detection_statistics.model_copy(update={"class_histogram": {HOSTILE: 4}})
     models = [each.model_copy(update={"name": each.name + HOSTILE, "per_class": classes}) for each in run.report.models]

@@ -55,7 +55,7 @@ def test_the_image_itself_is_there_once(run: Any) -> None:
     assert all("data:" not in picture and '<use href="#sample-1"/>' in picture for _, picture, _ in comparison.panels)
 
 
-def test_names_of_boxes_stay_inside_the_picture(run: Any) -> None:
+def test_build_of_boxes_stay_inside_the_picture(run: Any) -> None:
     edge = SampleBox(bbox=(75.0, 0.0, 5.0, 5.0), class_name="a class with a long name", score=0.5)
     samples = [run.report.samples[0].model_copy(update={"labels": (edge,), "detections": {}})]
     (comparison,) = comparisons(samples, run.evaluation, []) or []

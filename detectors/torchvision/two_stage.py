@@ -12,7 +12,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detectors.detections import Detections
 from detectors.protocol import BinaryOutputs, HeadOutputs
-from detectors.torchvision_detector import TorchvisionDetector, best_boxes
+from detectors.torchvision.detector import TorchvisionDetector, best_boxes
 from schemas.teacher import TeacherIdentity
 
 MASK_REGIONS = 16

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from detectors.torchvision_models import PUBLISHED
+from detectors.torchvision.models import PUBLISHED
 from schemas.errors import InputError
 
 NAMES = (
@@ -57,7 +57,7 @@ def published_name(state: Mapping[str, Tensor]) -> str:
 
 
 def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights for a network of `detectors.torchvision_models`.
+    """The same weights for a network of `detectors.torchvision.models`.
 
     Raises:
         InputError: a name is not of this layout, or its relative positions are counted in another way.

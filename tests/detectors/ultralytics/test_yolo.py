@@ -11,7 +11,7 @@ from ultralytics.utils.nms import non_max_suppression
 
 from detectors.detections import Detections
 from detectors.embedded.scenes import Scene
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 
 SETTINGS: dict[str, Any] = {"confidence": 0.25, "iou": 0.7, "max_detections": 100, "multi_label": False}
 

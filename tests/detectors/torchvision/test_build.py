@@ -11,9 +11,9 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs
-from detectors.torchvision_detectors import build
-from detectors.torchvision_models import Architecture
-from detectors.torchvision_two_stage import EvenSampler
+from detectors.torchvision.build import build
+from detectors.torchvision.models import Architecture
+from detectors.torchvision.two_stage import EvenSampler
 from schemas.errors import VerificationError
 from schemas.teacher import TeacherIdentity
 
@@ -124,7 +124,7 @@ def test_folding_batch_norm_keeps_the_outputs_and_leaves_none(detector: Any, ima
         assert float((one - other).norm() / other.norm()) < 1e-4
 
 
-def test_names_of_layers_are_there(detector: Any) -> None:
+def test_build_of_layers_are_there(detector: Any) -> None:
     names = dict(detector.network.named_modules())
     assert isinstance(names[detector.first_layer()], nn.Conv2d)
     assert set(detector.output_layers()) < set(detector.head_layers()) < names.keys()

@@ -13,7 +13,7 @@ from torchvision.ops import box_convert, box_iou
 
 from detectors.detections import Detections
 from detectors.protocol import BinaryOutputs, HeadOutputs
-from detectors.torchvision_detector import TorchvisionDetector, best_boxes
+from detectors.torchvision.detector import TorchvisionDetector, best_boxes
 
 
 class OneStageDetector(TorchvisionDetector):

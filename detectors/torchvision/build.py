@@ -2,9 +2,9 @@
 
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from detectors.torchvision_models import Architecture, build_network
-from detectors.torchvision_one_stage import OneStageDetector
-from detectors.torchvision_two_stage import TwoStageDetector
+from detectors.torchvision.models import Architecture, build_network
+from detectors.torchvision.one_stage import OneStageDetector
+from detectors.torchvision.two_stage import TwoStageDetector
 from schemas.teacher import TeacherIdentity
 
 

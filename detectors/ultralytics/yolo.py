@@ -18,11 +18,11 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils.nms import non_max_suppression
 
-from detectors.architecture_limits import check_limits
 from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
 from detectors.protocol import HeadOutputs, StatisticsKind
+from detectors.ultralytics.architecture_limits import check_limits
 from schemas.errors import InputError, VerificationError
 from schemas.teacher import Family, PixelFormat, TeacherIdentity
 from stages.storage import file_digest

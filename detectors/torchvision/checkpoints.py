@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from detectors.mmdetection import converted, is_mmdetection, published_name
-from detectors.torchvision_detectors import build
-from detectors.torchvision_models import PUBLISHED, Architecture
-from detectors.torchvision_one_stage import OneStageDetector
-from detectors.torchvision_two_stage import TwoStageDetector
+from detectors.torchvision.build import build
+from detectors.torchvision.mmdetection import converted, is_mmdetection, published_name
+from detectors.torchvision.models import PUBLISHED, Architecture
+from detectors.torchvision.one_stage import OneStageDetector
+from detectors.torchvision.two_stage import TwoStageDetector
 from schemas.errors import InputError, VerificationError
 from schemas.teacher import PixelFormat, TeacherIdentity, TeacherSource
 from stages.storage import file_digest

@@ -17,7 +17,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from detectors.swin import SwinPyramid
+from detectors.torchvision.swin import SwinPyramid
 from schemas.base import Contract
 from schemas.errors import VerificationError
 

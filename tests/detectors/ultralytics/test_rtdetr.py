@@ -11,7 +11,7 @@ from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from detectors.detections import Detections
 from detectors.registry import load_teacher
-from detectors.rtdetr import CELL, RtdetrDetector
+from detectors.ultralytics.rtdetr import CELL, RtdetrDetector
 from schemas.errors import InputError
 from schemas.teacher import TeacherSource
 

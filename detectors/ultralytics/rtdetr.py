@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs
-from detectors.ultralytics_yolo import UltralyticsDetector
+from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.teacher import Family
 
 ABSENT = -20.0

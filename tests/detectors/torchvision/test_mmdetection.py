@@ -10,9 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detectors.detections import Detections
-from detectors.mmdetection import converted, merged_as_torchvision, published_name, relative_positions, torchvision_name
 from detectors.registry import load_teacher
-from detectors.torchvision_models import PUBLISHED, Architecture, Backbone, build_network
+from detectors.torchvision.mmdetection import (
+    converted,
+    merged_as_torchvision,
+    published_name,
+    relative_positions,
+    torchvision_name,
+)
+from detectors.torchvision.models import PUBLISHED, Architecture, Backbone, build_network
 from schemas.errors import InputError
 from schemas.teacher import TeacherSource
 
@@ -168,7 +174,7 @@ def test_a_block_computes_what_it_computes_under_its_old_names(state: dict[str, 
 @pytest.mark.parametrize(
     "name", ["backbone.stages.0.blocks.0.attn.w_msa.qkv.weight", "neck.fpn_convs.3.conv.bias", "rpn_head.rpn_reg.bias"]
 )
-def test_names_by_hand(name: str) -> None:
+def test_build_by_hand(name: str) -> None:
     assert (
         torchvision_name(name)
         == {

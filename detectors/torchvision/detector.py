@@ -17,8 +17,8 @@ from torchvision.ops import batched_nms
 from detectors.batch_norm import batch_norms, fold
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs, StatisticsKind
-from detectors.swin import WindowAttention
-from detectors.torchvision_models import Architecture
+from detectors.torchvision.models import Architecture
+from detectors.torchvision.swin import WindowAttention
 from schemas.teacher import TeacherIdentity
 
 SMALLEST_SIDE = 1.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from detectors.swin import SwinPyramid, WindowAttention
+from detectors.torchvision.swin import SwinPyramid, WindowAttention
 
 
 @pytest.mark.parametrize("size", [(14, 14), (7, 7), (5, 12), (20, 9)])

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
-from detectors import torchvision_checkpoints
 from detectors.registry import load_teacher
 from detectors.source import checkpoint_path
-from detectors.torchvision_checkpoints import download, numbered
+from detectors.torchvision import checkpoints as torchvision_checkpoints
+from detectors.torchvision.checkpoints import download, numbered
 from schemas.errors import InputError
 from schemas.teacher import TeacherSource
 

@@ -1,0 +1,1 @@
+"""The networks that the ultralytics package builds: YOLO and RT-DETR."""
