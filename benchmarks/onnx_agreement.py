@@ -22,7 +22,7 @@ from eval_job.data import find_validation_data
 from eval_job.evaluate import Predictor, predict
 from eval_job.onnx_model import OnnxDetector
 from qat_job.images import ImageBatches
-from quantization.onnx_engine import installed_engines, open_engine
+from quantization.onnx.engine import installed_engines, open_engine
 from quantization.student import load_student
 from schemas.student import ONNX
 from schemas.teacher import TeacherSource

@@ -17,7 +17,7 @@ import onnxruntime
 import typer
 
 from eval_job.latency import measure_latencies
-from quantization.onnx_engine import installed_engines, usable_cores
+from quantization.onnx.engine import installed_engines, usable_cores
 from schemas.evaluation import Latency
 
 PROFILED_RUNS = 10

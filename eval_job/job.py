@@ -23,7 +23,7 @@ from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_s
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.voc_precision import voc_precision
 from label_formats.images import ValidationImage, ValidationSet, ValidationSource
-from quantization.onnx_engine import check_engine, installed_engines, open_engine, usable_cores
+from quantization.onnx.engine import check_engine, installed_engines, open_engine, usable_cores
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
 from schemas.errors import ConfigError

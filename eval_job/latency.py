@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quantization.onnx_engine import CPU, Engine, engine_title, open_engine
+from quantization.onnx.engine import CPU, Engine, engine_title, open_engine
 from schemas.eval_config import EngineName
 from schemas.evaluation import Latency
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Detector
-from quantization.onnx_engine import Engine
-from quantization.onnx_export import export_full_precision, verify_onnx
+from quantization.onnx.engine import Engine
+from quantization.onnx.export import export_full_precision, verify_onnx
 from schemas.student import MANIFEST as STUDENT
 from schemas.student import ONNX, StudentManifest
 from stages.storage import file_digest

@@ -64,7 +64,7 @@ def export(
     import torch  # takes seconds, and "up to date" needs none of it
 
     from qat_job.images import ImageBatches
-    from quantization.onnx_export import PARITY_IMAGES, export_student
+    from quantization.onnx.export import PARITY_IMAGES, export_student
     from quantization.student import load_student
     from stages.shards import open_calibration_set
 

@@ -18,7 +18,7 @@ from qat_job.training import train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, mean_weight_bits, quantized_layers
 from quantization.fitting import fit_to_float
-from quantization.onnx_export import PARITY_IMAGES, export_student
+from quantization.onnx.export import PARITY_IMAGES, export_student
 from quantization.student import load_student, save_student
 from schemas.errors import InputError
 from schemas.provenance import Provenance

@@ -16,8 +16,8 @@ from detectors.registry import load_teacher
 from qat_job.job import quantize
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
-from quantization.onnx_export import export_student, measure_parity
-from quantization.onnx_graph import to_onnx, write_onnx
+from quantization.onnx.export import export_student, measure_parity
+from quantization.onnx.graph import to_onnx, write_onnx
 from quantization.student import load_student, save_student
 from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMode
 from schemas.labels import LabelOrigin

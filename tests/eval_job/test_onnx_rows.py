@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from eval_job import job, latency, onnx_model
 from eval_job.__main__ import app
-from quantization.onnx_engine import Images
+from quantization.onnx.engine import Images
 from schemas.evaluation import EvalReport
 from schemas.qat_config import BitPolicy
 from schemas.student import (

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from detectors.registry import load_teacher
 from pipeline.cli import app
 from quantization.convert import make_student
-from quantization.onnx_export import verify_onnx
+from quantization.onnx.export import verify_onnx
 from quantization.student import save_student
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.provenance import Provenance

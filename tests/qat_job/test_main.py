@@ -19,7 +19,7 @@ from qat_job.distillation import FeatureTap, feature_error
 from qat_job.images import ImageBatches
 from quantization.convert import quantized_layers
 from quantization.layers import QuantizedLayer
-from quantization.onnx_export import verify_onnx
+from quantization.onnx.export import verify_onnx
 from quantization.student import load_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ExitCode

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from quantization.onnx_graph import INPUT
+from quantization.onnx.graph import INPUT
 from schemas.errors import ConfigError, VerificationError
 from schemas.eval_config import EngineName
 

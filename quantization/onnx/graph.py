@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from quantization.onnx_quantizers import OPSET
+from quantization.onnx.quantizers import OPSET
 from stages.storage import atomic_path
 
 INPUT, OUTPUT = "images", "output0"

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers
 from quantization.layers import QuantizedLayer
-from quantization.onnx_engine import open_engine
-from quantization.onnx_graph import to_half, to_onnx, write_onnx
-from quantization.onnx_quantizers import OPSET, replace_quantizers
+from quantization.onnx.engine import open_engine
+from quantization.onnx.graph import to_half, to_onnx, write_onnx
+from quantization.onnx.quantizers import OPSET, replace_quantizers
 from schemas.errors import VerificationError
 from schemas.provenance import code_version
 from schemas.student import OnnxManifest, OnnxParity, StudentManifest, export_provenance, onnx_manifest_path

@@ -18,10 +18,10 @@ from torchvision.ops import box_iou
 from ultralytics import YOLO
 
 from detectors.protocol import Detector
-from quantization import onnx_export
 from quantization.convert import quantized_layers
-from quantization.onnx_engine import open_engine
-from quantization.onnx_export import export_full_precision, export_student, measure_parity, verify_onnx
+from quantization.onnx import export as onnx_export
+from quantization.onnx.engine import open_engine
+from quantization.onnx.export import export_full_precision, export_student, measure_parity, verify_onnx
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
