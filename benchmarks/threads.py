@@ -2,8 +2,8 @@
 
     uv run python -m benchmarks.threads --waiting default,1000,3000,passive
 
-`default` is GNU OpenMP's own 300,000 rounds of spinning, a number is GOMP_SPINCOUNT, `passive` is OMP_WAIT_POLICY. Run it
-on an otherwise idle machine, or with all else paused; figures of separate runs do not compare.
+`default` is GNU OpenMP's own 300,000 rounds of spinning, a number is GOMP_SPINCOUNT, `passive` is OMP_WAIT_POLICY. Run
+it on an otherwise idle machine, or with all else paused; figures of separate runs do not compare.
 """
 
 import os
