@@ -15,7 +15,8 @@ from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import PAGE, REPORT, EvalReport
 from schemas.provenance import Provenance
-from schemas.student import MANIFEST, ONNX, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
+from schemas.student import MANIFEST, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
+from schemas.target import Target, exported_path
 from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
 from stages.ranks import Rank
 from stages.shards import open_calibration_set
@@ -94,19 +95,24 @@ def _with_ptq(students: Sequence[Path]) -> list[Path]:
 
 
 def _exported(folders: Sequence[Path]) -> dict[str, str]:
-    """Digest of the exported model of each student that has one, by role.
+    """Digest of each exported model of each student, by role.
 
     Raises:
         InputError: a model lies without its manifest, or a manifest without its model.
     """
-    for path in (folder / ONNX for folder in folders):
-        if path.exists() != onnx_manifest_path(path).exists():
-            there, missing = sorted((path, onnx_manifest_path(path)), key=Path.exists, reverse=True)
-            raise InputError(
-                f"{missing}: is missing beside {there.name}; run zsq export --overwrite, or set onnx.models: none"
-            )
-    models = {n: folder / ONNX for n, folder in enumerate(folders, start=1) if (folder / ONNX).exists()}
-    return {f"student {n} onnx": OnnxManifest.read(onnx_manifest_path(path)).sha256 for n, path in models.items()}
+    digests: dict[str, str] = {}
+    for number, folder in enumerate(folders, start=1):
+        for target in Target:
+            path = exported_path(folder, target)
+            manifest = onnx_manifest_path(path)
+            if path.exists() != manifest.exists():
+                there, missing = sorted((path, manifest), key=Path.exists, reverse=True)
+                raise InputError(
+                    f"{missing}: is missing beside {there.name}; run zsq export --overwrite, or set onnx.models: none"
+                )
+            if path.exists():
+                digests[f"student {number} {target.value}"] = OnnxManifest.read(manifest).sha256
+    return digests
 
 
 def _check_teacher(manifests: dict[Path, StudentManifest], teacher_digest: str) -> None:

@@ -23,7 +23,7 @@ from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_s
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.voc_precision import voc_precision
 from label_formats.images import ValidationImage, ValidationSet, ValidationSource
-from quantization.onnx.engine import check_engine, installed_engines, open_engine
+from quantization.onnx.engine import check_engine, engine_title, installed_engines, open_engine
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
 from schemas.errors import ConfigError
@@ -75,7 +75,7 @@ def run(
     if validation.without_area:
         stage.reporter.message(f"{validation.name}: left out {validation.without_area} boxes without area")
     if config.onnx.models != "none":
-        check_engine(config.onnx.engine, config.onnx.providers)
+        check_engine("onnxruntime", config.onnx.providers)
     _remove_previous(output)
     named = _names(students)
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)
@@ -113,8 +113,8 @@ def run(
                     full_precision,
                     resampled[FULL_PRECISION] if models else None,
                 ),
-                file_bytes=model.file.stat().st_size if model.file else None,
                 latencies=latencies.get(model.name, ()),
+                **_about(model.file, config.onnx),
             )
         )
 
@@ -148,7 +148,19 @@ class _Model:
     detector: Predictor
     weights_sha256: str
     manifest: StudentManifest | None = None
-    file: Path | None = None
+    file: OnnxFile | None = None
+
+
+def _about(file: OnnxFile | None, onnx: OnnxEvaluation) -> dict[str, Any]:
+    """What a row says of an exported file."""
+    if file is None:
+        return {}
+    about: dict[str, Any] = {"file_bytes": file.path.stat().st_size}
+    about["engine"] = engine_title(file.engine or "onnxruntime", onnx.providers)
+    if file.source is not None:
+        manifest = file.source.file
+        about |= {"student": file.source.name, "target": manifest.target, "census": manifest.census}
+    return about
 
 
 def _models(
@@ -161,8 +173,9 @@ def _models(
         detector, manifest = load_student(folder, device)
         yield _Model(name, detector, manifest.weights_sha256, manifest)
     for file in exported:
-        engine = open_engine(file.path, onnx.engine, providers=onnx.providers)
-        yield _Model(file.name, OnnxDetector(engine, teacher), file.sha256, file.student, file.path)
+        engine = open_engine(file.path, file.engine or "onnxruntime", providers=onnx.providers)
+        student = file.source.student if file.source else None
+        yield _Model(file.name, OnnxDetector(engine, teacher), file.sha256, student, file)
 
 
 def _names(students: Sequence[Path]) -> dict[str, Path]:
@@ -187,7 +200,12 @@ def _exported(
     """The students' exported models, after the teacher's, which are made here."""
     if onnx.models == "none":
         return []
-    found = list(exported_students(students))
+    found = []
+    for file in exported_students(students):
+        if file.engine in installed_engines():
+            found.append(file)
+        else:
+            stage.reporter.message(f"{file.path}: not evaluated; install zsq[{file.engine}] to run it")
     if found and onnx.models == "all" and teacher.export_obstacle is None:
         stage.reporter.message("exporting the teacher in single and half precision")
         found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]
@@ -200,14 +218,19 @@ def _time(
     if not exported:
         return {}
     stage.reporter.message(f"timing {len(exported)} exported models, {onnx.repetitions} runs each")
-    return measure_latencies(
-        {file.name: file.path for file in exported},
-        image_size,
-        engines=installed_engines() if onnx.timed_engines is None else onnx.timed_engines,
-        threads=onnx.threads or tuple(sorted({1, usable_cores()})),
-        repetitions=onnx.repetitions,
-        providers=onnx.providers,
-    )
+    latencies: dict[str, tuple[Latency, ...]] = {}
+    for engine in dict.fromkeys(file.engine for file in exported if file.engine):
+        measured = measure_latencies(
+            {file.name: file.path for file in exported if file.engine in (None, engine)},
+            image_size,
+            engine=engine,
+            threads=onnx.threads or tuple(sorted({1, usable_cores()})),
+            repetitions=onnx.repetitions,
+            providers=onnx.providers,
+        )
+        for name, found in measured.items():
+            latencies[name] = latencies.get(name, ()) + found
+    return latencies
 
 
 def _track(batches: Batches, name: str, stage: Stage) -> Iterator[Sequence[ValidationImage]]:

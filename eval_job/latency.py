@@ -18,43 +18,42 @@ def measure_latencies(
     files: Mapping[str, Path],
     image_size: int,
     *,
-    engines: Sequence[EngineName],
+    engine: EngineName,
     threads: Sequence[int],
     repetitions: int,
     providers: Sequence[str] = CPU,
 ) -> dict[str, tuple[Latency, ...]]:
-    """Median and 95th percentile of each model, by engine and threads, at batch 1.
+    """Median and 95th percentile of each model in an engine, by threads, at batch 1.
 
     Models take turns run by run, so that whatever else the machine does falls on all of them alike.
 
     Args:
         files: model files by name.
         image_size: side of the input, pixels; its content (noise) does not change the time.
-        engines: which engines.
+        engine: which.
         threads: thread counts.
         repetitions: timed runs of each.
         providers: ONNX Runtime's execution providers.
 
     Raises:
-        ConfigError: an engine or a provider is not installed.
-        VerificationError: an engine cannot read a model.
+        ConfigError: the engine or a provider is not installed.
+        VerificationError: the engine cannot read a model.
     """
     image = np.random.default_rng(0).random((1, 3, image_size, image_size), dtype=np.float32)
     measured: dict[str, list[Latency]] = {name: [] for name in files}
-    for engine in engines:
-        for count in threads:
-            runs = {name: open_engine(path, engine, threads=count, providers=providers) for name, path in files.items()}
-            for name, seconds in _interleaved(runs, image, repetitions).items():
-                median, p95 = (float(value) * 1e3 for value in np.percentile(seconds, (50, 95)))
-                measured[name].append(
-                    Latency(
-                        engine=engine_title(engine, providers),
-                        threads=count,
-                        median_ms=median,
-                        p95_ms=p95,
-                        repetitions=repetitions,
-                    )
+    for count in threads:
+        runs = {name: open_engine(path, engine, threads=count, providers=providers) for name, path in files.items()}
+        for name, seconds in _interleaved(runs, image, repetitions).items():
+            median, p95 = (float(value) * 1e3 for value in np.percentile(seconds, (50, 95)))
+            measured[name].append(
+                Latency(
+                    engine=engine_title(engine, providers),
+                    threads=count,
+                    median_ms=median,
+                    p95_ms=p95,
+                    repetitions=repetitions,
                 )
+            )
     return {name: tuple(latencies) for name, latencies in measured.items()}
 
 

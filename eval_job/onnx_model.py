@@ -11,14 +11,26 @@ from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Detector
+from quantization.engines.target import engine_target
 from quantization.onnx.engine import Engine
 from quantization.onnx.export import export_full_precision, verify_onnx
+from schemas.eval_config import EngineName
 from schemas.student import MANIFEST as STUDENT
-from schemas.student import ONNX, StudentManifest
+from schemas.student import OnnxManifest, StudentManifest
+from schemas.target import Target, exported_path
 from stages.storage import file_digest
 
 SINGLE, HALF = "teacher-fp32.onnx", "teacher-fp16.onnx"
 """Files of the exported teacher in the evaluation's folder."""
+
+
+@dataclass(frozen=True)
+class ExportedStudent:
+    """Where an exported model came from: the name of the student's row, its manifest, and the file's own."""
+
+    name: str
+    student: StudentManifest
+    file: OnnxManifest
 
 
 @dataclass(frozen=True)
@@ -29,13 +41,15 @@ class OnnxFile:
         name: of its row in the table.
         path: the file.
         sha256: of the file, verified.
-        student: where it came from; None for the teacher.
+        engine: that scores it; None for the teacher, which is timed in every engine.
+        source: where it came from; None for the teacher.
     """
 
     name: str
     path: Path
     sha256: str
-    student: StudentManifest | None = None
+    engine: EngineName | None = None
+    source: ExportedStudent | None = None
 
 
 class OnnxDetector:
@@ -66,7 +80,7 @@ class OnnxDetector:
 
 
 def exported_students(students: Mapping[str, Path]) -> Iterator[OnnxFile]:
-    """The verified `model.onnx` of each student that has one.
+    """The verified files of each student, one for each target that it was exported for.
 
     Args:
         students: folder of each student by the name of its row.
@@ -75,12 +89,14 @@ def exported_students(students: Mapping[str, Path]) -> Iterator[OnnxFile]:
         VerificationError: a file does not match its manifest, or the manifest not its student.
     """
     for name, folder in students.items():
-        path = folder / ONNX
-        if not path.exists():
-            continue
-        student = StudentManifest.read(folder / STUDENT)
-        manifest = verify_onnx(path, student)
-        yield OnnxFile(f"{name} ONNX", path, manifest.sha256, student)
+        for target in Target:
+            path = exported_path(folder, target)
+            if not path.exists():
+                continue
+            student = StudentManifest.read(folder / STUDENT)
+            manifest = verify_onnx(path, student)
+            source = ExportedStudent(name, student, manifest)
+            yield OnnxFile(f"{name}, {target.value}", path, manifest.sha256, engine_target(target).runs_in, source)
 
 
 def exported_teacher(teacher: Detector, name: str, image_size: int, folder: Path) -> list[OnnxFile]:

@@ -15,6 +15,7 @@ from pipeline.sets.commands import set_app
 from pipeline.settings import check_inputs, read_run_config
 from schemas.evaluation import PAGE
 from schemas.provenance import code_version
+from schemas.target import Target
 from stages.options import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
 from stages.stage import run_stage
 
@@ -196,12 +197,16 @@ def report(
 @app.command("export")
 def export_onnx(
     student: Annotated[Path, typer.Option("--student", metavar="FOLDER", help="what qat made")],
+    target: Annotated[
+        Target, typer.Option("--target", help="engine that quantizers are placed for; zsq targets describes them")
+    ] = Target.ONNXRUNTIME,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="default: model.onnx in the student's folder")
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="default: model.<target>.onnx beside the student"),
     ] = None,
     calibration_set: Annotated[
         Path | None,
-        typer.Option("--calibration-set", metavar="FOLDER", help="its images compare outputs; default: noise"),
+        typer.Option("--calibration-set", metavar="FOLDER", help="the set that the student was made with"),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", metavar="PIXELS", help="side to compare at; default: the set's")
@@ -209,11 +214,26 @@ def export_onnx(
     int4: Annotated[bool, typer.Option("--int4", help="INT4 weights where 4 bits are enough: half the bytes")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a student as an ONNX model with Q/DQ operators, as qat does by default: again, or otherwise."""
-    from pipeline.export import export
+    """Write a student as an ONNX model for an engine, as qat does by default: again, or otherwise."""
+    from pipeline.export import export, export_form
 
     with run_stage("export") as stage:
-        export(student, output, calibration_set, image_size, int4, overwrite, stage)
+        form = export_form(student, target, image_size, int4)
+        export(student, calibration_set, output, form, overwrite, stage)
+
+
+@app.command()
+def targets() -> None:
+    """Which engines students are exported for: where each has its quantizers, and what was measured."""
+    from quantization.engines.target import engine_target  # loads onnx
+
+    with run_stage("targets") as stage:
+        rows = []
+        for target in Target:
+            engine = engine_target(target)
+            needs = "calibration images" if engine.needs_images else ""
+            rows.append((target.value, engine.title, engine.placement, needs, engine.measured))
+        stage.reporter.table("Targets", ("target", "engine", "quantizers", "needs", "measured"), rows)
 
 
 def _run_alone(

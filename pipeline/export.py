@@ -1,11 +1,19 @@
-"""`zsq export`: an ONNX model of a finished student."""
+"""`zsq export`: an ONNX model of a finished student, for an engine."""
 
 from pathlib import Path
 
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError, InputError
-from schemas.student import MANIFEST, ONNX, OnnxManifest, StudentManifest, export_provenance, onnx_manifest_path
+from schemas.student import (
+    MANIFEST,
+    ExportForm,
+    OnnxManifest,
+    StudentManifest,
+    export_provenance,
+    onnx_manifest_path,
+)
+from schemas.target import Target, exported_path
 from stages.ranks import Rank
 from stages.stage import Stage, up_to_date
 from stages.storage import file_digest
@@ -16,10 +24,9 @@ LARGEST_IMAGE = 4096
 
 def export(
     folder: Path,
-    output: Path | None,
     set_folder: Path | None,
-    image_size: int | None,
-    int4: bool,
+    output: Path | None,
+    form: ExportForm,
     overwrite: bool,
     stage: Stage,
 ) -> None:
@@ -27,34 +34,24 @@ def export(
 
     Args:
         folder: of the student.
-        output: model file; None for `model.onnx` in the student's folder.
         set_folder: the calibration set the student was made with, to compare outputs on; None takes noise.
-        image_size: side of the square to compare outputs at, pixels; None for that of the set.
-        int4: store weights of up to 4 bits as INT4.
+        output: model file; None for `model.<target>.onnx` in the student's folder.
+        form: what is asked of the file.
         overwrite: leave to replace another export.
         stage: reports.
 
     Raises:
         ZsqError: bad input, or an artifact that fails verification.
     """
-    if not (folder / MANIFEST).exists():
-        raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check --student")
-    student = StudentManifest.read(folder / MANIFEST)
-    if student.export_obstacle is not None:
-        raise ConfigError(f"{folder}: this student cannot be exported: {student.export_obstacle}")
-    size = image_size or student.calibration_set.image_size
-    if size % student.teacher.stride or size <= 0:
-        raise ConfigError(f"--image-size: got {size}, this detector takes multiples of {student.teacher.stride}")
-    if size > LARGEST_IMAGE:
-        raise ConfigError(f"--image-size: got {size}, at most {LARGEST_IMAGE} pixels are compared; the model takes any")
+    student = _read_student(folder, form.image_size)
     if set_folder is not None:
         _check_set(set_folder, student)
-    path = output or folder / ONNX
+    path = output or exported_path(folder, form.target)
     written = onnx_manifest_path(path)
     if path.exists() and not written.exists() and output is not None and not overwrite:
         raise ConfigError(f"{path} exists and is no export of zsq; choose another file, or replace it with --overwrite")
     done = OnnxManifest.read(written) if written.exists() else None
-    wanted = export_provenance(student, size, int4)
+    wanted = export_provenance(student, form)
     if up_to_date(done.provenance if done else None, wanted, path, overwrite):
         if done is not None and path.is_file() and file_digest(path) == done.sha256:
             stage.reporter.message(f"up to date: {path}", path=str(path))
@@ -64,21 +61,53 @@ def export(
     import torch  # takes seconds, and "up to date" needs none of it
 
     from qat_job.images import ImageBatches
-    from quantization.onnx.export import PARITY_IMAGES, export_student
+    from quantization.onnx.export import OBSERVED_IMAGES, check_target, export_student, trace_student
     from quantization.student import load_student
     from stages.shards import open_calibration_set
 
+    check_target(student, form.target, has_images=set_folder is not None)
     device = torch.device("cpu")
     detector, manifest = load_student(folder, device)
     images = None
     if set_folder is not None:
         batches = ImageBatches(open_calibration_set(set_folder), device)
-        images = next(batches.in_order(PARITY_IMAGES, PARITY_IMAGES))
+        images = next(batches.in_order(OBSERVED_IMAGES, OBSERVED_IMAGES))
     with stage.output(path.parent, wanted.key, Rank(), lambda: False):
-        described = export_student(detector, manifest, path, images, image_size=size, int4=int4)
-    parity = described.parity
+        described = export_student(detector, manifest, trace_student(detector), path, images, form)
+    _show(described, path, stage)
+
+
+def export_form(folder: Path, target: Target, image_size: int | None, int4: bool) -> ExportForm:
+    """What is asked of the file of a student, the size of its calibration set where none is given.
+
+    Raises:
+        InputError: there is no finished student in `folder`.
+    """
+    if image_size is None:
+        image_size = _read_student(folder, None).calibration_set.image_size
+    return ExportForm(target=target, image_size=image_size, int4=int4)
+
+
+def _read_student(folder: Path, size: int | None) -> StudentManifest:
+    if not (folder / MANIFEST).exists():
+        raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check --student")
+    student = StudentManifest.read(folder / MANIFEST)
+    if student.export_obstacle is not None:
+        raise ConfigError(f"{folder}: this student cannot be exported: {student.export_obstacle}")
+    if size is not None and (size % student.teacher.stride or size <= 0):
+        raise ConfigError(f"--image-size: got {size}, this detector takes multiples of {student.teacher.stride}")
+    if size is not None and size > LARGEST_IMAGE:
+        raise ConfigError(f"--image-size: got {size}, at most {LARGEST_IMAGE} pixels are compared; the model takes any")
+    return student
+
+
+def _show(described: OnnxManifest, path: Path, stage: Stage) -> None:
+    parity, census = described.parity, described.census
     rows = [
-        ("model", f"{manifest.method.value} {manifest.bits.name}, {size} px, opset {described.opset}"),
+        ("model", f"{described.bits.name}, {described.image_size} px, opset {described.opset}"),
+        ("target", f"{described.target.value} ({census.by})"),
+        ("in integers", ", ".join(f"{count} {kind}" for kind, count in census.integer.items()) or "nothing"),
+        ("in float", ", ".join(f"{count} {kind}" for kind, count in census.floating.items()) or "nothing"),
         ("size", f"{described.bytes / 1e6:.2f} MB"),
         ("class scores", f"off the student's by {parity.score_mean:.2g} on average, {parity.score_max:.2g} at most"),
         ("boxes", f"off by {parity.box_mean:.2g} px on average, {parity.box_max:.2g} px at most"),

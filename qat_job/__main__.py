@@ -11,7 +11,7 @@ from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import InputError
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
-from schemas.student import MANIFEST, ONNX, StudentManifest, onnx_manifest_path
+from schemas.student import MANIFEST, StudentManifest, is_exported
 from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
 from stages.ranks import Rank
 from stages.stage import run_stage, up_to_date
@@ -46,9 +46,8 @@ def main(
         def finished() -> bool:
             if not trained():
                 return False
-            model = output / ONNX
-            exported = model.exists() and onnx_manifest_path(model).exists()
-            return exported or not settings.onnx or StudentManifest.read(manifest).export_obstacle is not None
+            exported = all(is_exported(output, target) for target in settings.targets)
+            return exported or StudentManifest.read(manifest).export_obstacle is not None
 
         with stage.output(output, provenance.key, rank, finished) as wanted:
             if not wanted:
@@ -59,7 +58,7 @@ def main(
 
             if not trained():
                 job.quantize(settings, provenance, calibration_set, output, stage, rank=rank, overwrite=overwrite)
-            elif rank.index == 0:  # stopped between training and export, or trained with onnx: false
+            elif rank.index == 0:  # stopped between training and export, or trained for other targets
                 job.export_again(settings, calibration_set, output, stage)
 
 

@@ -1,6 +1,6 @@
 """The story of stage 2: load teacher and set, quantize, calibrate, keep the student so far, train, save, export."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from qat_job.training import train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, mean_weight_bits, quantized_layers
 from quantization.fitting import fit_to_float
-from quantization.onnx.export import PARITY_IMAGES, export_student
+from quantization.onnx.export import OBSERVED_IMAGES, export_student, trace_student
 from quantization.student import load_student, save_student
 from schemas.errors import InputError
 from schemas.provenance import Provenance
@@ -26,14 +26,16 @@ from schemas.qat_config import BitPolicy, QatConfig
 from schemas.sensitivity import SENSITIVITY
 from schemas.student import (
     MANIFEST,
-    ONNX,
     PTQ_FOLDER,
     WEIGHTS,
+    ExportForm,
     StudentManifest,
     TrainingMethod,
     TrainingSummary,
+    is_exported,
     onnx_manifest_path,
 )
+from schemas.target import Target, exported_path
 from stages.event_files import events_folder
 from stages.ranks import Rank
 from stages.shards import CalibrationSet, open_calibration_set
@@ -118,8 +120,8 @@ def lead(
     checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
     checkpoint = checkpoints.latest(overwrite, stage.reporter.message)
     events = EventRecord(events_folder(folder)) if settings.tensorboard else None
-    for path in (folder / MANIFEST, onnx_manifest_path(folder / ONNX), folder / ONNX):
-        remove_file(path)
+    remove_file(folder / MANIFEST)
+    remove_exported(folder)
 
     if checkpoint is None:
         remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
@@ -144,10 +146,10 @@ def lead(
     checkpoints.clear()
     if events is not None:
         events.close()
-    if settings.onnx and student.export_obstacle is not None:
-        stage.reporter.message(f"no {ONNX}: {student.export_obstacle}")
-    elif settings.onnx:
-        export(student, manifest, images, folder, stage)
+    if settings.targets and student.export_obstacle is not None:
+        stage.reporter.message(f"no exported model: {student.export_obstacle}")
+    else:
+        export(student, manifest, images, folder, settings.targets, stage)
     report(manifest, folder, stage)
     return manifest
 
@@ -197,41 +199,65 @@ def with_planned_bits(
     return settings.model_copy(update={"bits": bits, "sensitivity": None})
 
 
-def export(student: Detector, manifest: StudentManifest, images: ImageBatches, folder: Path, stage: Stage) -> None:
-    """Write `model.onnx`, with its outputs on calibration images compared to the student's.
+def export(
+    student: Detector,
+    manifest: StudentManifest,
+    images: ImageBatches,
+    folder: Path,
+    targets: Sequence[Target],
+    stage: Stage,
+) -> None:
+    """Write `model.<target>.onnx` for each target, with its outputs on calibration images compared to the student's.
 
     Raises:
-        VerificationError: they differ.
+        ConfigError: a target cannot express the student.
+        VerificationError: the outputs differ, or the file breaks the target's rules.
     """
-    stage.stop_here_if_asked()
-    stage.reporter.message(f"exporting {folder / ONNX}")
-    batch = next(images.in_order(PARITY_IMAGES, PARITY_IMAGES))
-    size = manifest.calibration_set.image_size
-    exported = export_student(student, manifest, folder / ONNX, batch, image_size=size, int4=False)
-    parity = exported.parity
-    stage.reporter.message(
-        f"{folder / ONNX}: {exported.bytes / 1e6:.2f} MB; against the student, scores differ by at most "
-        f"{parity.score_max:.4f}, boxes by {parity.box_mean:.3f} px on average"
-    )
+    if not targets:
+        return
+    seen = next(images.in_order(OBSERVED_IMAGES, OBSERVED_IMAGES))
+    traced = trace_student(student)
+    for target in targets:
+        stage.stop_here_if_asked()
+        path = exported_path(folder, target)
+        stage.reporter.message(f"exporting {path}")
+        form = ExportForm(target=target, image_size=manifest.calibration_set.image_size)
+        exported = export_student(student, manifest, traced, path, seen, form)
+        parity, census = exported.parity, exported.census
+        stage.reporter.message(
+            f"{path}: {exported.bytes / 1e6:.2f} MB, {sum(census.integer.values())} operators in integers, "
+            f"{len(census.float_layers)} layers in float; against the student, scores differ by at most "
+            f"{parity.score_max:.4f}, boxes by {parity.box_mean:.3f} px on average"
+        )
 
 
 def export_again(settings: QatConfig, set_folder: Path, folder: Path, stage: Stage) -> None:
-    """Export a finished student that has no `model.onnx` yet.
+    """Export a finished student for the targets whose files are missing.
 
     Raises:
         VerificationError: the student or the set does not match its digest.
     """
     device = resolve_device(settings.device)
     student, manifest = load_student(folder, device)
-    export(student, manifest, ImageBatches(open_calibration_set(set_folder), device), folder, stage)
+    images = ImageBatches(open_calibration_set(set_folder), device)
+    missing = [target for target in settings.targets if not is_exported(folder, target)]
+    export(student, manifest, images, folder, missing, stage)
 
 
 def remove_student(folder: Path) -> None:
     """Delete a student's files, and the folder if nothing else is in it."""
-    for path in (folder / MANIFEST, folder / WEIGHTS, onnx_manifest_path(folder / ONNX), folder / ONNX):
-        remove_file(path)
+    remove_file(folder / MANIFEST)
+    remove_exported(folder)
+    remove_file(folder / WEIGHTS)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def remove_exported(folder: Path) -> None:
+    """Delete the exported models of a student, each after its manifest."""
+    for path in (exported_path(folder, target) for target in Target):
+        remove_file(onnx_manifest_path(path))
+        remove_file(path)
 
 
 def report(manifest: StudentManifest, folder: Path, stage: Stage) -> None:

@@ -111,8 +111,16 @@ def weight_step_sizes(weight: Tensor, spec: QuantizerSpec) -> Tensor:
     return best.squeeze(1)
 
 
-def activation_step_size(observer: HistogramObserver, spec: QuantizerSpec) -> tuple[Tensor, Tensor]:
-    """Step size and integer zero point of least squared error for a histogrammed activation, `(1,)` each."""
+def activation_step_size(
+    observer: HistogramObserver, spec: QuantizerSpec, seen_through: Callable[[Tensor], Tensor] = lambda x: x
+) -> tuple[Tensor, Tensor]:
+    """Step size and integer zero point of least squared error for a histogrammed activation, `(1,)` each.
+
+    Args:
+        observer: that saw the activation.
+        spec: of its quantizer, per tensor.
+        seen_through: the elementwise function that follows; the error is measured behind it.
+    """
     low, high = observer.lowest.item(), observer.highest.item()
     lowest, highest = spec.range
     if spec.affine:
@@ -127,5 +135,5 @@ def activation_step_size(observer: HistogramObserver, spec: QuantizerSpec) -> tu
     values, weights = observer.centres(), observer.counts
     column, zeros = steps[:, None], zero_points[:, None]  # candidates down, bins across
     quantized = ((values / column).round_().add_(zeros).clamp_(lowest, highest).sub_(zeros)).mul_(column)
-    best = (quantized.sub_(values).square_() @ weights).argmin()
+    best = (seen_through(quantized).sub_(seen_through(values)).square_() @ weights).argmin()
     return steps[best].float().reshape(1), zero_points[best].float().reshape(1)

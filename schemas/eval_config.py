@@ -15,19 +15,15 @@ class OnnxEvaluation(Contract):
     """What is done with the exported models of the students; nothing where no student folder holds one."""
 
     models: Literal["none", "students", "all"] = Field(
-        default="all", description="students: their model.onnx; all: also the teacher, exported here as FP32 and FP16"
+        default="all",
+        description="students: their exported files, each in its engine; all: also the teacher, exported here as "
+        "FP32 and FP16",
     )
-    engine: EngineName = Field(default="onnxruntime", description="engine whose detections are scored")
     providers: tuple[str, ...] = Field(
         default=("CPUExecutionProvider",),
         min_length=1,
         strict=False,  # as in `ViewConfig`: a run configuration is validated from plain Python values
         description="onnxruntime execution providers, best first, for example CUDAExecutionProvider",
-    )
-    timed_engines: tuple[EngineName, ...] | None = Field(
-        default=None,
-        strict=False,
-        description="engines to time; null: onnxruntime, and openvino where it is installed",
     )
     threads: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         default=None,

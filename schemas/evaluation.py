@@ -8,6 +8,7 @@ from schemas.base import Contract, Document
 from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
 from schemas.eval_config import EvalConfig
 from schemas.provenance import Provenance
+from schemas.target import Census, Target
 
 REPORT = "report.json"
 DETECTIONS = "detections.json"
@@ -106,6 +107,10 @@ class EvaluatedModel(Contract):
     precision_recall: PrecisionRecall | None = Field(default=None, description="null in reports of older versions")
     uncertainty: Uncertainty | None = Field(default=None, description="null where it was not estimated")
     file_bytes: int | None = Field(default=None, ge=1, description="size of the exported file; null: not exported")
+    student: str | None = Field(default=None, description="of an exported file: the name of its student's row")
+    target: Target | None = Field(default=None, description="of an exported file: the engine it is for")
+    engine: str | None = Field(default=None, description="of an exported file: the engine that its boxes come from")
+    census: Census | None = Field(default=None, description="of an exported file: what its engine runs in integers")
     latencies: tuple[Latency, ...] = Field(default=(), description="of the exported file, by engine and threads")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Contract
+from schemas.target import Target
 from schemas.teacher import TeacherSource
 
 
@@ -171,13 +172,45 @@ class QatConfig(Contract):
     checkpoints_kept: int = Field(default=2, ge=1, le=1000, description="latest checkpoints that stay while it trains")
     tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
-    onnx: bool = Field(default=True, description="also export the finished student to model.onnx")
+    targets: tuple[Target, ...] = Field(
+        default=(Target.ONNXRUNTIME, Target.OPENVINO),
+        strict=False,  # a run configuration is validated from plain Python values
+        description="engines that the finished student is exported for, as model.<target>.onnx; none: no file",
+    )
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
         if not self.ptq_only and not (self.weights.task or self.weights.outputs or self.weights.features):
             raise ValueError(
                 "weights.task, weights.outputs and weights.features are all 0: nothing to train on; set ptq_only"
+            )
+        return self
+
+    @field_validator("targets")
+    @classmethod
+    def _each_target_once(cls, value: tuple[Target, ...]) -> tuple[Target, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _symmetric_for_tensorrt(cls, values: Any) -> Any:
+        """TensorRT takes no zero points: where it is a target, `bits.quantizer` is lsq unless set."""
+        if not isinstance(values, dict) or Target.TENSORRT.value not in (values.get("targets") or ()):
+            return values
+        bits = values.get("bits")
+        bits = bits.model_dump() if isinstance(bits, BitPolicy) else dict(bits or {})
+        return values | {"bits": bits | {"quantizer": bits.get("quantizer") or Quantizer.LSQ.value}}
+
+    @model_validator(mode="after")
+    def _tensorrt_can_express(self) -> Self:
+        if Target.TENSORRT not in self.targets:
+            return self
+        if self.bits.activation_quantizer is not Quantizer.LSQ:
+            raise ValueError("targets: tensorrt takes no zero points, which bits.quantizer lsq+ has: set it to lsq")
+        if self.bits.activation_bits != 8:
+            raise ValueError(
+                f"targets: tensorrt takes activations of 8 bits, bits.activation_bits is {self.bits.activation_bits}: "
+                "set it to 8, or remove the target (onnxruntime, openvino and generic take 2 to 8)"
             )
         return self
 
@@ -214,5 +247,5 @@ class QatConfig(Contract):
 
     def keyed(self) -> dict[str, Any]:
         """What decides the student: not locations (their digests count), the device, or what is written beside it."""
-        beside = {"tensorboard": True, "onnx": True, "checkpoint_interval": True, "checkpoints_kept": True}
+        beside = {"tensorboard": True, "targets": True, "checkpoint_interval": True, "checkpoints_kept": True}
         return self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path"}})

@@ -1,4 +1,4 @@
-"""The student: a folder with `model.safetensors` and `student.json`, and `model.onnx` where it was exported."""
+"""The student: a folder with `model.safetensors`, `student.json`, and `model.<target>.onnx` for each target."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,14 +10,13 @@ from schemas.base import Contract, Document
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
+from schemas.target import Census, Target, exported_path
 from schemas.teacher import TeacherIdentity
 
 MANIFEST = "student.json"
 WEIGHTS = "model.safetensors"
 PTQ_FOLDER = "ptq"
 """Sub-folder of a trained student that holds the same student before training."""
-ONNX = "model.onnx"
-"""Name of the exported student in its folder; any other name will do for `zsq export --output`."""
 
 
 class TrainingMethod(StrEnum):
@@ -90,9 +89,10 @@ class OnnxParity(Contract):
 
 
 class OnnxManifest(Document):
-    """`model.onnx.json`, beside the exported model; written last."""
+    """`model.<target>.onnx.json`, beside the exported model; written last."""
 
     file: str
+    target: Target = Field(description="engine that quantizers are placed for")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=1)
     opset: int = Field(ge=21)
@@ -106,16 +106,31 @@ class OnnxManifest(Document):
     float_layers: tuple[str, ...] = Field(description="convolutions and linear layers left in float, by module name")
     int4: bool = Field(description="weights of up to 4 bits are stored as INT4, else in INT8")
     parity: OnnxParity
+    census: Census
     onnx_version: str
     onnxruntime_version: str
     provenance: Provenance
 
 
 def onnx_manifest_path(model: Path) -> Path:
-    """Where the manifest of an exported model lies: `model.onnx.json` for `model.onnx`."""
+    """Where the manifest of an exported model lies: `model.openvino.onnx.json` for `model.openvino.onnx`."""
     return model.with_name(f"{model.name}.json")
 
 
-def export_provenance(student: StudentManifest, image_size: int, int4: bool) -> Provenance:
-    """What decides an exported model; the calibration images only measure it."""
-    return Provenance.of("export", {"image_size": image_size, "int4": int4}, {"student": student.weights_sha256})
+def is_exported(folder: Path, target: Target) -> bool:
+    """Whether a student's folder holds the file for a target, with its manifest."""
+    path = exported_path(folder, target)
+    return path.exists() and onnx_manifest_path(path).exists()
+
+
+class ExportForm(Contract):
+    """What is asked of an exported file."""
+
+    target: Target
+    image_size: int = Field(description="side of the square that outputs are compared at, pixels; the model takes any")
+    int4: bool = Field(default=False, description="store weights of up to 4 bits as INT4")
+
+
+def export_provenance(student: StudentManifest, form: ExportForm) -> Provenance:
+    """What decides an exported model; images, where a target takes any, are of the student's calibration set."""
+    return Provenance.of("export", form.model_dump(mode="json"), {"student": student.weights_sha256})

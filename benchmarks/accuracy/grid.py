@@ -14,7 +14,7 @@ from schemas.run_config import RunConfig
 CALIBRATION_SET = "calibration_set"
 """Key of a level that names the folder of a finished set, in place of `synth` settings."""
 NOT_MEASURED: dict[str, Any] = {
-    "qat": {"onnx": False},
+    "qat": {"targets": []},
     "eval": {"onnx": {"models": "none"}, "samples": 0},
 }
 """Settings that no experiment needs; below everything else."""

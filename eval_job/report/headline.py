@@ -57,11 +57,11 @@ def style_of(index: int) -> str:
 
 
 def headline_model(report: EvalReport) -> EvaluatedModel:
-    """The model that the page is about: the last student, as exported where it was, or full precision alone."""
+    """The model that the page is about: the last student as it was exported first, or full precision alone."""
     students = [model for model in report.models if model.label_mode is not None and model.file_bytes is None]
     if not students:
         return report.models[0]
-    return next((model for model in report.models if model.name == f"{students[-1].name} ONNX"), students[-1])
+    return next((model for model in report.models if model.student == students[-1].name), students[-1])
 
 
 def verdict(report: EvalReport) -> tuple[str, str]:
@@ -79,19 +79,14 @@ def verdict(report: EvalReport) -> tuple[str, str]:
         f"mAP50-95 {number(model.precision.map50_95)} against {number(full.precision.map50_95)} "
         f"of the full-precision detector, {where}."
     )
-    student = _without_export(model.name)
+    student = model.student or model.name
     before = [each for each in report.models if each.name == student.replace("QAT", "PTQ") != student]
     if before:
         sentences += f" Calibration alone (PTQ) keeps {percent(before[0].share_of_full_precision)}."
-    bits = {_without_export(each.name).partition(" ")[2] for each in report.models if each.label_mode is not None}
+    bits = {(each.student or each.name).partition(" ")[2] for each in report.models if each.label_mode is not None}
     if len(bits) > 1:
         sentences += " The other students are in the table."
     return f"{model.name} keeps {percent(model.share_of_full_precision)} of full precision", sentences
-
-
-def _without_export(name: str) -> str:
-    """The student that an exported row is of."""
-    return name.removesuffix(" ONNX")
 
 
 def facts(report: EvalReport) -> list[Fact]:
@@ -168,8 +163,8 @@ def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
             "covers that."
         )
         said.append(
-            "Students are measured with simulated quantization in floating point; an integer engine may round "
-            "differently. Rows named ONNX are the exported file itself."
+            "Students are measured with simulated quantization in floating point. Rows that name an engine are the "
+            "exported file itself, in that engine."
         )
     return said
 

@@ -1,5 +1,7 @@
-"""A student as `model.onnx` with its manifest, checked against the student that training simulated."""
+"""A student as an ONNX model for an engine, with its manifest, checked against the student that training simulated."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +13,15 @@ from torch.nn import functional as F
 
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers
+from quantization.engines.target import engine_target
 from quantization.layers import QuantizedLayer
 from quantization.onnx.engine import open_engine
-from quantization.onnx.graph import to_half, to_onnx, write_onnx
+from quantization.onnx.graph import store_int4, to_half, to_onnx, write_onnx
 from quantization.onnx.quantizers import OPSET, replace_quantizers
-from schemas.errors import VerificationError
+from schemas.errors import ConfigError, VerificationError
 from schemas.provenance import code_version
-from schemas.student import OnnxManifest, OnnxParity, StudentManifest, export_provenance, onnx_manifest_path
+from schemas.student import ExportForm, OnnxManifest, OnnxParity, StudentManifest, export_provenance, onnx_manifest_path
+from schemas.target import Target
 from stages.storage import file_digest, remove_file, write_text
 
 PARITY_IMAGES = 8
@@ -32,57 +36,122 @@ SMALLEST_MATCH = 0.5
 """Share of an end-to-end head's best outputs that need one of their class in the model."""
 
 
+OBSERVED_IMAGES = 32
+"""At most this many calibration images decide the grids that an engine needs and the student does not have."""
+
+
+@dataclass(frozen=True)
+class TracedStudent:
+    """A student's graph with Q/DQ on the inputs of its layers, which every target starts from.
+
+    Attributes:
+        model: without metadata.
+        weight_bits: of each quantized layer in it.
+        activation_bits: of their inputs.
+        float_layers: names of convolutions and linear layers without quantizers in it.
+    """
+
+    model: onnx.ModelProto
+    weight_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...]
+    float_layers: tuple[str, ...]
+
+
+def trace_student(student: Detector) -> TracedStudent:
+    """Trace a student once, for all targets."""
+    network = student.deployed()
+    layers = quantized_layers(network)
+    bits = {name: (layer.weight_quantizer.spec.bits, layer.input_quantizer.spec.bits) for name, layer in layers.items()}
+    replace_quantizers(network)
+    model = to_onnx(network.eval(), student.identity.stride, {})
+    stored = {tensor.name for tensor in model.graph.initializer}
+    exported = [bits[name] for name in bits if f"{name}.weight_quantizer.integers" in stored]
+    in_float = tuple(name for name in float_layers(network) if f"{name}.weight" in stored)
+    return TracedStudent(model, tuple(bits for bits, _ in exported), tuple(bits for _, bits in exported), in_float)
+
+
 def export_student(
-    student: Detector, manifest: StudentManifest, path: Path, images: Tensor | None, *, image_size: int, int4: bool
+    student: Detector,
+    manifest: StudentManifest,
+    traced: TracedStudent,
+    path: Path,
+    images: Tensor | None,
+    form: ExportForm,
 ) -> OnnxManifest:
     """Write a student as an ONNX model with quantization operators, then the manifest that makes it one.
 
     Args:
         student: as its manifest describes it.
         manifest: of the student.
+        traced: the student's graph.
         path: the model file.
-        images: calibration images to compare outputs on, `(B, 3, H, W)`; None takes noise.
-        image_size: side of the square that outputs are compared at, pixels; the model takes any.
-        int4: store weights of up to 4 bits as INT4.
+        images: calibration images, `(B, 3, H, W)`; None compares outputs on noise.
+        form: what is asked of the file.
 
     Raises:
-        VerificationError: the exported model does not compute what the student computes.
+        ConfigError: the target cannot express the student, or needs images.
+        VerificationError: the exported model does not compute what the student computes, or breaks the target's rules.
     """
+    engine = engine_target(form.target)
+    check_target(manifest, form.target, has_images=images is not None)
     remove_file(onnx_manifest_path(path))
-    network = student.deployed()
-    layers = quantized_layers(network)
-    specs = {name: (layer.weight_quantizer.spec, layer.input_quantizer.spec) for name, layer in layers.items()}
-    replace_quantizers(network)
-    metadata = student.deployment_metadata(image_size) | _own_metadata(manifest)
-    model = to_onnx(network.eval(), student.identity.stride, metadata, int4=int4)
+    seen = None if images is None else _resized(images[:OBSERVED_IMAGES], form.image_size)
+    model = engine.place(traced.model, None if seen is None else seen.cpu().contiguous().numpy())
+    if form.int4:
+        store_int4(model)
+    metadata = student.deployment_metadata(form.image_size) | _own_metadata(manifest, form.target)
+    onnx.helper.set_model_props(model, metadata)
     write_onnx(model, path)
 
     try:
-        parity = measure_parity(student, path, images, image_size)
+        parity = measure_parity(student, path, seen, form.image_size)
+        census = engine.census(path)
     except VerificationError:
         remove_file(path)
         raise
-    stored = {tensor.name for tensor in model.graph.initializer}
-    exported = [specs[name] for name in specs if f"{name}.weight_quantizer.integers" in stored]
     described = OnnxManifest(
         file=path.name,
+        target=form.target,
         sha256=file_digest(path),
         bytes=path.stat().st_size,
         opset=OPSET,
-        image_size=image_size,
+        image_size=form.image_size,
         student_sha256=manifest.weights_sha256,
         bits=manifest.bits,
-        weight_tensors=_counts([weight.bits for weight, _ in exported]),
-        activation_tensors=_counts([activation.bits for _, activation in exported]),
-        float_layers=tuple(name for name in float_layers(network) if f"{name}.weight" in stored),
-        int4=int4,
+        weight_tensors=_counts(traced.weight_bits),
+        activation_tensors=_counts(traced.activation_bits),
+        float_layers=traced.float_layers,
+        int4=form.int4,
         parity=parity,
+        census=census,
         onnx_version=onnx.__version__,
         onnxruntime_version=onnxruntime.__version__,
-        provenance=export_provenance(manifest, image_size, int4),
+        provenance=export_provenance(manifest, form),
     )
     write_text(onnx_manifest_path(path), described.to_json())
     return described
+
+
+def check_target(student: StudentManifest, target: Target, *, has_images: bool) -> None:
+    """Check that a student can be exported for a target, before anything is done for it.
+
+    Raises:
+        ConfigError: the target cannot express the student, or needs images.
+    """
+    engine = engine_target(target)
+    if obstacle := engine.obstacle(student.quantizers):
+        raise ConfigError(f"target {target.value}: {obstacle}")
+    if engine.needs_images and not has_images:
+        raise ConfigError(
+            f"target {target.value}: takes calibration images to place quantizers by; give --calibration-set, the set "
+            "that the student was made with"
+        )
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def export_full_precision(detector: Detector, image_size: int, single: Path, half: Path) -> None:
@@ -117,9 +186,7 @@ def measure_parity(student: Detector, path: Path, images: Tensor | None, image_s
     source: Literal["calibration set", "noise"] = "noise" if images is None else "calibration set"
     if images is None:
         images = torch.rand(PARITY_IMAGES, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    images = images[:PARITY_IMAGES]
-    if images.shape[-1] != image_size:
-        images = F.interpolate(images, (image_size, image_size), mode="bilinear", antialias=True)
+    images = _resized(images[:PARITY_IMAGES], image_size)
     device = next(student.network.parameters()).device
     theirs = student.decoded(images.to(device)).cpu()
     mine = torch.from_numpy(open_engine(path)(images.cpu().contiguous().numpy()))
@@ -191,14 +258,15 @@ def _same_rows(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mine.gather(1, nearest[..., None].expand_as(theirs))[paired], theirs[paired], paired.float().mean()
 
 
-def _counts(bits: list[int]) -> dict[str, int]:
+def _counts(bits: Sequence[int]) -> dict[str, int]:
     return {str(value): bits.count(value) for value in sorted(set(bits))}
 
 
-def _own_metadata(manifest: StudentManifest) -> dict[str, str]:
+def _own_metadata(manifest: StudentManifest, target: Target) -> dict[str, str]:
     """What the file says of where it comes from."""
     return {
         "zsq_version": code_version(),
+        "zsq_target": target.value,
         "zsq_student_sha256": manifest.weights_sha256,
         "zsq_teacher_sha256": manifest.teacher.sha256,
         "zsq_calibration_set": manifest.calibration_set.digest,

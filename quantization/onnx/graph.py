@@ -23,14 +23,13 @@ SMALLEST_SIDE, LARGEST_SIDE = 4, 1024
 """Limits of height and width, in strides. End-to-end heads pick 300 of at least as many anchors: 336 at 4 strides."""
 
 
-def to_onnx(network: nn.Module, stride: int, metadata: dict[str, str], *, int4: bool = False) -> onnx.ModelProto:
+def to_onnx(network: nn.Module, stride: int, metadata: dict[str, str]) -> onnx.ModelProto:
     """Export a network in eval mode that takes images and gives one tensor; batch, height and width stay free.
 
     Args:
         network: on the CPU.
         stride: sides of the input are multiples of this, pixels.
         metadata: written into the file.
-        int4: store dequantized weights that fit as INT4; they take half the bytes.
     """
     images = torch.zeros(2, 3, SMALLEST_SIDE * stride, (SMALLEST_SIDE + 1) * stride)  # no two sizes alike
     rows, columns = (torch.export.Dim(name, min=SMALLEST_SIDE, max=LARGEST_SIDE) for name in ("rows", "columns"))
@@ -45,8 +44,6 @@ def to_onnx(network: nn.Module, stride: int, metadata: dict[str, str], *, int4: 
     for node in model.graph.node:  # where each came from in the Python source: a third of the file
         del node.metadata_props[:]
         node.doc_string = ""
-    if int4:
-        store_int4(model)
     onnx.helper.set_model_props(model, metadata)
     return model
 

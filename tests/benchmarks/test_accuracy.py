@@ -48,7 +48,7 @@ def test_cells_are_every_combination_and_take_what_their_levels_set() -> None:
     config = cells[-1].config(Path("runs"))
     assert (config.qat.bits.weight_bits, config.qat.weights.task, config.qat.seed) == (8, 0, 4)
     assert config.synth.seed == 0, "a set is shared by the seeds of training"
-    assert not config.qat.onnx
+    assert not config.qat.targets
 
 
 def test_sets_are_made_anew_where_their_seed_varies() -> None:

@@ -16,15 +16,16 @@ from detectors.registry import load_teacher
 from qat_job.job import quantize
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
-from quantization.onnx.export import export_student, measure_parity
+from quantization.onnx.export import export_student, measure_parity, trace_student
 from quantization.onnx.graph import to_onnx, write_onnx
 from quantization.student import load_student, save_student
 from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMode
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.qat_config import RATE_AT_4_BITS, AugmentationConfig, BitPolicy, QatConfig
-from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
+from schemas.student import CalibrationSetReference, ExportForm, StudentManifest, TrainingMethod, TrainingSummary
 from schemas.synth_config import Initialisation, InversionConfig, LabelConfig, LossWeights, SynthConfig, ViewConfig
+from schemas.target import Target
 from schemas.teacher import TeacherSource
 from stages.ranks import Rank
 from stages.shards import open_calibration_set
@@ -188,7 +189,7 @@ def trains(subject: Subject) -> str:
     # From a start that leaves room for eight steps, and biases no faster than weights: random weights do not bear it.
     rate = subject.case.learning_rate or RATE_AT_4_BITS
     settings = QatConfig(
-        teacher=subject.source, bits=BitPolicy(weight_bits=4), steps=8, batch=IMAGES, onnx=False, device="cpu",
+        teacher=subject.source, bits=BitPolicy(weight_bits=4), steps=8, batch=IMAGES, targets=(), device="cpu",
         learning_rate=rate, bias_learning_rate=rate, correction_images=0,
         augmentation=AugmentationConfig(flip=0.0, shift=0.0, scale=0.0, brightness=0.0),
     )  # fmt: skip
@@ -218,7 +219,8 @@ def exports(subject: Subject) -> str:
         return f"no: {subject.teacher.export_obstacle}"
     student, manifest = subject.saved(subject.student(8), 8)
     size = max(subject.case.size, 4 * subject.teacher.identity.stride)
-    exported = export_student(student, manifest, subject.folder / "model.onnx", None, image_size=size, int4=False)
+    form = ExportForm(target=Target.GENERIC, image_size=size)
+    exported = export_student(student, manifest, trace_student(student), subject.folder / "model.onnx", None, form)
     if not student.end_to_end:
         assert exported.parity.score_mean < 1e-2
         return f"scores within {exported.parity.score_mean:.0e}"

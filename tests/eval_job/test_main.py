@@ -341,11 +341,11 @@ def test_the_page_is_made_again_of_what_is_given(run: Run, trained: Path, tmp_pa
 
 
 def test_an_exported_model_without_its_manifest_is_one_line(run: Run, trained: Path, tmp_path: Path) -> None:
-    (trained / "model.onnx").write_bytes(b"a model")
+    (trained / "model.openvino.onnx").write_bytes(b"a model")
     result = run("--student", str(trained))
 
     assert result.exit_code == 2
-    assert "model.onnx.json: is missing beside model.onnx" in result.output
+    assert "model.openvino.onnx.json: is missing beside model.openvino.onnx" in result.output
 
 
 def test_a_missing_provider_leaves_the_earlier_evaluation(run: Run, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from quantization.onnx.engine import Images
 from schemas.evaluation import EvalReport
 from schemas.qat_config import BitPolicy
 from schemas.student import (
+    ExportForm,
     OnnxManifest,
     OnnxParity,
     StudentManifest,
@@ -22,9 +23,12 @@ from schemas.student import (
     export_provenance,
     onnx_manifest_path,
 )
+from schemas.target import Census, Target, exported_path
 from stages.storage import file_digest
 
 Run = Callable[..., Result]
+FORM = ExportForm(target=Target.ONNXRUNTIME, image_size=64)
+CENSUS = Census(by="onnxruntime", integer={"QLinearConv": 3}, floating={"Conv": 1}, float_layers=())
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def run(opened: Any, teacher_file: Path, coco_file: Path, tmp_path: Path) -> Run
 
     def invoke(*arguments: str) -> Result:
         settings = (f"teacher.path={teacher_file}", f"data={coco_file}", "device=cpu", "onnx.repetitions=2",
-                    "onnx.threads=[1, 2]", "onnx.timed_engines=[onnxruntime]")  # fmt: skip
+                    "onnx.threads=[1, 2]")  # fmt: skip
         pairs = [part for setting in settings for part in ("--set", setting)]
         return CliRunner().invoke(app, ["--output", str(tmp_path / "out"), *pairs, *arguments])
 
@@ -70,15 +74,16 @@ def student(write_student: Callable[..., Path]) -> Path:
     """A trained student with its state before training, the trained one exported."""
     folder = write_student("student")
     write_student("student/ptq", TrainingMethod.PTQ)
-    manifest, path = StudentManifest.read(folder / "student.json"), folder / "model.onnx"
+    manifest, path = StudentManifest.read(folder / "student.json"), exported_path(folder, Target.ONNXRUNTIME)
     path.write_bytes(b"a model of 23 bytes, say")
     described = OnnxManifest(
-        file=path.name, sha256=file_digest(path), bytes=path.stat().st_size, opset=21, image_size=64,
-        student_sha256=manifest.weights_sha256, bits=BitPolicy(weight_bits=4), weight_tensors={}, activation_tensors={},
-        float_layers=(), int4=False, onnx_version="1", onnxruntime_version="1",
+        file=path.name, target=Target.ONNXRUNTIME, sha256=file_digest(path), bytes=path.stat().st_size, opset=21,
+        image_size=64, student_sha256=manifest.weights_sha256, bits=BitPolicy(weight_bits=4), weight_tensors={},
+        activation_tensors={}, float_layers=(), int4=False, onnx_version="1", onnxruntime_version="1",
         parity=OnnxParity(images=1, image_source="noise", score_max=0.0, score_mean=0.0, box_max=0.0, box_mean=0.0,
                           matched=1.0),
-        provenance=export_provenance(manifest, 64, False),
+        census=CENSUS,
+        provenance=export_provenance(manifest, FORM),
     )  # fmt: skip
     onnx_manifest_path(path).write_text(described.to_json(), encoding="utf-8")
     return folder
@@ -97,7 +102,7 @@ def test_exported_models_are_evaluated_and_timed_after_the_simulated_ones(
     models = report(tmp_path).models
     assert [model.name for model in models] == [
         "full precision", "PTQ W4A8 deploy", "QAT W4A8 deploy",
-        "full precision ONNX FP32", "full precision ONNX FP16", "QAT W4A8 deploy ONNX",
+        "full precision ONNX FP32", "full precision ONNX FP16", "QAT W4A8 deploy, onnxruntime",
     ]  # fmt: skip
     assert [model.file_bytes for model in models] == [None, None, None, 6, 4, 24]
     assert all(model.latencies == () for model in models[:3])
@@ -106,18 +111,44 @@ def test_exported_models_are_evaluated_and_timed_after_the_simulated_ones(
         assert all(timed.engine.startswith("onnxruntime ") for timed in model.latencies)
         assert all(0 < timed.median_ms <= timed.p95_ms for timed in model.latencies)
     assert models[5].precision == models[0].precision
-    assert models[5].weights_sha256 == file_digest(student / "model.onnx")
+    assert models[5].weights_sha256 == file_digest(student / "model.onnxruntime.onnx")
     assert (models[3].label_mode, models[5].label_mode) == (None, "sampled")
 
 
-def test_the_engine_and_the_models_are_settings(run: Run, student: Path, tmp_path: Path, opened: Any) -> None:
-    result = run("--student", str(student), "--set", "onnx.models=students", "--set", "onnx.engine=openvino")
+def test_each_file_is_scored_in_the_engine_that_it_is_for(
+    run: Run, student: Path, tmp_path: Path, opened: list[tuple[str, str, int | None]]
+) -> None:
+    manifest, path = StudentManifest.read(student / "student.json"), exported_path(student, Target.OPENVINO)
+    path.write_bytes(exported_path(student, Target.ONNXRUNTIME).read_bytes())
+    written = OnnxManifest.read(onnx_manifest_path(exported_path(student, Target.ONNXRUNTIME)))
+    form = ExportForm(target=Target.OPENVINO, image_size=64)
+    changed = {"target": Target.OPENVINO, "file": path.name, "provenance": export_provenance(manifest, form)}
+    onnx_manifest_path(path).write_text(written.model_copy(update=changed).to_json(), encoding="utf-8")
 
-    assert result.exit_code == 0, result.output
-    assert [model.name for model in report(tmp_path).models[3:]] == ["QAT W4A8 deploy ONNX"]
-    assert opened[-1] == ("model.onnx", "openvino", None)
+    assert run("--student", str(student), "--set", "onnx.models=students").exit_code == 0
+    rows = report(tmp_path).models[3:]
+    assert [row.name for row in rows] == ["QAT W4A8 deploy, onnxruntime", "QAT W4A8 deploy, openvino"]
+    assert [row.student for row in rows] == ["QAT W4A8 deploy"] * 2
+    assert [row.target for row in rows] == [Target.ONNXRUNTIME, Target.OPENVINO]
+    assert all(row.engine and row.target and row.engine.startswith(row.target.value) for row in rows)
+    assert all(row.census == CENSUS for row in rows)
+    assert opened[-2:] == [("model.onnxruntime.onnx", "onnxruntime", None), ("model.openvino.onnx", "openvino", None)]
+    timed = {(name, engine) for name, engine, threads in opened if threads}
+    assert timed == {("model.onnxruntime.onnx", "onnxruntime"), ("model.openvino.onnx", "openvino")}
 
-    assert run("--student", str(student), "--set", "onnx.models=none", "--overwrite").exit_code == 0
+
+def test_a_file_whose_engine_is_not_installed_is_left_out_and_named(
+    run: Run, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "installed_engines", lambda: ())
+    result = run("--student", str(student))
+    assert result.exit_code == 0
+    assert "model.onnxruntime.onnx: not evaluated; install zsq[onnxruntime] to run it" in result.output
+    assert len(report(tmp_path).models) == 3
+
+
+def test_exported_models_can_be_left_out(run: Run, student: Path, tmp_path: Path) -> None:
+    assert run("--student", str(student), "--set", "onnx.models=none").exit_code == 0
     assert len(report(tmp_path).models) == 3
     assert not list((tmp_path / "out").glob("*.onnx"))
 
@@ -133,18 +164,18 @@ def test_without_an_exported_student_the_teacher_is_not_exported(
 def test_a_flipped_byte_in_an_exported_model_is_unverified_and_nothing_is_evaluated(
     run: Run, student: Path, tmp_path: Path, opened: Any
 ) -> None:
-    (student / "model.onnx").write_bytes(b"b model of 23 bytes, say")
+    (student / "model.onnxruntime.onnx").write_bytes(b"b model of 23 bytes, say")
     result = run("--student", str(student))
 
     assert result.exit_code == 3
-    assert "model.onnx: content does not match its digest" in result.stderr
+    assert "model.onnxruntime.onnx: content does not match its digest" in result.stderr
     assert opened == []
     assert not (tmp_path / "out" / "report.json").exists()
 
 
 def test_a_model_of_another_student_is_unverified(run: Run, student: Path, write_student: Callable[..., Path]) -> None:
     other = write_student("other")
-    for name in ("model.onnx", "model.onnx.json"):
+    for name in ("model.onnxruntime.onnx", "model.onnxruntime.onnx.json"):
         (student / name).rename(other / name)
     result = run("--student", str(other))
 
@@ -153,16 +184,16 @@ def test_a_model_of_another_student_is_unverified(run: Run, student: Path, write
 
 
 def test_a_model_without_its_manifest_is_bad_input(run: Run, student: Path) -> None:
-    (student / "model.onnx.json").unlink()
+    (student / "model.onnxruntime.onnx.json").unlink()
     assert run("--student", str(student)).exit_code == 2
 
 
 def test_another_export_makes_another_evaluation(run: Run, student: Path) -> None:
     assert run("--student", str(student)).exit_code == 0
     assert "up to date" in run("--student", str(student)).output
-    for name in ("model.onnx", "model.onnx.json"):
+    for name in ("model.onnxruntime.onnx", "model.onnxruntime.onnx.json"):
         (student / name).unlink()
-    assert "student 2 onnx" in run("--student", str(student)).stderr
+    assert "student 2 onnxruntime" in run("--student", str(student)).stderr
 
 
 def test_models_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +209,7 @@ def test_models_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(latency, "open_engine", open_engine)
     measured = latency.measure_latencies(
-        {"one": Path("a"), "two": Path("b")}, 64, engines=["onnxruntime"], threads=[1], repetitions=4
+        {"one": Path("a"), "two": Path("b")}, 64, engine="onnxruntime", threads=[1], repetitions=4
     )
     assert calls == ["a", "b"] * (latency.WARM_UP + 4)
     assert {name: len(timed) for name, timed in measured.items()} == {"one": 1, "two": 1}

@@ -20,7 +20,7 @@ SYNTH: dict[str, Any] = {
     "inversion.batch": 1, "device": "cpu",
 }  # fmt: skip
 QAT: dict[str, Any] = {
-    "bits.weight_bits": 4, "steps": 12, "batch": 1, "calibration_images": 1, "checkpoint_interval": 2, "onnx": False,
+    "bits.weight_bits": 4, "steps": 12, "batch": 1, "calibration_images": 1, "checkpoint_interval": 2, "targets": [],
     "device": "cpu",
 }  # fmt: skip
 

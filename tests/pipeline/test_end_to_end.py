@@ -36,7 +36,8 @@ def test_a_run_leaves_set_student_and_report_and_a_second_run_is_up_to_date(tmp_
     bits = student.bits.name
     assert [model.name for model in report.models] == [
         "full precision", f"PTQ {bits}", f"QAT {bits}",
-        "full precision ONNX FP32", "full precision ONNX FP16", f"QAT {bits} ONNX",
+        "full precision ONNX FP32", "full precision ONNX FP16", f"QAT {bits}, onnxruntime",
+        f"QAT {bits}, openvino",
     ]  # fmt: skip
     assert all(model.latencies and model.file_bytes for model in report.models[3:])
     assert report.data.image_size == 96

@@ -42,7 +42,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its model file; tests must not change it."""
     path = tmp_path_factory.mktemp("exported") / "detector.onnx"
-    result = export(student, "--output", path)
+    result = export(student, "--output", path, "--target", "generic")
     assert result.exit_code == 0, result.output
     return path
 
@@ -64,7 +64,8 @@ def test_a_second_export_is_up_to_date_and_loads_no_torch(student: Path, exporte
     before = exported.stat().st_mtime_ns
     script = (
         "import sys\nfrom pipeline.cli import app\n"
-        f"app(['export', '--student', {str(student)!r}, '--output', {str(exported)!r}], standalone_mode=False)\n"
+        f"app(['export', '--student', {str(student)!r}, '--output', {str(exported)!r}, '--target', 'generic'], "
+        "standalone_mode=False)\n"
         "print([name for name in ('torch', 'onnx', 'onnxruntime', 'numpy') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -74,7 +75,7 @@ def test_a_second_export_is_up_to_date_and_loads_no_torch(student: Path, exporte
 
 
 def test_another_export_in_its_place_is_refused_and_named(student: Path, exported: Path) -> None:
-    result = export(student, "--output", exported, "--int4")
+    result = export(student, "--output", exported, "--target", "generic", "--int4")
     assert result.exit_code == 2
     assert "int4: False → True" in result.stderr
     assert "--overwrite" in result.stderr
@@ -86,6 +87,7 @@ def test_another_export_in_its_place_is_refused_and_named(student: Path, exporte
         (("--image-size", "100"), "--image-size: got 100, this detector takes multiples of 32"),
         (("--image-size", "8192"), "--image-size: got 8192, at most 4096 pixels are compared"),
         (("--calibration-set", "/none"), "/none: no finished calibration set here"),
+        (("--target", "onnxruntime"), "target onnxruntime: takes calibration images to place quantizers by"),
     ],
 )
 def test_bad_input_is_one_line(student: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -43,7 +43,7 @@ def test_mask_rcnn_with_swin_goes_through_all_stages_but_export(
 
     first = zsq("run", "--storage", storage, *settings)
     assert first.returncode == 0, first.stderr
-    assert "no model.onnx: the number of regions" in first.stdout
+    assert "no exported model: the number of regions" in first.stdout
     student = StudentManifest.read(storage / "student" / "student.json")
     assert student.teacher.family == "torchvision"
     assert any(record.name.endswith("attn.scores.left") for record in student.quantizers)

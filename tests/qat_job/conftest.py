@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
     "batch": 2,
     "calibration_images": 2,
     "device": "cpu",
-    "onnx": False,
+    "targets": [],
 }
 
 

@@ -24,7 +24,8 @@ from quantization.student import load_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ExitCode
 from schemas.sensitivity import SENSITIVITY
-from schemas.student import MANIFEST, ONNX, PTQ_FOLDER, WEIGHTS, StudentManifest, TrainingMethod, onnx_manifest_path
+from schemas.student import MANIFEST, PTQ_FOLDER, WEIGHTS, StudentManifest, TrainingMethod, onnx_manifest_path
+from schemas.target import Target, exported_path
 from stages.shards import open_calibration_set
 from stages.storage import file_digest
 
@@ -125,22 +126,22 @@ def test_without_training_there_is_one_student(qat: Qat, tmp_path: Path, policy:
 def test_a_student_is_exported_and_a_lost_export_is_made_again_without_training(
     qat: Qat, tmp_path: Path, calibration_set: Path
 ) -> None:
-    assert qat(tmp_path, ptq_only=True, onnx=True).exit_code == 0
-    path, manifest = tmp_path / ONNX, StudentManifest.read(tmp_path / MANIFEST)
+    assert qat(tmp_path, ptq_only=True, targets=["generic"]).exit_code == 0
+    path, manifest = exported_path(tmp_path, Target.GENERIC), StudentManifest.read(tmp_path / MANIFEST)
     described = verify_onnx(path, manifest)
     assert (described.image_size, described.parity.images, described.parity.image_source) == (96, 4, "calibration set")
     assert described.weight_tensors == {"4": 80, "8": 7}
-    result = qat(tmp_path, ptq_only=True, onnx=True)
+    result = qat(tmp_path, ptq_only=True, targets=["generic"])
     assert "up to date" in result.stdout
 
     weights, digest = (tmp_path / WEIGHTS).stat().st_mtime_ns, described.sha256
     path.unlink()
-    assert "up to date" not in qat(tmp_path, ptq_only=True, onnx=True).stdout
+    assert "up to date" not in qat(tmp_path, ptq_only=True, targets=["generic"]).stdout
     for file in (path, onnx_manifest_path(path)):
         file.unlink()
     assert qat(tmp_path, ptq_only=True).exit_code == 0
     assert not path.exists()
-    result = qat(tmp_path, ptq_only=True, onnx=True)
+    result = qat(tmp_path, ptq_only=True, targets=["generic"])
     assert result.exit_code == 0, result.output
     assert verify_onnx(path, manifest).sha256 == digest
     assert (tmp_path / WEIGHTS).stat().st_mtime_ns == weights

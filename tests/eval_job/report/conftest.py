@@ -34,6 +34,7 @@ from schemas.student import (
     TrainingMethod,
     TrainingSummary,
 )
+from schemas.target import Target
 from stages.storage import file_digest, write_text
 
 LAYERS = ("model.0.conv", "model.1.conv", "model.2.cv1.conv")
@@ -112,7 +113,15 @@ def exported(run: Run) -> EvalReport:
         Latency(engine="onnxruntime CPU", threads=n, median_ms=8.5 / n, p95_ms=9.0, repetitions=50) for n in (1, 2)
     ]
     exported = report.models[2].model_copy(
-        update={"name": f"{QAT} ONNX", "weights_sha256": "e" * 64, "file_bytes": 2_900_000, "latencies": tuple(times)}
+        update={
+            "name": f"{QAT}, onnxruntime",
+            "student": QAT,
+            "target": Target.ONNXRUNTIME,
+            "engine": "onnxruntime CPU",
+            "weights_sha256": "e" * 64,
+            "file_bytes": 2_900_000,
+            "latencies": tuple(times),
+        }
     )
     return report.model_copy(update={"models": (*report.models, exported)})
 

@@ -31,11 +31,13 @@ def test_the_page_is_about_the_last_student_not_about_an_export_of_the_teacher(r
     report = run.report.model_copy(update={"models": (*run.report.models, float_export)})
 
     assert headline.headline_model(report).name == "QAT W4A8 deploy"
-    assert headline.headline_model(exported).name == "QAT W4A8 deploy ONNX"
+    assert headline.headline_model(exported).name == "QAT W4A8 deploy, onnxruntime"
 
 
 def test_an_export_of_the_calibrated_student_alone_is_not_the_headline(run: Any) -> None:
-    ptq_export = run.report.models[1].model_copy(update={"name": "PTQ W4A8 deploy ONNX", "file_bytes": 3_000_000})
+    ptq_export = run.report.models[1].model_copy(
+        update={"name": "PTQ W4A8 deploy, openvino", "student": "PTQ W4A8 deploy", "file_bytes": 3_000_000}
+    )
     report = run.report.model_copy(update={"models": (*run.report.models, ptq_export)})
 
     assert headline.headline_model(report).name == "QAT W4A8 deploy"

@@ -21,13 +21,21 @@ from detectors.protocol import Detector
 from quantization.convert import quantized_layers
 from quantization.onnx import export as onnx_export
 from quantization.onnx.engine import open_engine
-from quantization.onnx.export import export_full_precision, export_student, measure_parity, verify_onnx
+from quantization.onnx.export import (
+    TracedStudent,
+    export_full_precision,
+    export_student,
+    measure_parity,
+    trace_student,
+    verify_onnx,
+)
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, Policy, QatConfig
 from schemas.student import (
     CalibrationSetReference,
+    ExportForm,
     OnnxManifest,
     OnnxParity,
     StudentManifest,
@@ -35,6 +43,7 @@ from schemas.student import (
     TrainingSummary,
     onnx_manifest_path,
 )
+from schemas.target import Target
 
 SIZE = 160
 POLICIES = {
@@ -80,7 +89,8 @@ def export(
                 weights_sha256="5" * 64, provenance=Provenance.of("qat", config.keyed(), {"teacher": "t"}),
             )  # fmt: skip
             path = tmp_path_factory.mktemp("exported") / "model.onnx"
-            described = export_student(student, manifest, path, images, image_size=SIZE, int4=bits.weight_bits <= 4)
+            form = ExportForm(target=Target.GENERIC, image_size=SIZE, int4=bits.weight_bits <= 4)
+            described = export_student(student, manifest, trace_student(student), path, images, form)
             made[name] = Exported(student, manifest, path, described)
         return made[name]
 
@@ -261,10 +271,11 @@ def test_a_model_that_is_not_the_student_is_refused_and_removed(
     reason: str,
 ) -> None:
     exported, path = export("W8A8 deploy"), tmp_path / "model.onnx"
-    monkeypatch.setattr(onnx_export, "to_onnx", lambda *_, **__: exported.model)  # exporting again would take seconds
+    traced = TracedStudent(exported.model, (8,), (8,), ())  # tracing again would take seconds
+    form = ExportForm(target=Target.GENERIC, image_size=SIZE)
     monkeypatch.setattr(onnx_export, "open_engine", lambda path: lambda x: tamper(open_engine(path)(x)))
     with pytest.raises(VerificationError, match=reason):
-        export_student(exported.student, exported.manifest, path, images, image_size=SIZE, int4=False)
+        export_student(exported.student, exported.manifest, traced, path, images, form)
     assert list(tmp_path.iterdir()) == []
 
 

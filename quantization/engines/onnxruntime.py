@@ -1,0 +1,83 @@
+"""ONNX Runtime on CPUs: an operator is fused into an integer one only between DequantizeLinear and QuantizeLinear.
+
+So every activation between two quantized layers is quantized (`whole_graph`), as UINT8, since INT8 has no fast kernels
+on x86; weights are INT8, symmetric, per channel. Fewer than 8 bits are held by a Clip on the integers: one in float
+would stand in the way of fusion.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from quantization.engines.census import ACTIVATION_IN_FLOAT, LAYERS, OUTPUT_IN_FLOAT, census_of
+from quantization.engines.softmax import spell_out_softmax
+from quantization.engines.target import Images
+from quantization.engines.whole_graph import place_everywhere
+from schemas.eval_config import EngineName
+from schemas.student import QuantizerRecord
+from schemas.target import Census, FloatLayer
+
+MOVED = frozenset({"MaxPool", "NhwcMaxPool", "Resize", "Reshape", "Transpose", "Slice", "Split", "Concat"})
+"""Operators that keep their names where they move integers."""
+BOOKKEEPING = frozenset(
+    {"Shape", "Gather", "Cast", "Unsqueeze", "Squeeze", "Range", "Expand", "Constant", "Identity", "Clip"}
+    | {"ReorderInput", "ReorderOutput", "QuantizeLinear", "DequantizeLinear"}
+)
+"""Operators that compute shapes, anchors or other forms of a value, and nothing of the network."""
+
+
+class OnnxRuntime:
+    """Implements `quantization.engines.target.EngineTarget`."""
+
+    title = "ONNX Runtime, CPU"
+    placement = "UINT8 on every activation between two layers, weights INT8 per channel; decoding in float"
+    measured = "docs/engines.md#onnx-runtime"
+    runs_in: EngineName = "onnxruntime"
+    needs_images = True
+
+    def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
+        return None
+
+    def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
+        assert images is not None
+        return spell_out_softmax(place_everywhere(model, images))
+
+    def census(self, path: Path) -> Census:
+        graph = optimised(path).graph
+        integer_values = {output for node in graph.node if _gives_integers(node) for output in node.output}
+        dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+        integer, floating, layers = [], [], []
+        for node in graph.node:
+            moves_integers = node.op_type in MOVED and node.input[0] in integer_values
+            if moves_integers:
+                integer_values.update(node.output)
+            if node.op_type in BOOKKEEPING:
+                continue
+            if _gives_integers(node) or moves_integers:
+                integer.append(node.op_type)
+            else:
+                floating.append(node.op_type)
+                if node.op_type in LAYERS:
+                    reason = OUTPUT_IN_FLOAT if node.input[0] in dequantized else ACTIVATION_IN_FLOAT
+                    layers.append(FloatLayer(name=node.name, reason=reason))
+        return census_of(f"onnxruntime {onnxruntime.__version__}, its optimised graph", integer, floating, layers)
+
+
+def optimised(path: Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime makes of a file for this machine's CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _gives_integers(node: onnx.NodeProto) -> bool:
+    return node.op_type.startswith("QLinear") or node.op_type == "QuantizeLinear"
+
+
+ENGINE = OnnxRuntime()

@@ -1,0 +1,56 @@
+"""OpenVINO on CPUs: it folds SiLU and requantization into the layer before, so only inputs of layers are quantized."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from quantization.engines.census import ACTIVATION_IN_FLOAT, between_integers, census_of
+from quantization.engines.target import Images
+from quantization.onnx.engine import installed_engines
+from schemas.eval_config import EngineName
+from schemas.student import QuantizerRecord
+from schemas.target import Census, FloatLayer
+
+LAYERS = frozenset({"Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Deconvolution"})
+INTEGER_PRECISIONS = frozenset({"i8", "u8"})
+
+
+class OpenVino:
+    """Implements `quantization.engines.target.EngineTarget`."""
+
+    title = "OpenVINO, CPU"
+    placement = "on the input of each layer and its weight; the engine fuses SiLU and requantization itself"
+    measured = "docs/engines.md#openvino"
+    runs_in: EngineName = "openvino"
+    needs_images = False
+
+    def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
+        return None
+
+    def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
+        return copy.deepcopy(model)
+
+    def census(self, path: Path) -> Census:
+        if "openvino" not in installed_engines():
+            return between_integers(onnx.load(path), "Q/DQ in the file (openvino is not installed)")
+        import openvino
+
+        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        integer, floating, layers = [], [], []
+        for operator in compiled.get_runtime_model().get_ops():
+            about = operator.get_rt_info()
+            kind, precision = str(about["layerType"].astype(str)), str(about["runtimePrecision"].astype(str))
+            if kind not in LAYERS:
+                continue
+            if precision in INTEGER_PRECISIONS:
+                integer.append(kind)
+            else:
+                floating.append(kind)
+                layers.append(FloatLayer(name=operator.get_friendly_name(), reason=ACTIVATION_IN_FLOAT))
+        by = f"openvino {openvino.__version__.partition('-')[0]}, its executed graph"
+        return census_of(by, integer, floating, layers)
+
+
+ENGINE = OpenVino()

@@ -1,0 +1,157 @@
+"""Activation quantizers of an exported model: taken out as grids, and put in elsewhere.
+
+In a graph an activation quantizer is a QuantizeLinear and a DequantizeLinear in a row (Q/DQ), with a Clip before them
+where fewer than 8 bits are in use. The export puts one before each quantized layer; engines want them in other places,
+which `quantization.engines` decides.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from quantization.onnx.quantizers import STORED_BITS
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that an activation may take: x̂ = (clamp(round(x / scale) + zero, lowest, highest) − zero) · scale.
+
+    Attributes:
+        scale: step size, exactly a float32.
+        zero: the integer that stands for 0.
+        lowest: smallest integer in use.
+        highest: largest integer in use.
+        signed: whether integers are stored as INT8; else as UINT8.
+    """
+
+    scale: float
+    zero: int
+    lowest: int
+    highest: int
+    signed: bool
+
+    @classmethod
+    def of_bits(cls, scale: float, zero: int, bits: int = STORED_BITS, *, signed: bool = False) -> "Grid":
+        """All integers of so many bits."""
+        lowest = -(2 ** (bits - 1)) if signed else 0
+        return cls(float(np.float32(scale)), zero, lowest, lowest + 2**bits - 1, signed)
+
+    @property
+    def fills_storage(self) -> bool:
+        """Whether storing as 8 bits saturates just where the grid ends."""
+        return self.highest - self.lowest == (1 << STORED_BITS) - 1
+
+    @property
+    def bits(self) -> int:
+        """Bits that the integers in use need."""
+        return (self.highest - self.lowest).bit_length()
+
+    def as_unsigned(self) -> "Grid":
+        """The same values by unsigned integers."""
+        shift = 2 ** (STORED_BITS - 1) if self.signed else 0
+        return replace(
+            self, zero=self.zero + shift, lowest=self.lowest + shift, highest=self.highest + shift, signed=False
+        )
+
+
+@dataclass(frozen=True)
+class Demand:
+    """An input of a layer that the student quantizes: which input of which node, and the student's grid."""
+
+    node: ir.Node
+    index: int
+    grid: Grid
+
+    @property
+    def value(self) -> ir.Value:
+        """The activation that goes in."""
+        value = self.node.inputs[self.index]
+        assert value is not None
+        return value
+
+
+def take_out_activations(graph: ir.Graph) -> list[Demand]:
+    """Remove every activation quantizer of a graph, in place: what each layer asked of its inputs, in graph order."""
+    demands: list[Demand] = []
+    for quantize in [node for node in graph if node.op_type == "QuantizeLinear"]:
+        grid = _grid(quantize)
+        source, chain = _input(quantize, 0), [quantize]
+        if (clip := source.producer()) is not None and clip.op_type == "Clip" and len(source.uses()) == 1:
+            grid = _clipped(grid, clip)
+            source = _input(clip, 0)
+            chain.append(clip)
+        for dequantize in list(quantize.outputs[0].consumers()):
+            demands += [Demand(user.node, user.idx, grid) for user in dequantize.outputs[0].uses()]
+            dequantize.outputs[0].replace_all_uses_with(source)
+            chain.insert(0, dequantize)
+        for node in chain:
+            graph.remove(node, safe=True)
+    return demands
+
+
+def put_in_activation(graph: ir.Graph, value: ir.Value, grid: Grid, name: str, *, clip: bool) -> ir.Value:
+    """Quantize a value and dequantize it; whoever takes the value goes on taking it as it is, until told otherwise.
+
+    Args:
+        graph: that the value is in; it changes in place.
+        value: the activation.
+        grid: what it is rounded to.
+        name: of the new nodes and values, with an ending each.
+        clip: hold integers within the grid where storage has more; not needed for integers that are there already.
+
+    Returns:
+        The dequantized value.
+    """
+    kind = np.int8 if grid.signed else np.uint8
+    scale, zero = _constant(graph, np.float32(grid.scale)), _constant(graph, kind(grid.zero))
+    nodes = [ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_quantize")]
+    if clip and not grid.fills_storage:
+        ends = [_constant(graph, kind(end)) for end in (grid.lowest, grid.highest)]
+        nodes.append(ir.node("Clip", [nodes[-1].outputs[0], *ends], name=f"{name}_clip"))
+    nodes.append(ir.node("DequantizeLinear", [nodes[-1].outputs[0], scale, zero], name=f"{name}_dequantize"))
+    for node in nodes:
+        node.outputs[0].name = f"{node.name}d"
+    if (producer := value.producer()) is None:
+        graph.insert_before(next(iter(graph)), nodes)
+    else:
+        graph.insert_after(producer, nodes)
+    return nodes[-1].outputs[0]
+
+
+def remove_unused_initializers(graph: ir.Graph) -> None:
+    """Drop what no node takes any more."""
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[name]
+
+
+def _grid(quantize: ir.Node) -> Grid:
+    zero = _number(_input(quantize, 2))
+    return Grid.of_bits(float(_number(_input(quantize, 1))), int(zero), signed=zero.dtype == np.int8)
+
+
+def _clipped(grid: Grid, clip: ir.Node) -> Grid:
+    low, high = (round(float(_number(_input(clip, at))) / grid.scale) + grid.zero for at in (1, 2))
+    return replace(grid, lowest=max(low, grid.lowest), highest=min(high, grid.highest))
+
+
+def _input(node: ir.Node, at: int) -> ir.Value:
+    value = node.inputs[at]
+    assert value is not None
+    return value
+
+
+def _number(value: ir.Value) -> np.generic:
+    assert value.const_value is not None
+    number: np.generic = value.const_value.numpy().reshape(-1)[0]
+    return number
+
+
+def _constant(graph: ir.Graph, number: np.generic) -> ir.Value:
+    """A scalar initializer; equal ones are there once."""
+    name = f"activation_{number.dtype.name}_{number.tobytes().hex()}"
+    if name not in graph.initializers:
+        tensor = ir.tensor(np.asarray(number), name=name)
+        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape([]))
+        graph.register_initializer(value)
+    return graph.initializers[name]
