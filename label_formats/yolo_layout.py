@@ -19,7 +19,7 @@ ALIKE = {"val": ("val", "valid", "validation")}
 def image_folders(folder: Path, split: str | None) -> tuple[Path, ...]:
     """The folder of images that a folder of YOLO data stands for, of one split where it has splits.
 
-    Splits are folders below `images/` (`images/val`), or hold an `images/` of their own (`valid/images`).
+    Splits are folders below `images/` (`images/val`) or below the folder itself (`valid/images`, `obj/val`).
 
     Args:
         folder: with `images/`, with folders of splits, or itself a folder of images.
@@ -27,16 +27,25 @@ def image_folders(folder: Path, split: str | None) -> tuple[Path, ...]:
 
     Raises:
         ConfigError: a split is named, and there are none.
-        InputError: there are splits, and not the one that is wanted, or several of its name.
+        InputError: there are splits, and not the one that is wanted, or several of its name, or images beside them.
     """
-    top = folder / IMAGES
-    if top.is_dir():
-        below = visible(path for path in top.iterdir() if path.is_dir())
-        apart = bool(below) and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in visible(top.iterdir()))
-        splits = {path.name: path for path in below} if apart else {}
-    else:
-        splits = {path.parent.name: path for path in visible(folder.glob(f"*/{IMAGES}")) if path.is_dir()}
-    splits = {name: path for name, path in splits.items() if SPLIT_FOLDER.fullmatch(name) or name == split}
+    top = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    if not top.is_dir():
+        return (top,)
+    inside = visible(top.iterdir())
+    below = {
+        path.name: path
+        for path in inside
+        if path.is_dir() and (SPLIT_FOLDER.fullmatch(path.name) or path.name == split)
+    }
+    splits = {name: path / IMAGES if (path / IMAGES).is_dir() else path for name, path in below.items()}
+    if split is None and any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
+        if len(splits) > 1:
+            raise InputError(
+                f"{shown(top)}: holds images beside folders of splits ({some(sorted(splits), 8)}); set split to one of "
+                "them, or move the images"
+            )
+        return (top,)
     if splits:
         return (_chosen(folder, splits, split),)
     if split is not None:
@@ -44,7 +53,7 @@ def image_folders(folder: Path, split: str | None) -> tuple[Path, ...]:
             f"split: got {split!r}, but {shown(folder)} has no folders of splits; leave split out, or set data to the "
             f"folder of images that is meant, or to a {DATA}"
         )
-    return (top if top.is_dir() else folder,)
+    return (top,)
 
 
 def _chosen(folder: Path, splits: dict[str, Path], split: str | None) -> Path:

@@ -40,6 +40,8 @@ class YoloClasses:
             f"but the teacher's {count} classes are 0 to {count - 1}; correct the label, or evaluate a teacher of "
             "these classes"
         )
+        if count == ANY_CLASSES:
+            told_by = "but class indices are whole numbers from 0; correct the label"
         return cls(tuple(range(count)), told_by)
 
     @classmethod

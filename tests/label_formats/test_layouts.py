@@ -171,6 +171,7 @@ def test_of_splits_val_is_measured_and_another_can_be_named(yolo_folder: Path, n
     assert [image.id for image in read(yolo_folder).images] == [12, 13]
     assert [image.id for image in read(yolo_folder, "train").images] == [11]
     assert [image.id for image in read(yolo_folder / "images" / "train").images] == [11]
+    assert [image.id for image in read(yolo_folder / "images").images] == [12, 13]
     assert "no split 'test'; set split to one of" in refusal(yolo_folder, "test")
 
 
@@ -184,6 +185,13 @@ def test_a_split_of_data_without_splits_is_refused(yolo_folder: Path, coco_file:
 def test_a_split_of_a_voc_folder_is_one_of_its_lists(voc_folder: Path) -> None:
     same(read(voc_folder), read(voc_folder, "test"))
     assert "has no list 'val'; set split to one of test" in refusal(voc_folder, "val")
+
+
+def test_images_beside_splits_are_not_measured_with_them(yolo_folder: Path) -> None:
+    in_splits(yolo_folder)
+    Image.new("RGB", (32, 32)).save(yolo_folder / "images" / "14.png")
+    assert "holds images beside folders of splits (train, val); set split" in refusal(yolo_folder)
+    assert [image.id for image in read(yolo_folder, "val").images] == [12, 13]
 
 
 def test_of_two_like_val_one_must_be_named(yolo_folder: Path) -> None:
