@@ -23,7 +23,8 @@ from schemas.labels import ImageLabels, LabelOrigin
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
 from schemas.teacher import TeacherSource
-from stages.shards import Pixels, read_shard, write_shard
+from stages.pixels import Pixels
+from stages.shards import read_shard, write_shard
 from stages.storage import write_text
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.initialisation import sample_generator

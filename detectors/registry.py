@@ -13,6 +13,7 @@ from detectors.torchvision import checkpoints as torchvision_checkpoints
 from detectors.ultralytics.rtdetr import RtdetrDetector
 from detectors.ultralytics.yolo import UltralyticsDetector
 from detectors.yolov5.detector import Yolov5Detector
+from label_formats.classes import index_by_name
 from schemas.errors import ConfigError
 from schemas.teacher import TeacherIdentity, TeacherSource
 
@@ -48,9 +49,10 @@ def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
     """Load a full-precision detector.
 
     Raises:
-        InputError: the checkpoint is missing, is of another family, or does not load safely.
+        InputError: the checkpoint is missing, of another family, does not load safely, or has two classes of one name.
     """
     teacher = FAMILIES[source.family].load(checkpoint_path(source), source)
+    index_by_name(teacher.identity.class_names)
     teacher.network.to(device)
     return teacher
 

@@ -22,7 +22,7 @@ from stages.ranks import Rank
 from stages.shards import open_calibration_set
 from stages.stage import run_stage, up_to_date
 
-NOT_IN_KEY = {"teacher", "data", "images", "device", "batch"}
+NOT_IN_KEY = {"teacher", "data", "images", "split", "device", "batch"}
 """Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -54,7 +54,7 @@ def main(
         if calibration_set is not None:
             check_calibration_set(calibration_set, list(manifests.values()))
         settings = settings.model_copy(update={"image_size": _image_size(settings.image_size, manifests)})
-        data = find_validation_data(settings.data, settings.images)
+        data = find_validation_data(settings.data, settings.images, settings.split)
         data_digest = data.digest()
         inputs = {"teacher": teacher_digest, "data": data_digest}
         inputs |= {f"student {n}": manifest.weights_sha256 for n, manifest in enumerate(manifests.values(), start=1)}

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from detectors.embedded import scenes
-from label_formats.coco import CocoData
-from label_formats.images import ValidationImage, ValidationSet, ValidationSource, some
-from label_formats.pascal_voc import ANNOTATIONS, PICTURES, is_voc
-from label_formats.voc import VocData
-from label_formats.yolo import IMAGES, YoloData
+from label_formats.classes import index_by_name
+from label_formats.files import some
+from label_formats.find import find_labelled_images
+from label_formats.images import ValidationImage, ValidationSet, ValidationSource
 from schemas.base import canonical_digest
 from schemas.errors import ConfigError, InputError
 from stages.storage import file_digest
@@ -19,42 +18,27 @@ from stages.storage import file_digest
 EMBEDDED = "embedded"
 EMBEDDED_SCENES = 256
 """Number of rendered validation scenes."""
-INSTANCES = "instances.json"
-"""Name of the COCO file in a folder."""
 
 
-def find_validation_data(data: str, images: str | None) -> ValidationSource:
-    """The validation data named by `data`: `embedded`, a COCO JSON file, or a folder in COCO, VOC or YOLO format.
+def find_validation_data(data: str, images: str | None, split: str | None = None) -> ValidationSource:
+    """The validation data named by `data`: `embedded`, or what `label_formats.find` finds.
 
     Args:
         data: see `EvalConfig.data`.
         images: image folder of a COCO file; None for `images/` beside it.
+        split: see `EvalConfig.split`.
 
     Raises:
         InputError: there is nothing of these formats.
-        ConfigError: `images` is set for data that brings its own images.
+        ConfigError: `images` or `split` is set for data that it does not go with.
     """
-    path = Path(data).expanduser()
-    file = path / INSTANCES if path.is_dir() else path
-    if data != EMBEDDED and file.is_file() and not (path.is_file() and is_voc(path)):
-        folder = Path(images).expanduser() if images else file.parent / IMAGES
-        if not folder.is_dir():
-            raise InputError(f"validation images {folder}: no such folder; set images to the image folder of {file}")
-        return CocoData(file, folder)
+    if data != EMBEDDED:
+        return find_labelled_images(Path(data).expanduser(), images, split)
     if images:
         raise ConfigError(f"images: got {images!r}, but data is {data!r}; images goes with a COCO JSON file only")
-    if data == EMBEDDED:
-        return EmbeddedScenes(EMBEDDED_SCENES)
-    if not path.exists():
-        raise InputError(f"validation data {path}: no such file or folder; check data")
-    if is_voc(path) and not (path / IMAGES).is_dir():
-        return VocData(path)
-    if not (path / IMAGES).is_dir():
-        raise InputError(
-            f"validation data {path}: a folder needs {INSTANCES} (COCO), {IMAGES}/ and labels/ (YOLO) or "
-            f"{ANNOTATIONS}/ and {PICTURES}/ (Pascal VOC); check data"
-        )
-    return YoloData(path)
+    if split is not None:
+        raise ConfigError(f"split: got {split!r}, but data is {data!r}, which has no splits; leave split out")
+    return EmbeddedScenes(EMBEDDED_SCENES)
 
 
 @dataclass(frozen=True)
@@ -68,13 +52,16 @@ class EmbeddedScenes:
         code = file_digest(Path(scenes.__file__))
         return canonical_digest({"scenes": code, "seed": scenes.VALIDATION_SEED, "count": self.count})
 
+    def check(self) -> None:
+        """See `ValidationSource`; there is nothing to find out."""
+
     def read(self, class_names: Sequence[str]) -> ValidationSet:
         """See `ValidationSource`; classes are matched by name.
 
         Raises:
             InputError: the teacher does not know the classes of the scenes.
         """
-        index_of = {name: index for index, name in enumerate(class_names)}
+        index_of = index_by_name(class_names)
         if missing := [name for name in scenes.CLASS_NAMES if name not in index_of]:
             raise InputError(
                 f"validation data {EMBEDDED}: the scenes show classes that the teacher does not know "

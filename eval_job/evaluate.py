@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.detections import Detections
-from label_formats.images import Pixels, ValidationImage
+from label_formats.images import ValidationImage
 from schemas.teacher import PixelFormat, TeacherIdentity
+from stages.pixels import Pixels
 
 READERS = 2
 """Threads that read the next batch while the detector looks at this one."""

@@ -72,8 +72,8 @@ def run(
     image_size = config.image_size or teacher.identity.input_size
     _check_image_size(image_size, teacher.identity.stride)
     validation = data.read(teacher.identity.class_names)
-    if validation.without_area:
-        stage.reporter.message(f"{validation.name}: left out {validation.without_area} boxes without area")
+    if validation.remarks:
+        stage.reporter.message(f"{validation.name}: left out, or background: {validation.remarks}")
     if config.onnx.models != "none":
         check_engine("onnxruntime", config.onnx.providers)
     _remove_previous(output)

@@ -7,16 +7,17 @@ elements. That is what defusedxml would do, in three lines on the standard libra
 
 import math
 from dataclasses import dataclass, field
+from os.path import isfile
 from pathlib import Path
 from xml.parsers import expat
 
+from label_formats.files import NAME_LISTS, cut, read_bytes, read_lines, shown, some, visible
 from schemas.errors import InputError
 
 ANNOTATIONS, PICTURES, SPLITS = "Annotations", "JPEGImages", Path("ImageSets") / "Main"
 """Folders of a VOC data set."""
 MAX_BYTES, MAX_ELEMENTS, MAX_DEPTH = 4 * 2**20, 100_000, 16
 """Bounds of one file; those of the challenge have up to 60 objects in 12 KB, 4 deep."""
-MAX_SPLIT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,17 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocAnnotation:
-    """One file of annotations; `size` is (width, height) in pixels, None where the file does not say."""
+    """One file of annotations.
+
+    Attributes:
+        size: (width, height) in pixels, None where the file does not say.
+        objects: one that is there twice but once.
+        duplicates: objects that were there again.
+    """
 
     size: tuple[int, int] | None
     objects: tuple[VocObject, ...]
+    duplicates: int = 0
 
 
 def annotation_files(path: Path) -> list[Path]:
@@ -52,30 +60,38 @@ def annotation_files(path: Path) -> list[Path]:
     Raises:
         InputError: there is none, a list names one that is not there, or a folder has several lists to choose from.
     """
-    if path.is_file():
+    if isfile(path):
         folder = list_root(path) / ANNOTATIONS
         files = [folder / f"{name}.xml" for name in _names(path)]
-        if missing := [file.name for file in files if not file.is_file()]:
-            raise InputError(f"{path}: names {len(missing)} files that are not in {folder} ({missing[0]} for one)")
+        if missing := [file.name for file in files if not isfile(file)]:
+            raise InputError(
+                f"{shown(path)}: names {len(missing)} files that are not in {folder} ({cut(missing[0])} for one)"
+            )
     else:
-        lists = sorted(file.name for file in (path / SPLITS).glob("*.txt") if "_" not in file.stem)
+        lists = [file.name for file in visible((path / SPLITS).glob("*.txt")) if "_" not in file.stem]
         if len(lists) > 1:
-            raise InputError(f"{path}: has lists of images to choose from; name one of {', '.join(lists[:8])} in "
-                             f"{path / SPLITS} instead of the folder")  # fmt: skip
+            raise InputError(
+                f"{shown(path)}: has lists of images to choose from; name one of {some(lists, 8)} in {path / SPLITS} "
+                "instead of the folder"
+            )
         if lists:
             return annotation_files(path / SPLITS / lists[0])
         folder = path / ANNOTATIONS if (path / ANNOTATIONS).is_dir() else path
-        files = sorted(folder.glob("*.xml"))
+        files = visible(folder.glob("*.xml"))
     if not files:
-        raise InputError(f"{path}: names no Pascal VOC annotation; a VOC folder has {ANNOTATIONS}/*.xml")
+        raise InputError(f"{shown(path)}: names no Pascal VOC annotation; a VOC folder has {ANNOTATIONS}/*.xml")
     return files
 
 
 def is_voc(path: Path) -> bool:
     """Whether `path` is what `annotation_files` takes, by its place alone; text files beside XML are YOLO labels."""
-    if path.is_file():
+    if isfile(path):
         return path.suffix == ".txt" and (list_root(path) / ANNOTATIONS).is_dir()
-    return (path / ANNOTATIONS).is_dir() or (any(path.glob("*.xml")) and not any(path.glob("*.txt")))
+    if (path / ANNOTATIONS).is_dir():
+        return True
+    return bool(visible(path.glob("*.xml"))) and not [
+        p for p in visible(path.glob("*.txt")) if p.name not in NAME_LISTS
+    ]
 
 
 def list_root(path: Path) -> Path:
@@ -92,14 +108,17 @@ def read_annotation(path: Path) -> VocAnnotation:
     """
     root = _parse(path)
     if root.name != "annotation":
-        raise InputError(f"{path}: not a Pascal VOC annotation (its root is {root.name[:40]!r})")
+        raise InputError(f"{shown(path)}: not a Pascal VOC annotation (its root is {root.name[:40]!r})")
     try:
         objects = tuple(_object(element) for element in root.children if element.name == "object")
         size = root.child("size")
         width, height = (round(size.number(side)) for side in ("width", "height")) if size else (0, 0)
     except ValueError as error:
-        raise InputError(f"{path}: not a Pascal VOC annotation ({error}); correct it, or remove it") from error
-    return VocAnnotation((width, height) if width > 0 and height > 0 else None, objects)
+        raise InputError(
+            f"{shown(path)}: not a Pascal VOC annotation ({cut(error, 160)}); correct it, or remove it"
+        ) from error
+    once = tuple(dict.fromkeys(objects))
+    return VocAnnotation((width, height) if width > 0 and height > 0 else None, once, len(objects) - len(once))
 
 
 @dataclass
@@ -137,13 +156,7 @@ def _object(element: _Element) -> VocObject:
 
 
 def _parse(path: Path) -> _Element:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); replace the file") from error
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{path}: is larger than {MAX_BYTES >> 20} MiB, as no annotation is")
+    content = read_bytes(path, MAX_BYTES)
     top = _Element("")
     open_elements, count = [top], 0
 
@@ -177,19 +190,13 @@ def _parse(path: Path) -> _Element:
     try:
         parser.Parse(content, True)
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise InputError(f"{path}: not a Pascal VOC annotation ({' '.join(str(error).split())[:200]})") from error
+        raise InputError(f"{shown(path)}: not a Pascal VOC annotation ({cut(error, 160)})") from error
     return top.children[0]
 
 
 def _names(split: Path) -> list[str]:
     """The names of a list, each once; lists of one class have a second column, which is no matter here."""
-    try:
-        if split.stat().st_size > MAX_SPLIT_BYTES:
-            raise InputError(f"{split}: is larger than any list of images")
-        lines = split.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{split}: cannot be read ({error}); replace the file") from error
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [line.split()[0] for line in read_lines(split) if line.strip()]
     if outside := [name for name in names if "/" in name or "\\" in name or "\0" in name or name.startswith(".")]:
-        raise InputError(f"{split}: {outside[0][:80]!r} is not the name of an annotation; write one name a line")
+        raise InputError(f"{shown(split)}: {outside[0][:80]!r} is not the name of an annotation; write one name a line")
     return list(dict.fromkeys(names))

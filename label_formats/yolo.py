@@ -1,115 +1,233 @@
-"""Validation data in YOLO format: `images/` and `labels/` side by side, one text file per image. Imports no torch."""
+"""YOLO labels: `images/` and `labels/` side by side, one text file per image. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os.path import exists, isdir, isfile
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from label_formats.images import IMAGE_SUFFIXES, ValidationImage, ValidationSet, files_digest, image_ids, image_size
+from label_formats.data_yaml import DATA, DataYaml, is_data_yaml, read_data_yaml
+from label_formats.files import count_of, read_lines, repeated_labels, shown
+from label_formats.given import GivenLabels, unit_labels
+from label_formats.images import FoundImages, Size, ValidationImage, ValidationSet, files_digest, find_images, image_ids
+from label_formats.images import image_size as size_of
+from label_formats.yolo_layout import (
+    IMAGES,
+    LABELS,
+    check_places,
+    image_folders,
+    in_labels_folder,
+    label_files_below,
+    label_way,
+    listed_images,
+)  # fmt: skip
+from label_formats.yolo_rows import (
+    YoloClasses,
+    YoloRows,
+    any_names,
+    check_agrees,
+    check_rows_known,
+    has_area,
+    label_text,
+    read_rows,
+)
 from schemas.errors import InputError
+from schemas.labels import ImageLabels
+from stages.storage import write_text
 
-IMAGES = "images"
-LABELS = "labels"
-TOLERANCE = 0.01
-"""How far outside the image a coordinate may lie, as a share of its side; Ultralytics takes the same."""
-
-Box = tuple[int, float, float, float, float]
-"""Class index and normalised x1, y1, x2, y2."""
+SMALLEST = 10
+"""Shortest side of an image that Ultralytics takes into a data set, pixels."""
 
 
 @dataclass(frozen=True)
 class YoloData:
-    """Implements `ValidationSource` for a folder with `images/` and `labels/`.
+    """Implements `ValidationSource` for images with label files.
 
-    An image without a label file has no boxes; a label file without an image is ignored.
+    Attributes:
+        folder: what was named, for messages.
+        sources: folders of images, and text files that list images; none for `images/` in the folder.
+        data: the `data.yaml` that names the classes; None where labels count the teacher's.
+        beside: a `data.yaml` in the folder, which may not contradict the teacher.
     """
 
     folder: Path
+    sources: tuple[Path, ...] = ()
+    data: DataYaml | None = None
+    beside: Path | None = None
 
     @cached_property
+    def _folders(self) -> list[Path]:
+        return [source for source in self.sources or (self.folder / IMAGES,) if not isfile(source)]
+
+    @cached_property
+    def _found(self) -> FoundImages:
+        roots = self.data.roots() if self.data else []
+        found = [find_images(folder) for folder in self._folders]
+        found += [listed_images(source, roots) for source in self.sources if isfile(source)]
+        left_out = tuple(remark for each in found for remark in each.left_out)
+        return FoundImages(sorted({image for each in found for image in each.files}), left_out)
+
+    @property
     def images(self) -> list[Path]:
-        """Image files in order, those in sub-folders included."""
-        return sorted(
-            p for p in (self.folder / IMAGES).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-        )
+        """Image files in order, those in sub-folders and linked folders included."""
+        return self._found.files
+
+    @cached_property
+    def _labels(self) -> list[Path]:
+        """Where the label file of each image is, or would be."""
+        return list(map(label_way(self.images), self.images))
 
     def digest(self) -> str:
         """See `ValidationSource`."""
-        labels = [label for image in self.images if (label := self._label_file(image)).is_file()]
-        return files_digest([*self.images, *labels])
+        labels = [label for label in self._labels if isfile(label)]
+        return files_digest([*self.images, *labels, *([self.data.path] if self.data else [])])
+
+    def check(self) -> None:
+        """See `ValidationSource`."""
+        self._read(any_names(self.data))
 
     def read(self, class_names: Sequence[str]) -> ValidationSet:
-        """See `ValidationSource`; class indices are the teacher's.
+        """See `ValidationSource`; class indices are the teacher's, or those of `data.yaml`.
 
         Raises:
-            InputError: a line that is not a box of a class the teacher knows, or nothing to measure.
+            InputError: a line that is not a box of a class the teacher knows, a label in the wrong folder, or nothing
+                to measure.
         """
-        labels = [self._read_labels(self._label_file(image), len(class_names)) for image in self.images]
+        if self.beside is not None:
+            check_agrees(self.beside, class_names)
+        return self._read(class_names)
+
+    def _read(self, class_names: Sequence[str]) -> ValidationSet:
+        known = YoloClasses.of(self.data, class_names)
+        every = zip(image_ids(self.images), self.images, map(size_of, self.images), self._labels, strict=True)
+        wanted = [each for each in every if min(each[2]) >= SMALLEST]
+        rows = [self._rows(label, known) for *_, label in wanted]
+        check_rows_known(self.data, rows, class_names)
+        places = check_places(self._folders, self.images, self._labels)
+        images = [_image(*each[:3], found, known) for each, found in zip(wanted, rows, strict=True)]
+        small = len(self.images) - len(wanted)
+        tiny = [count_of(small, f"image below {SMALLEST} pixels", f"images below {SMALLEST} pixels")] if small else []
         return ValidationSet(
             name=str(self.folder),
             format="yolo",
-            images=[
-                _image(number, path, boxes)
-                for number, path, boxes in zip(image_ids(self.images), self.images, labels, strict=True)
-            ],
-            category_ids={index: index for index in range(len(class_names))},
-            without_area=sum(not _has_area(box) for boxes in labels for box in boxes),
+            images=images,
+            category_ids={mine: theirs for theirs, mine in enumerate(known.index_of) if mine is not None},
+            without_area=sum(not has_area(edges) for each in rows for edges in each.edges),
+            left_out=(*self._found.left_out, *places, *tiny, *repeated_labels(sum(each.duplicates for each in rows))),
         )
 
-    def _label_file(self, image: Path) -> Path:
-        return (self.folder / LABELS / image.relative_to(self.folder / IMAGES)).with_suffix(".txt")
-
-    def _read_labels(self, path: Path, classes: int) -> list[Box]:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); replace the file") from error
-        return [_box(line, classes, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    def _rows(self, label: Path, known: YoloClasses) -> YoloRows:
+        return read_rows(label, len(known.index_of), known.told_by) if label.exists() else YoloRows([], [])
 
 
-def _box(line: str, classes: int, where: str) -> Box:
-    """The box of one line: `class cx cy w h`, or `class x1 y1 x2 y2 x3 y3 …`, a polygon that the box bounds."""
-    fields = line.split()
-    try:
-        category, numbers = float(fields[0]), np.array([float(text) for text in fields[1:]])
-    except ValueError as error:
-        raise InputError(f"{where}: holds something that is not a number ({error}); correct the line") from error
-    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        raise InputError(
-            f"{where}: got {len(fields)} numbers; write `class cx cy w h`, or a class and at least three x y pairs"
-        )
-    if not category.is_integer() or not 0 <= category < classes:
-        raise InputError(
-            f"{where}: class index {fields[0]}, but the teacher's {classes} classes are 0 to {classes - 1}; "
-            "correct the label, or evaluate a teacher of these classes"
-        )
-    if not ((numbers >= -TOLERANCE) & (numbers <= 1 + TOLERANCE)).all():
-        raise InputError(f"{where}: coordinates must be shares of the image side, 0 to 1; divide them by its pixels")
-    if len(numbers) == 4:
-        (x, y), (w, h) = numbers[:2], numbers[2:]
-        return int(category), x - w / 2, y - h / 2, x + w / 2, y + h / 2
-    x, y = numbers[::2], numbers[1::2]
-    return int(category), x.min(), y.min(), x.max(), y.max()
+def yolo_data(path: Path, split: str | None) -> YoloData:
+    """The data of a folder, of a text file that lists images, or of a `data.yaml`, of one split where there are any.
+
+    Raises:
+        ConfigError: a split is named, and there are none.
+        InputError: the file does not say enough, or there is no such split.
+    """
+    if is_data_yaml(path):
+        data = read_data_yaml(path)
+        return YoloData(path, tuple(data.sources(split or "val")), data)
+    if isfile(path):
+        return YoloData(path, (path,))
+    folders = image_folders(path, split)
+    beside = path / DATA if isfile(path / DATA) else None
+    return (
+        YoloData(path, (), None, beside) if folders == (path / IMAGES,) else YoloData(folders[0], folders, None, beside)
+    )
 
 
-def _has_area(box: Box) -> bool:
-    _, x1, y1, x2, y2 = box
-    return x2 > x1 and y2 > y1
+def given_yolo(path: Path, class_names: Sequence[str]) -> GivenLabels:
+    """The labels of each image that has any; boxes are taken as if images were square, as the files know no size.
+
+    Args:
+        path: folder of label files or of a data set, or `data.yaml`, of which the training images' labels count.
+        class_names: the teacher's.
+
+    Raises:
+        InputError: there are no label files, or a line is no box of a class the teacher knows.
+    """
+    data = read_data_yaml(path) if is_data_yaml(path) else None
+    known = YoloClasses.of(data, class_names)
+    rows = [read_rows(file, len(known.index_of), known.told_by) for file in given_label_files(path)]
+    check_rows_known(data, rows, class_names)
+    images = []
+    for each in rows:
+        cut = [[min(max(edge, 0.0), 1.0) for edge in edges] for edges in each.edges]
+        kept = [(index, edges) for index, edges in zip(each.classes, cut, strict=True) if has_area(edges)]
+        if kept:
+            images.append(unit_labels([edges for _, edges in kept], [known.index_of[index] or 0 for index, _ in kept]))
+    return GivenLabels(images, repeated_labels(sum(each.duplicates for each in rows)))
 
 
-def _image(number: int, path: Path, boxes: list[Box]) -> ValidationImage:
-    width, height = image_size(path)
-    kept = [box for box in boxes if _has_area(box)]
+def given_label_files(path: Path) -> list[Path]:
+    """The label files that `labels.path` names, in order.
+
+    Raises:
+        InputError: there is none.
+    """
+    if is_data_yaml(path):
+        sources = read_data_yaml(path).sources("train", lambda path: exists(path) or isdir(_labels_of(path)))
+        files = sorted({file for source in sources for file in _labels_of_source(source)})
+    else:
+        files = _first_labels(path / LABELS, path, _labels_of(path))
+    if not files:
+        raise InputError(f"{shown(path)}: neither a COCO JSON file nor a folder with YOLO txt or VOC XML files")
+    return files
+
+
+def _labels_of_source(source: Path) -> list[Path]:
+    """The label files of a folder of images or of a list of images; the images themselves need not be there."""
+    if isfile(source):
+        images = [source.absolute().parent / line.strip() for line in read_lines(source) if line.strip()]
+        return [label for label in map(in_labels_folder, images) if isfile(label)]
+    return _first_labels(_labels_of(source), source)
+
+
+def _first_labels(*folders: Path) -> list[Path]:
+    """The label files of the first folder that has any."""
+    below = (label_files_below(folder) for folder in folders if isdir(folder))
+    return next((files for files in below if files), [])
+
+
+def _labels_of(images: Path) -> Path:
+    """Folder of the label files of a folder of images."""
+    return in_labels_folder(images / "any").parent
+
+
+def write_yolo(folder: Path, note: str, class_names: Sequence[str], images: Iterable[tuple[str, ImageLabels]]) -> None:
+    """Write label files into `folder`/labels, then `data.yaml`.
+
+    Args:
+        folder: that holds `images/`.
+        note: a comment at the head of `data.yaml`.
+        class_names: name of each class index.
+        images: file name and labels of each image.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    for name, labels in images:
+        write_text((folder / LABELS / name).with_suffix(".txt"), label_text(labels))
+    # Without `path`, which Ultralytics resolves by its own settings, all is found beside the file.
+    data = {"train": IMAGES, "val": IMAGES, "names": dict(enumerate(class_names))}
+    write_text(folder / DATA, f"# {note}\n" + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def _image(number: int, path: Path, size: Size, rows: YoloRows, known: YoloClasses) -> ValidationImage:
+    width, height = size
+    kept = [(index, edges) for index, edges in zip(rows.classes, rows.edges, strict=True) if has_area(edges)]
     sides: NDArray[np.float64] = np.array([width, height, width, height])
     return ValidationImage(
         id=number,
         source=path,
-        boxes=(np.array([box[1:] for box in kept]).reshape(-1, 4) * sides).astype(np.float32),
-        classes=np.array([box[0] for box in kept], dtype=np.int64),
+        boxes=(np.array([edges for _, edges in kept]).reshape(-1, 4) * sides).astype(np.float32),
+        classes=np.array([known.index_of[index] for index, _ in kept], dtype=np.int64),
         crowd=np.zeros(len(kept), dtype=np.bool_),
     )

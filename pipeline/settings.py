@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from importlib.resources import as_file, files
+from os.path import exists, isfile
 from pathlib import Path
 from typing import Any
 
 from detectors.source import EMBEDDED
-from label_formats.pascal_voc import is_voc, list_root
 from schemas.base import Contract, read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import InputError
 from schemas.eval_config import EvalConfig
@@ -41,16 +41,23 @@ def embedded_values() -> dict[str, Any]:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Check before the first stage that files which only a later stage reads are there.
+    """Check before the first stage what only a later stage reads: that it is there, and that labels can be read.
 
     Raises:
-        InputError: naming the setting and the missing path.
+        InputError: naming the setting and the missing path, or what is wrong with labels or their images.
+        ConfigError: settings that do not go with the validation data.
     """
+    from eval_job.data import find_validation_data  # loads numpy and Pillow, which no other command needs at once
+    from label_formats.find import check_given
+
     for stage in ("synth", "qat", "eval"):
         for setting, path in stage_inputs(getattr(config, stage)).items():
-            if not path.exists():
+            if not exists(path):
                 name = setting if setting == "teacher.path" else f"{stage}.{setting}"
                 raise InputError(f"{name}: {path} does not exist (looked from {Path.cwd()}); correct the path")
+    if config.synth.labels.path:
+        check_given(Path(config.synth.labels.path).expanduser())
+    find_validation_data(config.eval.data, config.eval.images, config.eval.split).check()
 
 
 def stage_inputs(config: Contract) -> dict[str, Path]:
@@ -58,22 +65,33 @@ def stage_inputs(config: Contract) -> dict[str, Path]:
 
     A published checkpoint's name counts where the file is in the working folder, or was downloaded into it.
     """
-    named: dict[str, str | Path | None] = {}
+    inputs: dict[str, Path] = {}
     if isinstance(config, SynthConfig | QatConfig | EvalConfig):
         teacher = config.teacher.path
         if "/" in teacher or Path(teacher).is_file():
-            named["teacher.path"] = teacher
-    if isinstance(config, SynthConfig):
-        named["labels.path"] = _whole(config.labels.path) if config.labels.path else None
-    if isinstance(config, EvalConfig):
-        named["data"] = _whole(config.data) if config.data != EMBEDDED else None
-        named["images"] = config.images
-        if config.images is None and Path(str(named["data"])).is_file():
-            named["images"] = Path(config.data).parent / "images"  # where eval looks
-    return {setting: Path(path).expanduser() for setting, path in named.items() if path is not None}
+            inputs["teacher.path"] = Path(teacher).expanduser()
+    if isinstance(config, SynthConfig) and config.labels.path:
+        inputs |= _labelled("labels.path", config.labels.path)
+    if isinstance(config, EvalConfig) and config.data != EMBEDDED:
+        inputs |= _labelled("data", config.data)
+    if isinstance(config, EvalConfig) and config.images:
+        inputs["images"] = Path(config.images).expanduser()
+    elif isinstance(config, EvalConfig) and config.data != EMBEDDED:
+        inputs |= _images_of_coco(Path(config.data).expanduser())
+    return inputs
 
 
-def _whole(path: str) -> Path:
-    """A file or folder with all that is read beside it: a list of Pascal VOC images stands for its whole folder."""
+def _labelled(setting: str, path: str) -> dict[str, Path]:
+    """A file or folder of labels with all that is read beside it, a name for each."""
+    from label_formats.find import folders_read  # loads numpy and Pillow
+
     found = Path(path).expanduser()
-    return list_root(found) if found.is_file() and is_voc(found) else found
+    paths = folders_read(found) if exists(found) else [found]
+    return {f"{setting}{f' ({number})' if number else ''}": each for number, each in enumerate(paths)}
+
+
+def _images_of_coco(path: Path) -> dict[str, Path]:
+    """Where eval looks for the images of a COCO file."""
+    from label_formats.find import coco_images, format_of
+
+    return {"images": coco_images(path)} if isfile(path) and format_of(path) == "coco" else {}

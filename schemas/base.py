@@ -175,6 +175,23 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
+def _plain_value(text: str) -> Any:
+    """The value of an assignment: YAML, in which a text stands for itself, with every character that was typed.
+
+    In a file ` #` begins a comment. Where a value is typed on a command line it is part of it, as in `val #1`.
+
+    Raises:
+        ValueError: it is not plain YAML, or something follows the value.
+    """
+    value = _load_yaml(text)
+    node = yaml.compose(text, PlainLoader)
+    plain = node is None or (isinstance(node, yaml.ScalarNode) and node.style is None)
+    rest = text[node.end_mark.index if node else 0 :].strip()
+    if rest and not plain:
+        raise ValueError("something follows the value")
+    return text if plain and (rest or isinstance(value, str)) else value
+
+
 def _load_yaml(text: str) -> Any:
     """Plain values of a YAML text.
 
@@ -220,7 +237,7 @@ def set_by_dotted_key(values: dict[str, Any], assignment: str) -> dict[str, Any]
     if not equals or not key:
         raise ConfigError(f"--set {assignment!r}: write it as key=value, for example labels.source=random")
     try:
-        value = _load_yaml(text)
+        value = _plain_value(text)
     except ValueError as error:
         raise ConfigError(f"--set {assignment!r}: the value is not plain YAML") from error
     *sections, last = key.split(".")

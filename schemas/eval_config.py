@@ -40,10 +40,20 @@ class EvalConfig(Contract):
     data: str = Field(
         default="embedded",
         min_length=1,
-        description="COCO JSON file, folder with images/ and labels/ (YOLO), instances.json (COCO) or Annotations/ and "
-        "JPEGImages/ (Pascal VOC), a list in a VOC folder's ImageSets/Main, or `embedded`",
+        description="COCO JSON file, data.yaml, folder with images/ and labels/ (YOLO), instances.json (COCO) or "
+        "Annotations/ and JPEGImages/ (Pascal VOC), a list of images, a list in a VOC folder's ImageSets/Main, or "
+        "`embedded`",
     )
-    images: str | None = Field(default=None, description="image folder of a COCO JSON; null: images/ beside it")
+    split: str | None = Field(
+        default=None,
+        min_length=1,
+        pattern=r"^[^/\\]+$",
+        description="which split of data that have several: a key of data.yaml, a folder below images/ (YOLO), or a "
+        "list in ImageSets/Main (Pascal VOC); null: val, which Pascal VOC wants named",
+    )
+    images: str | None = Field(
+        default=None, description="image folder of a COCO JSON; null: images/ beside it, or its own folder"
+    )
     image_size: int | None = Field(
         default=None, ge=32, le=4096, description="letterboxed to this square, pixels; null: the calibration set's"
     )

@@ -78,7 +78,8 @@ class LabelConfig(Contract):
 
     source: LabelSource = LabelSource.ADAPTIVE
     path: str | None = Field(
-        default=None, description="COCO JSON file, folder of YOLO txt or of Pascal VOC XML files, for source: given"
+        default=None,
+        description="for source: given: COCO JSON file, data.yaml, folder of YOLO txt or of Pascal VOC XML files",
     )
     size: int = Field(default=160, ge=64, le=1280, description="image side while sampling, pixels; paper 160")
     initialisation: Literal[Initialisation.NOISE, Initialisation.LOW_FREQUENCY] = Initialisation.LOW_FREQUENCY

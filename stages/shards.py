@@ -2,18 +2,14 @@
 
 import io
 import re
-import struct
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import SEEK_END
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from schemas.calibration_set import (
     MANIFEST,
@@ -24,6 +20,7 @@ from schemas.calibration_set import (
 )
 from schemas.errors import InputError, VerificationError
 from schemas.labels import ImageLabels
+from stages.pixels import UNREADABLE, Pixels, rgb_pixels
 from stages.storage import atomic_path, file_digest, write_text
 
 MAX_PNG_BYTES = 64 * 2**20
@@ -31,17 +28,8 @@ MAX_PNG_BYTES = 64 * 2**20
 MAX_LABELS_BYTES = 4 * 2**20
 SAMPLE_KEY = re.compile("[0-9]{1,12}")
 
-UNREADABLE = (
-    UnidentifiedImageError, OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error, zlib.error,
-    Image.DecompressionBombError, ImportError,
-)  # fmt: skip
-"""What Pillow raises on bytes that are no whole image. LookupError: a header chunk that is too short. ImportError:
-Ultralytics, once imported, makes Pillow look for a HEIC plugin before it calls a file unidentified."""
-
 REMOTE = re.compile("[A-Za-z][A-Za-z0-9+.-]+:")
 """How a URL begins, also one whose `//` a `Path` made `/`."""
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class Sample:
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 if image.size != (self.labels.width, self.labels.height):
                     raise VerificationError(f"{self.shard}: image of {image.size} pixels, its labels say otherwise")
-                return np.asarray(image.convert("RGB"))
+                return rgb_pixels(image)
         except UNREADABLE as error:
             raise VerificationError(f"{self.shard}: holds a PNG that does not decode ({error})") from error
 

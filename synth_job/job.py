@@ -23,8 +23,9 @@ from schemas.errors import ConfigError
 from schemas.provenance import Provenance
 from schemas.synth_config import Initialisation, InversionConfig, LabelSource, SynthConfig
 from stages.event_files import events_folder
+from stages.pixels import Pixels
 from stages.ranks import Rank
-from stages.shards import CalibrationSet, Pixels, Sample, read_shard, verify_shard, write_shard
+from stages.shards import CalibrationSet, Sample, read_shard, verify_shard, write_shard
 from stages.stage import Stage
 from stages.storage import remove_file, write_text
 from synth_job.background import InBackground
@@ -60,7 +61,9 @@ def synthesize(
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
         if side % teacher.identity.stride:
             raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
-    sampler = LabelSampler(teacher, settings.labels, settings.seed, losses, precision=settings.precision)
+    sampler = LabelSampler(
+        teacher, settings.labels, settings.seed, losses, precision=settings.precision, tell=stage.reporter.message
+    )
     if (folder / MANIFEST).exists():
         published = CalibrationSetManifest.read(folder / MANIFEST)
         if published.provenance.key == provenance.key:  # by another rank, while this one loaded the teacher

@@ -62,6 +62,7 @@ class LabelSampler:
         seed: of the set.
         record: takes the loss terms of adaptive sampling, where it is given.
         precision: of the teacher while images form.
+        tell: is told in one line what of given labels is left out.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class LabelSampler:
         record: LossRecord | None = None,
         *,
         precision: Precision = Precision.FLOAT32,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._record = record
         self._precision = precision
@@ -82,7 +84,7 @@ class LabelSampler:
         self._given: list[Detections] = []
         if config.source is LabelSource.GIVEN:
             assert config.path is not None  # checked by the configuration
-            self._given = read_given_labels(Path(config.path), teacher.identity.class_names)
+            self._given = read_given_labels(Path(config.path), teacher.identity.class_names, tell)
 
     def sample(self, indices: range, image_size: int, stage: Stage, attempts: Attempts) -> SampledLabels:
         """Labels of the samples `indices`, for `image_size` pixels (adaptive sampling: for `labels.size` pixels).

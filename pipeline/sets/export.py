@@ -1,24 +1,20 @@
 """A set as ordinary images and label files: COCO JSON, or the YOLO layout."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import yaml
 from PIL import Image
 
+from label_formats.coco import INSTANCES, write_instances
+from label_formats.yolo import write_yolo
+from label_formats.yolo_layout import IMAGES
 from pipeline.sets.choices import ExportFormat
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError
 from schemas.labels import ImageLabels
 from stages.shards import CalibrationSet, open_calibration_set
 from stages.stage import Stage
-from stages.storage import atomic_path, write_text
-
-Box = tuple[float, float, float, float]
-"""x, y, w, h in pixels."""
-INSTANCES, DATA, IMAGES, LABELS = "instances.json", "data.yaml", "images", "labels"
+from stages.storage import atomic_path
 
 
 def export_set(folder: Path, output: Path, export_format: ExportFormat, stage: Stage) -> CalibrationSetManifest:
@@ -45,55 +41,23 @@ def export_set(folder: Path, output: Path, export_format: ExportFormat, stage: S
 
 def _write_coco(calibration_set: CalibrationSet, names: list[str], output: Path) -> None:
     manifest = calibration_set.manifest
-    annotations: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
-    for number, (name, sample) in enumerate(zip(names, calibration_set.samples, strict=True), start=1):
-        images.append({"id": number, "file_name": name, "width": sample.labels.width, "height": sample.labels.height})
-        for category, (x, y, w, h) in _boxes(sample.labels):
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": category + 1, "bbox": [x, y, w, h],
-                 "area": w * h, "iscrowd": 0}
-            )  # fmt: skip
-    document = {
-        "info": {
-            "description": f"calibration set {manifest.digest}: {manifest.image_source.value} images, "
-            f"{manifest.label_mode.value} labels. {manifest.licence}"
-        },
-        "categories": [{"id": n, "name": name} for n, name in enumerate(manifest.teacher.class_names, start=1)],
-        "images": images,
-        "annotations": annotations,
-    }
-    write_text(output / INSTANCES, json.dumps(document) + "\n")
+    description = f"calibration set {_described(manifest)}. {manifest.licence}"
+    write_instances(output / INSTANCES, description, manifest.teacher.class_names, _labelled(calibration_set, names))
 
 
 def _write_yolo(calibration_set: CalibrationSet, names: list[str], output: Path) -> None:
     manifest = calibration_set.manifest
-    for name, sample in zip(names, calibration_set.samples, strict=True):
-        lines = [_yolo_line(sample.labels, category, box) for category, box in _boxes(sample.labels)]
-        write_text((output / LABELS / name).with_suffix(".txt"), "".join(lines))
-    # Without `path`, which Ultralytics resolves by its own settings, all is found beside the file.
-    data = {"train": IMAGES, "val": IMAGES, "names": dict(enumerate(manifest.teacher.class_names))}
-    kinds = f"{manifest.image_source.value} images, {manifest.label_mode.value} labels"
-    note = f"# Calibration set {manifest.digest}: {kinds}.\n"
-    write_text(output / DATA, note + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    note = f"Calibration set {_described(manifest)}."
+    write_yolo(output, note, manifest.teacher.class_names, _labelled(calibration_set, names))
 
 
-def _yolo_line(labels: ImageLabels, category: int, box: Box) -> str:
-    x, y, w, h = box
-    shares = ((x + w / 2) / labels.width, (y + h / 2) / labels.height, w / labels.width, h / labels.height)
-    return " ".join([str(category), *(f"{share:.9f}" for share in shares)]) + "\n"
+def _described(manifest: CalibrationSetManifest) -> str:
+    return f"{manifest.digest}: {manifest.image_source.value} images, {manifest.label_mode.value} labels"
 
 
-def _boxes(labels: ImageLabels) -> list[tuple[int, Box]]:
-    """Category and [x, y, w, h] of each box, cut at the edges: ours may stand out by half a pixel."""
-    boxes = []
-    for box in labels.boxes:
-        x, y, w, h = box.bbox
-        left, top = max(x, 0.0), max(y, 0.0)
-        right, bottom = min(x + w, float(labels.width)), min(y + h, float(labels.height))
-        if right > left and bottom > top:
-            boxes.append((box.category_id, (left, top, right - left, bottom - top)))
-    return boxes
+def _labelled(calibration_set: CalibrationSet, names: list[str]) -> Iterator[tuple[str, ImageLabels]]:
+    """File name and labels of each image."""
+    return zip(names, (sample.labels for sample in calibration_set.samples), strict=True)
 
 
 WRITERS: dict[ExportFormat, Callable[[CalibrationSet, list[str], Path], None]] = {

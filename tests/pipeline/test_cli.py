@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import typer.main
 import yaml
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
@@ -166,6 +167,35 @@ def test_a_dry_run_prints_a_plan_that_reads_back_and_writes_nothing(tmp_path, ex
         assert f"#   zsq {stage} --config runs/default/config/{stage}.yaml" in result.stdout
     run = validate_config(RunConfig, yaml.safe_load(result.stdout), "plan")
     assert (run.seed, run.synth.seed, run.qat.seed) == (5, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["eval.data=d/data.yaml"], "does not name its classes"),
+        (["eval.data=d"], "a.txt, line 1: class index x"),
+        (["eval.data=d/data.json"], "not a COCO instances file"),
+        (["eval.data=d", "eval.images=d/images"], "images goes with a COCO JSON file only"),
+        (["eval.split=test"], "split: got 'test'"),
+        (["synth.labels.source=given", "synth.labels.path=d/labels"], "a.txt, line 1: class index x"),
+        (["eval.data=" + "d" * 5000], "does not exist"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_found_before_the_first_stage(
+    tmp_path, executor, monkeypatch, settings, message
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "labels"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "d" / "images" / "a.png")
+    (tmp_path / "d" / "labels" / "a.txt").write_text("1.5 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "d" / "data.yaml").write_text("path: .\nval: images\n")
+    (tmp_path / "d" / "data.json").write_text("{}")
+    dry_run = [argument for setting in settings for argument in ("--set", setting)]
+    result = zsq("run", "--dry-run", *dry_run)
+    assert result.exit_code == 2 and executor.commands == []
+    assert message.replace("index x", "index 1.5") in result.stderr and result.stderr.count("\n") == 1
+    assert len(result.stderr) < 6000
 
 
 def test_without_a_configuration_the_embedded_default_runs(tmp_path, executor):

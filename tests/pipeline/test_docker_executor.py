@@ -157,6 +157,7 @@ def test_a_list_of_voc_images_is_seen_with_its_whole_folder(tmp_path):
 
 def test_images_beside_a_coco_file_are_seen_too(tmp_path):
     (tmp_path / "instances.json").touch()
+    (tmp_path / "images").mkdir()
     command = plan(tmp_path / "run", eval={"data": str(tmp_path / "instances.json")})["eval"]
     assert str(tmp_path / "images") in bound(command)
 

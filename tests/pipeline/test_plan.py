@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.plan import ReportFolders, describe_plan, plan_stages, report_folders, write_stage_config
 from pipeline.settings import check_inputs, embedded_values, read_run_config
@@ -65,6 +67,10 @@ def test_paths_that_exist_and_published_names_pass(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("val").mkdir()
     Path("val/best.pt").write_text("")
+    Image.new("RGB", (32, 32)).save("val/a.png")
+    annotation = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}
+    coco = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "cat"}]}
+    Path("val/instances.json").write_text(json.dumps(coco | {"annotations": [annotation]}))
     check_inputs(read_run_config(None, ["eval.data=val", "eval.images=val", "teacher.path=val/best.pt"]))
     check_inputs(read_run_config(None, ["teacher.path=yolo11n.pt"]))
 

@@ -174,3 +174,21 @@ def test_canonical_digest_ignores_key_order_and_refuses_nan():
     assert canonical_digest({"a": 1}) != canonical_digest({"a": 1.5})
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_digest({"a": math.nan})
+
+
+@pytest.mark.parametrize("text", ["val #1", "#1", "5 # five", "a  b", "val ", " val", "a\nb", "x # # y"])
+def test_a_text_typed_on_a_command_line_is_taken_whole(text):
+    assert set_by_dotted_key({}, f"data={text}") == {"data": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("'val #1'", "val #1"), ('"#"', "#"), ("", None), ("~", None), ("5", 5), ("[1, 2]", [1, 2])]
+)
+def test_what_is_no_plain_text_is_yaml(text, value):
+    assert set_by_dotted_key({}, f"data={text}") == {"data": value}
+
+
+@pytest.mark.parametrize("text", ["[1, 2] # both", "'a' # b", "{a: 1} #"])
+def test_what_follows_a_value_is_not_dropped(text):
+    with pytest.raises(ConfigError, match="not plain YAML"):
+        set_by_dotted_key({}, f"data={text}")

@@ -201,3 +201,16 @@ def test_a_manifest_cannot_name_a_file_elsewhere(folder):
     (folder / MANIFEST).write_text(text.replace(SHARD, "../../etc/passwd"))
     with pytest.raises(VerificationError, match=r"shards.0.file"):
         open_calibration_set(folder)
+
+
+def test_a_png_of_16_bit_grey_is_as_bright_as_one_of_8_bits(tmp_path: Path) -> None:
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    images = []
+    for pixels in (grey, grey.astype(np.uint16) * 257):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        path = tmp_path / SHARD
+        write_tar(path, [("00000000.png", buffer.getvalue()), ("00000000.json", LABELS.to_json().encode())])
+        (sample,) = read_shard(path, 1)
+        images.append(sample.image())
+    np.testing.assert_array_equal(*images)

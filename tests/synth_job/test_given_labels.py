@@ -93,18 +93,18 @@ def test_coco_boxes_are_cut_at_the_image(coco: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda values: values["annotations"][0].update(image_id=99), "image 99"),
+        (lambda values: values["annotations"][0].update(image_id=99), "not in its images (99)"),
         (lambda values: values["categories"][0].update(name="zebra"), "zebra"),
         (lambda values: values["annotations"][0].update(category_id=99), "99"),
-        (lambda values: values["annotations"][0].update(bbox=[1, 2, 3]), "not COCO"),
-        (lambda values: values["annotations"][0].update(bbox="wide"), "not COCO"),
+        (lambda values: values["annotations"][0].update(bbox=[1, 2, 3]), "not a COCO"),
+        (lambda values: values["annotations"][0].update(bbox="wide"), "not a COCO"),
         (lambda values: values["annotations"][0].update(bbox=[1, 2, float("nan"), 3]), "finite"),
         (lambda values: values["images"][0].update(width=0), "positive"),
-        (lambda values: values["images"][0].pop("height"), "not COCO"),
+        (lambda values: values["images"][0].pop("height"), "size of image 7"),
         (lambda values: values.pop("categories"), "categories"),
         (lambda values: values.update(annotations=[]), "holds no box"),
-        (lambda values: values.update(annotations=[3]), "not COCO"),
-        (lambda values: values.update(images={"7": 1}), "not COCO"),
+        (lambda values: values.update(annotations=[3]), "not a COCO"),
+        (lambda values: values.update(images={"7": 1}), "not a COCO"),
     ],
 )
 def test_a_coco_file_that_is_wrong_is_refused(coco: Callable[..., Path], change: Any, named: str) -> None:
@@ -118,7 +118,7 @@ def test_a_coco_file_that_is_wrong_is_refused(coco: Callable[..., Path], change:
 def test_a_file_that_is_no_coco_json_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "instances.json"
     path.write_bytes(content.encode("latin-1"))
-    assert "not COCO" in refusal(path)
+    assert "not a COCO instances file" in refusal(path)
 
 
 def test_voc_boxes_are_those_of_coco_without_the_difficult_ones(voc: Path, coco: Callable[..., Path]) -> None:
@@ -170,22 +170,22 @@ def test_a_yolo_polygon_is_its_bounding_box(yolo: Callable[[str], Path]) -> None
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("3 0.5 0.5 0.2 0.2", "class 3"),
-        ("-1 0.5 0.5 0.2 0.2", "class -1"),
-        ("0.5 0.5 0.5 0.2 0.2", "class 0.5"),
-        ("1 0.5 0.5 0.2", "not a YOLO label"),
-        ("1 0.5 0.5 0.2 0.2 0.9", "not a YOLO label"),
-        ("ring 0.5 0.5 0.2 0.2", "not a YOLO label"),
-        ("1 50 50 20 20", "not a YOLO label"),
-        ("1 nan 0.5 0.2 0.2", "not a YOLO label"),
-        ("nan 0.5 0.5 0.2 0.2", "class nan"),
-        ("1,0.5,0.5,0.2,0.2", "not a YOLO label"),
+        ("3 0.5 0.5 0.2 0.2", "class index 3"),
+        ("-1 0.5 0.5 0.2 0.2", "class index -1"),
+        ("0.5 0.5 0.5 0.2 0.2", "class index 0.5"),
+        ("1 0.5 0.5 0.2", "got 4 numbers"),
+        ("1 0.5 0.5 0.2 0.2 0.9", "got 6 numbers"),
+        ("ring 0.5 0.5 0.2 0.2", "not a number"),
+        ("1 50 50 20 20", "shares of the image side"),
+        ("1 nan 0.5 0.2 0.2", "shares of the image side"),
+        ("nan 0.5 0.5 0.2 0.2", "class index nan"),
+        ("1,0.5,0.5,0.2,0.2", "not a number"),
     ],
 )
 def test_a_yolo_line_that_is_wrong_is_refused_by_number(yolo: Callable[[str], Path], line: str, named: str) -> None:
     text = refusal(yolo(f"1 0.5 0.5 0.2 0.2\n{line}\n"))
     assert named in text
-    assert "a.txt:2" in text
+    assert "a.txt, line 2" in text
 
 
 def test_labels_without_any_box_and_folders_without_labels_are_refused(

@@ -1,6 +1,7 @@
 """An exported set reads back as validation data and as given labels, box by box."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from eval_job.data import find_validation_data
-from pipeline.sets.export import _boxes as exported_boxes
-from pipeline.sets.export import _yolo_line
+from label_formats.boxes import boxes_inside
+from label_formats.yolo_rows import label_text, read_rows
 from schemas.labels import ImageLabels
 from stages.shards import open_calibration_set
-from synth_job.given_labels import _yolo_edges, read_given_labels
+from synth_job.given_labels import read_given_labels
 from tests.pipeline.sets.conftest import zsq_set
 from tests.schemas.test_properties import image_labels
 
@@ -85,10 +86,16 @@ def test_a_damaged_set_is_not_exported(set_folder: Path, tmp_path: Path) -> None
 
 @given(image_labels())
 def test_any_box_survives_both_formats_cut_at_the_edges(labels: ImageLabels) -> None:
-    for category, (x, y, w, h) in exported_boxes(labels):
+    inside = boxes_inside(labels)
+    for _, (x, y, w, h) in inside:
         assert x >= 0 and y >= 0 and x + w <= labels.width + 1e-9 and y + h <= labels.height + 1e-9
-        read, *numbers = _yolo_line(labels, category, (x, y, w, h)).split()
-        edges = np.array(_yolo_edges([float(number) for number in numbers]))
-        sides = np.array([labels.width, labels.height] * 2)
-        assert int(read) == category
-        np.testing.assert_allclose(edges * sides, [x, y, x + w, y + h], atol=1e-4)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.txt"
+        path.write_text(label_text(labels), encoding="utf-8")
+        rows = read_rows(path, 100_000, "")
+    assert len(rows.edges) + rows.duplicates == len(inside)
+    sides = np.array([labels.width, labels.height] * 2)
+    if not rows.duplicates:
+        assert rows.classes == [category for category, _ in inside]
+        for edges, (_, (x, y, w, h)) in zip(rows.edges, inside, strict=True):
+            np.testing.assert_allclose(np.array(edges) * sides, [x, y, x + w, y + h], atol=1e-4)

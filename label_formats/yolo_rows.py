@@ -1,0 +1,195 @@
+"""The rows of a YOLO label file, and what their class indices mean. Imports no torch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from label_formats.boxes import Box, boxes_inside
+from label_formats.classes import check_known, index_by_name
+from label_formats.data_yaml import DataYaml, read_data_yaml
+from label_formats.files import count_of, cut, read_lines, shown
+from schemas.errors import InputError
+from schemas.labels import ImageLabels
+
+ANY_CLASSES = 100_000
+"""Bound of class indices where there is no teacher yet."""
+TOLERANCE = 0.01
+"""How far outside the image a coordinate may lie, as a share of its side; Ultralytics takes the same."""
+
+
+@dataclass(frozen=True)
+class YoloClasses:
+    """What the class indices of label files mean to a teacher.
+
+    Attributes:
+        index_of: the teacher's class index of each index in the files; None where the teacher knows no such class.
+        told_by: who says how many there are, for an error.
+    """
+
+    index_of: tuple[int | None, ...]
+    told_by: str
+
+    @classmethod
+    def of_teacher(cls, class_names: Sequence[str]) -> "YoloClasses":
+        """The teacher's own indices."""
+        index_by_name(class_names)
+        count = len(class_names)
+        told_by = (
+            f"but the teacher's {count} classes are 0 to {count - 1}; correct the label, or evaluate a teacher of "
+            "these classes"
+        )
+        if count == ANY_CLASSES:
+            told_by = "but class indices are whole numbers from 0; correct the label"
+        return cls(tuple(range(count)), told_by)
+
+    @classmethod
+    def of_data(cls, data: DataYaml, class_names: Sequence[str]) -> "YoloClasses":
+        """Those of a `data.yaml`, matched by name; without names there, as many as the teacher has."""
+        if data.names is None and data.classes != len(class_names):
+            raise InputError(
+                f"{shown(data.path)}: says nc: {data.classes} without names, and the teacher knows {len(class_names)} "
+                "classes; add names, so that labels can be matched"
+            )
+        index_of = index_by_name(class_names)
+        names = data.names or tuple(class_names)
+        told_by = (
+            f"but {shown(data.path)} names {count_of(len(names), 'class', 'classes')}, 0 to {len(names) - 1}; correct "
+            "names there, or set data to the folder of images/ and labels/, whose labels count the teacher's classes"
+        )
+        return cls(tuple(index_of.get(name) for name in names), told_by)
+
+    @classmethod
+    def of(cls, data: DataYaml | None, class_names: Sequence[str]) -> "YoloClasses":
+        """Those of a `data.yaml` where there is one, else the teacher's own."""
+        return cls.of_data(data, class_names) if data else cls.of_teacher(class_names)
+
+
+@dataclass(frozen=True)
+class YoloRows:
+    """The boxes of one label file, a row that is there twice but once.
+
+    Attributes:
+        classes: class index of each box, as the file counts.
+        edges: [x1, y1, x2, y2] of each box as shares of the image, not cut at its edges.
+        duplicates: rows that were there again.
+    """
+
+    classes: list[int]
+    edges: list[Sequence[float]]
+    duplicates: int = 0
+
+
+def any_names(data: DataYaml | None) -> Sequence[str]:
+    """Class names of a teacher that knows every label, where there is none yet."""
+    if data and data.names:
+        return data.names
+    return [str(index) for index in range(data.classes if data else ANY_CLASSES)]
+
+
+def check_agrees(path: Path, class_names: Sequence[str]) -> None:
+    """Hold a `data.yaml` beside labels that count the teacher's classes against them; one that says too little passes.
+
+    Raises:
+        InputError: it calls a class otherwise than the teacher does.
+    """
+    try:
+        names = read_data_yaml(path).names or ()
+    except InputError:
+        return
+    for index, (theirs, mine) in enumerate(zip(names, class_names, strict=False)):
+        if theirs != mine:
+            raise InputError(
+                f"{shown(path)}: calls class {index} {cut(theirs)!r}, the teacher calls it {cut(mine)!r}; name this "
+                "file instead of the folder, so that labels are matched by name"
+            )
+
+
+def check_rows_known(data: DataYaml | None, rows: Iterable[YoloRows], class_names: Sequence[str]) -> None:
+    """Refuse boxes of classes of a `data.yaml` that the teacher does not know.
+
+    Raises:
+        InputError: there are such.
+    """
+    if data and data.names:
+        used = {index for each in rows for index in each.classes}
+        unknown = [name for index, name in enumerate(data.names) if index in used and name not in class_names]
+        check_known(data.path, "boxes of classes", unknown, class_names)
+
+
+def read_rows(path: Path, classes: int, told_by: str) -> YoloRows:
+    """A label file, checked: `class cx cy w h` a line, or `class x1 y1 x2 y2 x3 y3 …`, polygons that boxes bound.
+
+    Args:
+        path: of the file.
+        classes: number of classes; indices lie below.
+        told_by: who says so, for an error.
+
+    Raises:
+        InputError: it cannot be read, or a line is no such label; boxes and polygons are mixed.
+    """
+    rows: dict[tuple[float, ...], Sequence[float]] = {}
+    count = 0
+    kinds = set()
+    for number, line in enumerate(read_lines(path), start=1):
+        if fields := line.split():
+            where = f"{shown(path)}, line {number}"
+            numbers = _numbers(fields, classes, told_by, where)
+            count += 1
+            kinds.add(len(numbers) == 5)
+            if len(kinds) > 1:
+                raise InputError(f"{where}: mixes boxes and polygons in one file, which the Ultralytics reader drops; "
+                                 "write one kind")  # fmt: skip
+            rows.setdefault(tuple(np.array(numbers, np.float32).tolist()), numbers)
+    classes_of, edges = [int(row[0]) for row in rows.values()], [_edges(row[1:]) for row in rows.values()]
+    return YoloRows(classes_of, edges, count - len(rows))
+
+
+def _numbers(fields: list[str], classes: int, told_by: str, where: str) -> list[float]:
+    """Class and coordinates of a line."""
+    try:
+        category, *numbers = (float(text) for text in fields)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: holds something that is not a number ({cut(error)}); write `class cx cy w h`, shares of the "
+            "image, or take the file out of the labels"
+        ) from error
+    if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
+        raise InputError(
+            f"{where}: got {len(fields)} numbers; write `class cx cy w h`, or a class and at least three x y pairs"
+        )
+    if not category.is_integer() or not 0 <= category < classes:
+        raise InputError(f"{where}: class index {cut(fields[0])}, {told_by}")
+    if not all(-TOLERANCE <= number <= 1 + TOLERANCE for number in numbers):
+        raise InputError(f"{where}: coordinates must be shares of the image side, 0 to 1; divide them by its pixels")
+    if len(numbers) == 4 and min(numbers[2:]) < 0:
+        raise InputError(f"{where}: a box of negative width or height; correct the line")
+    return [category, *numbers]
+
+
+def _edges(numbers: Sequence[float]) -> Sequence[float]:
+    """x1, y1, x2, y2 of a box (centre and size) or of a polygon's bounds."""
+    if len(numbers) == 4:
+        x, y, w, h = numbers
+        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    across, down = numbers[::2], numbers[1::2]
+    return min(across), min(down), max(across), max(down)
+
+
+def has_area(edges: Sequence[float]) -> bool:
+    """Whether [x1, y1, x2, y2] is a box."""
+    x1, y1, x2, y2 = edges
+    return x2 > x1 and y2 > y1
+
+
+def label_text(labels: ImageLabels) -> str:
+    """The content of a label file for the labels of a set's image, cut at its edges."""
+    return "".join(label_line(labels, category, box) for category, box in boxes_inside(labels))
+
+
+def label_line(labels: ImageLabels, category: int, box: Box) -> str:
+    """One line: class index, then centre and size as shares of the image; `box` is x, y, w, h in pixels."""
+    x, y, w, h = box
+    shares = ((x + w / 2) / labels.width, (y + h / 2) / labels.height, w / labels.width, h / labels.height)
+    return " ".join([str(category), *(f"{share:.9f}" for share in shares)]) + "\n"
