@@ -39,9 +39,10 @@ from converter.layers import LAYERS
 from converter.model import INTEGER, NIBBLE, Model
 content = open(sys.argv[1], "rb").read()
 model, arrays = Model(content), {}
+integer = {op.outputs[0]: op.inputs[0] for op in model.operators if model.name(op) == "DEQUANTIZE"}
 for operator in model.operators:
     if model.name(operator) in LAYERS:
-        source, weight = (model._graph.tensors[i] for i in operator.inputs[:2])
+        source, weight = (model._graph.tensors[integer.get(i, i)] for i in operator.inputs[:2])
         if weight.type in (INTEGER, NIBBLE):
             data = np.asarray(model._model.buffers[weight.buffer].data, np.uint8)
             if weight.type == NIBBLE:
