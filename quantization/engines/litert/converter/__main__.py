@@ -23,19 +23,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--int4", action="store_true", help="store weights of up to 4 bits as INT4")
-    parser.add_argument("--float", action="store_true", help="do not quantize")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="to calibrate with")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     images = np.load(folder / "images.npy", allow_pickle=False)
-    cached = folder / "float.tflite"
-    if cached.exists():
-        content = cached.read_bytes()
-    else:
-        content = to_litert(folder / "network.pt2", images.shape[1:])
-        cached.write_bytes(content)
-    if not arguments.float:
-        content = quantized(content, folder / "layers.npz", images, arguments)
+    content = to_litert(folder / "network.pt2", images.shape[1:])
+    content = quantized(content, folder / "layers.npz", images, arguments)
     (folder / "model.tflite").write_bytes(content)
 
 
