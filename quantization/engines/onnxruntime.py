@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 
 from quantization.engines.census import ACTIVATION_IN_FLOAT, LAYERS, OUTPUT_IN_FLOAT, census_of
+from quantization.engines.first_layer import first_layer_over_blocks
 from quantization.engines.softmax import spell_out_softmax
 from quantization.engines.target import Images
 from quantization.engines.whole_graph import place_everywhere
@@ -43,7 +44,7 @@ class OnnxRuntime:
 
     def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
         assert images is not None
-        return spell_out_softmax(place_everywhere(model, images))
+        return spell_out_softmax(first_layer_over_blocks(place_everywhere(model, images)))
 
     def census(self, path: Path) -> Census:
         graph = optimised(path).graph
@@ -51,7 +52,7 @@ class OnnxRuntime:
         dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
         integer, floating, layers = [], [], []
         for node in graph.node:
-            moves_integers = node.op_type in MOVED and node.input[0] in integer_values
+            moves_integers = node.op_type in MOVED | {"Clip"} and node.input[0] in integer_values
             if moves_integers:
                 integer_values.update(node.output)
             if node.op_type in BOOKKEEPING:
@@ -61,7 +62,8 @@ class OnnxRuntime:
             else:
                 floating.append(node.op_type)
                 if node.op_type in LAYERS:
-                    reason = OUTPUT_IN_FLOAT if node.input[0] in dequantized else ACTIVATION_IN_FLOAT
+                    decoded = "MatMul" not in node.op_type and node.input[0] in dequantized
+                    reason = OUTPUT_IN_FLOAT if decoded else ACTIVATION_IN_FLOAT
                     layers.append(FloatLayer(name=node.name, reason=reason))
         return census_of(f"onnxruntime {onnxruntime.__version__}, its optimised graph", integer, floating, layers)
 

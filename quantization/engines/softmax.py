@@ -35,7 +35,7 @@ def spell_out_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
         for each in nodes:
             each.outputs[0].name = f"{each.name}_output"
         graph.insert_after(node, nodes)
-        node.outputs[0].replace_all_uses_with(share.outputs[0])
+        node.outputs[0].replace_all_uses_with(share.outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
     result: onnx.ModelProto = ir.to_proto(written)
     return result

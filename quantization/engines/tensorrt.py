@@ -45,12 +45,13 @@ class TensorRt:
         graph = placed.graph
         for node in [node for node in graph if node.op_type == "Conv" and is_narrow(node)]:
             _leave_in_float(graph, node)
+        for node in [node for node in graph if node.op_type == "Concat"]:
+            _quantize_inputs(graph, node)
         for node in [node for node in graph if node.op_type == "Add"]:
             for skip, _ in skips(node):
                 if takers := quantizers_of(skip):
-                    node.replace_input_with(node.inputs.index(skip), takers[0].outputs[0].consumers()[0].outputs[0])
-        for node in [node for node in graph if node.op_type == "Concat"]:
-            _quantize_inputs(graph, node)
+                    finest = min(takers, key=scale_of).outputs[0].consumers()[0].outputs[0]
+                    node.replace_input_with(node.inputs.index(skip), finest)
         remove_unused_initializers(graph)
         graph.sort()
         result: onnx.ModelProto = ir.to_proto(placed)

@@ -1,0 +1,100 @@
+"""A first convolution of few channels, as one of four times as many on a quarter of the positions.
+
+Kernels for integers want channels side by side; three are too few to fill a register, and ONNX Runtime spends a tenth
+of an INT8 YOLO11n on its first layer. Blocks of 2 × 2 pixels become channels (SpaceToDepth), and a kernel of stride 2
+becomes one of stride 1 over blocks, with zeros where it reaches beyond its old taps. The sums are the same integers.
+"""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from quantization.engines.census import is_dequantized
+
+BLOCK = 2
+FEW_CHANNELS = 4
+
+
+def first_layer_over_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose quantized first convolutions of stride 2 run over blocks; its input's sides must be even."""
+    changed = ir.from_proto(model)
+    graph = changed.graph
+    for image in graph.inputs:
+        for quantize in [node for node in image.consumers() if node.op_type == "QuantizeLinear"]:
+            layers = [user for node in quantize.outputs[0].consumers() for user in node.outputs[0].consumers()]
+            if layers and all(_fits(layer) for layer in layers):
+                name = f"{image.name}_blocks"
+                blocks = ir.node("SpaceToDepth", [image], {"blocksize": BLOCK}, name=name)
+                blocks.outputs[0].name = f"{name}_output"
+                graph.insert_before(quantize, blocks)
+                quantize.replace_input_with(0, blocks.outputs[0])
+                for layer in layers:
+                    _over_blocks(graph, layer)
+    result: onnx.ModelProto = ir.to_proto(changed)
+    return result
+
+
+def _fits(node: ir.Node) -> bool:
+    """Whether a node is a convolution of stride 2 and few channels whose kernel covers `side / 2` positions."""
+    if node.op_type != "Conv" or not is_dequantized(node.inputs[1]):
+        return False
+    weight, pads = _integers(node), _attribute(node, "pads", [0] * 4)
+    padding, side = pads[0], weight.shape[2]
+    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    plain = group == 1 and set(_attribute(node, "dilations", [1, 1])) == {1}
+    square = weight.shape[2] == weight.shape[3] and set(pads) == {padding}
+    halves = side - BLOCK * padding in (1, 2)  # so that an even side gives half as many outputs
+    strided = _attribute(node, "strides", [1, 1]) == [BLOCK, BLOCK]
+    return plain and square and halves and strided and weight.shape[1] <= FEW_CHANNELS
+
+
+def _over_blocks(graph: ir.Graph, node: ir.Node) -> None:
+    weight, padding = _integers(node), _attribute(node, "pads", [0] * 4)[0]
+    dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
+    assert dequantize is not None
+    values, before, after = kernel_over_blocks(weight, padding)
+    tensor = ir.tensor(values, name=f"{node.name}_block_integers")
+    kind, shape = ir.TensorType(tensor.dtype), ir.Shape(values.shape)
+    integers = ir.Value(name=tensor.name, const_value=tensor, type=kind, shape=shape)
+    old = dequantize.inputs[0]
+    graph.register_initializer(integers)
+    dequantize.replace_input_with(0, integers)
+    if old is not None and not old.uses():
+        del graph.initializers[str(old.name)]
+    for name, numbers in {
+        "kernel_shape": list(values.shape[2:]), "strides": [1, 1], "pads": [before, before, after, after]
+    }.items():  # fmt: skip
+        node.attributes[name] = ir.AttrInt64s(name, numbers)
+
+
+def kernel_over_blocks(weight: NDArray[np.int8], padding: int) -> tuple[NDArray[np.int8], int, int]:
+    """The kernel over blocks of 2 × 2 pixels that computes what one of stride 2 does.
+
+    Args:
+        weight: `(outputs, channels, k, k)`.
+        padding: on every side, pixels.
+
+    Returns:
+        `(outputs, 4 · channels, m, m)`, channels as SpaceToDepth orders them, and the padding before and after, blocks.
+    """
+    outputs, channels, side, _ = weight.shape
+    block, inside = np.divmod(np.arange(side) - padding, BLOCK)
+    before, after = -block.min(), block.max()
+    larger = np.zeros((outputs, BLOCK, BLOCK, channels, before + after + 1, before + after + 1), weight.dtype)
+    for row in range(side):
+        for column in range(side):
+            at = (block[row] + before, block[column] + before)
+            larger[:, inside[row], inside[column], :, at[0], at[1]] = weight[:, :, row, column]
+    return larger.reshape(outputs, BLOCK * BLOCK * channels, *larger.shape[4:]), int(before), int(after)
+
+
+def _integers(node: ir.Node) -> NDArray[np.int8]:
+    dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
+    assert dequantize is not None and dequantize.inputs[0] is not None
+    assert dequantize.inputs[0].const_value is not None
+    return dequantize.inputs[0].const_value.numpy()
+
+
+def _attribute(node: ir.Node, name: str, otherwise: list[int]) -> list[int]:
+    return list(node.attributes[name].as_ints()) if name in node.attributes else otherwise

@@ -1,0 +1,165 @@
+"""ONNX Runtime runs the whole network in integers, and moving quantizers changes no value."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from detectors.protocol import Detector
+from quantization.engines.census import OUTPUT_IN_FLOAT
+from quantization.engines.first_layer import first_layer_over_blocks
+from quantization.engines.onnxruntime import ENGINE, optimised
+from quantization.engines.softmax import spell_out_softmax
+from quantization.engines.whole_graph import place_everywhere
+from quantization.onnx.export import TracedStudent
+from schemas.qat_config import BitPolicy, Quantizer
+
+W8A8, W6A6 = BitPolicy(), BitPolicy(weight_bits=6, activation_bits=6)
+SYMMETRIC = BitPolicy(quantizer=Quantizer.LSQ)
+NETWORK = """
+network (float[1, 2, 8, 8] images) => (float[1, 1, h, w] output0)
+<
+  float a_scale = {0.01}, uint8 a_zero = {3}, float b_scale = {0.02}, uint8 b_zero = {5},
+  int8[2, 2, 1, 1] w1 = {20, -30, 40, 50}, float w1_scale = {0.05},
+  int8[1, 4, 1, 1] w2 = {20, -30, 40, 50}, float w2_scale = {0.05}
+>
+{
+  images_q = QuantizeLinear(images, a_scale, a_zero)
+  images_d = DequantizeLinear(images_q, a_scale, a_zero)
+  w1_d = DequantizeLinear(w1, w1_scale)
+  conv1 = Conv(images_d, w1_d)
+  relu = Relu(conv1)
+  pooled = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (relu)
+  pooled_again = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (pooled)
+  joined = Concat <axis = 1> (pooled, pooled_again)
+  joined_q = QuantizeLinear(joined, b_scale, b_zero)
+  joined_d = DequantizeLinear(joined_q, b_scale, b_zero)
+  w2_d = DequantizeLinear(w2, w2_scale)
+  output0 = Conv(joined_d, w2_d)
+}
+"""
+
+FIRST = """
+network (float[1, 3, h, w] images) => (float[1, 4, i, j] output0) <float scale = {0.0625}, uint8 zero = {3}>
+{
+  images_q = QuantizeLinear(images, scale, zero)
+  images_d = DequantizeLinear(images_q, scale, zero)
+  w_d = DequantizeLinear(w, scale)
+  output0 = Conv <strides = [2, 2], pads = [PAD, PAD, PAD, PAD], kernel_shape = [SIDE, SIDE]> (images_d, w_d)
+}
+"""
+
+
+def model(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 21]>\n' + text)
+
+
+def outputs(of: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """With every operator as it stands, none fused."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(of.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: NDArray[np.float32] = session.run(None, {"images": images})[0]
+    return found
+
+
+def noise(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+def test_moving_quantizers_through_pooling_and_concatenation_changes_no_value() -> None:
+    network, images = model(NETWORK), noise(1, 2, 8, 8)
+    placed = place_everywhere(network, images)
+    assert np.array_equal(outputs(placed, images), outputs(network, images))
+    scales = {node.input[1] for node in placed.graph.node if node.op_type == "QuantizeLinear"}
+    assert len(scales) == 2  # of the image, and the student's own grid everywhere else
+    quantized = {node.input[0] for node in placed.graph.node if node.op_type == "QuantizeLinear"}
+    assert quantized == {"images", "relu", "pooled", "pooled_again", "joined"}
+
+
+def test_the_model_that_is_placed_stays_as_it_is() -> None:
+    network = model(NETWORK)
+    before = network.SerializeToString()
+    place_everywhere(network, noise(1, 2, 8, 8))
+    assert network.SerializeToString() == before
+
+
+@pytest.mark.parametrize("bits", [W8A8, W6A6, SYMMETRIC], ids=["W8A8", "W6A6", "symmetric"])
+def test_every_convolution_but_the_output_ones_is_integer_in_the_optimised_graph(
+    bits: BitPolicy,
+    traced: Callable[[BitPolicy], TracedStudent],
+    pixels: NDArray[np.float32],
+    teacher: Detector,
+    tmp_path: Path,
+) -> None:
+    student = traced(bits)
+    path = tmp_path / "model.onnx"
+    onnx.save(ENGINE.place(student.model, pixels), path)
+    found = Counter(node.op_type for node in optimised(path).graph.node)
+    outputs_of_head = len(teacher.output_layers())
+    assert found["QLinearConv"] == len(student.weight_bits) - outputs_of_head
+
+    census = ENGINE.census(path)
+    assert census.integer["QLinearConv"] == found["QLinearConv"]
+    assert census.integer["QLinearSigmoid"] == census.integer["QLinearMul"] > 50
+    decoded = [layer for layer in census.float_layers if layer.reason == OUTPUT_IN_FLOAT]
+    assert len(decoded) == outputs_of_head
+
+
+def test_activations_of_fewer_bits_are_held_by_a_clip_on_the_integers(
+    traced: Callable[[BitPolicy], TracedStudent], pixels: NDArray[np.float32]
+) -> None:
+    placed = ENGINE.place(traced(W6A6).model, pixels)
+    constants = {tensor.name: tensor for tensor in placed.graph.initializer}
+    clips = [node for node in placed.graph.node if node.op_type == "Clip"]
+    assert len(clips) > 50
+    for clip in clips:
+        low, high = (onnx.numpy_helper.to_array(constants[name]).item() for name in clip.input[1:])
+        assert constants[clip.input[1]].data_type == TensorProto.UINT8
+        assert (low, high) == (0, 63)
+
+
+def test_outputs_stay_close_to_the_traced_student(
+    traced: Callable[[BitPolicy], TracedStudent], pixels: NDArray[np.float32]
+) -> None:
+    for bits in (W8A8, W6A6):
+        student = traced(bits).model
+        errors = np.abs(outputs(ENGINE.place(student, pixels), pixels) - outputs(student, pixels))
+        assert errors[:, 4:].mean() < 1e-3
+        assert errors[:, :4].mean() < 3.0  # most of it where nothing is
+
+
+@pytest.mark.parametrize(("side", "padding"), [(3, 1), (6, 2), (7, 3), (2, 0)])
+def test_a_first_layer_over_blocks_gives_the_very_same_sums(side: int, padding: int) -> None:
+    text = FIRST.replace("SIDE", str(side)).replace("PAD", str(padding))
+    weight = np.random.default_rng(1).integers(-128, 128, (4, 3, side, side)).astype(np.int8)
+    first, images = model(text), noise(1, 3, 16, 20)
+    first.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    over_blocks = first_layer_over_blocks(first)
+    assert "SpaceToDepth" in {node.op_type for node in over_blocks.graph.node}
+    assert np.array_equal(outputs(over_blocks, images), outputs(first, images))
+
+
+@pytest.mark.parametrize("other", ["strides = [1, 1]", "strides = [2, 2], dilations = [2, 2]"])
+def test_other_first_layers_stay_as_they_are(other: str) -> None:
+    text = FIRST.replace("SIDE", "3").replace("PAD", "1").replace("strides = [2, 2]", other)
+    first = model(text)
+    first.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.int8), "w"))
+    assert "SpaceToDepth" not in {node.op_type for node in first_layer_over_blocks(first).graph.node}
+
+
+def test_softmax_over_another_axis_is_written_out_and_over_the_last_one_is_not() -> None:
+    text = "network (float[2, 16, 5] images) => (float[2, 16, 5] y) {{ y = Softmax <axis = {axis}> (images) }}"
+    images = 40 * noise(2, 16, 5)
+    middle, last = model(text.format(axis=1)), model(text.format(axis=2))
+    written = spell_out_softmax(middle)
+    assert "Softmax" not in {node.op_type for node in written.graph.node}
+    assert np.allclose(outputs(written, images), outputs(middle, images), atol=1e-6)
+    assert [node.op_type for node in spell_out_softmax(last).graph.node] == ["Softmax"]
