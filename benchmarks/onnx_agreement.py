@@ -24,7 +24,7 @@ from eval_job.onnx_model import OnnxDetector
 from qat_job.images import ImageBatches
 from quantization.onnx.engine import installed_engines, open_engine
 from quantization.student import load_student
-from schemas.student import ONNX
+from schemas.target import Target, exported_path
 from schemas.teacher import TeacherSource
 from stages.shards import open_calibration_set
 
@@ -32,7 +32,7 @@ CONFIDENT = 0.25
 
 
 def main(
-    student: Annotated[Path, typer.Option(help="folder with an exported student")],
+    student: Annotated[Path, typer.Option(help="folder with a student exported for the target generic")],
     calibration_set: Annotated[Path, typer.Option(help="images to compare raw outputs on")],
     teacher: Annotated[str, typer.Option(help="checkpoint of the teacher")],
     images: Annotated[int, typer.Option(help="how many of them")] = 4,
@@ -43,7 +43,7 @@ def main(
     device = torch.device("cpu")
     simulated, _ = load_student(student, device)
     batch = next(ImageBatches(open_calibration_set(calibration_set), device).in_order(images, images)).contiguous()
-    engines = {name: open_engine(student / ONNX, name) for name in installed_engines()}
+    engines = {name: open_engine(exported_path(student, Target.GENERIC), name) for name in installed_engines()}
     runs: dict[str, Callable[[], Tensor]] = {
         "simulated, without oneDNN": lambda: without_onednn(lambda: simulated.decoded(batch)),
         **{name: lambda run=run: torch.from_numpy(run(batch.numpy())) for name, run in engines.items()},

@@ -9,10 +9,13 @@ two quantized layers lies on a grid here, and not the layers' inputs alone:
   take by different grids, gets 8 bits of least squared error over calibration images. Before SiLU the error is measured
   behind it: far below zero the function is flat, and steps are better spent elsewhere.
 - Where a layer takes fewer than 8 bits of such a value, it is quantized once more, for that layer.
+- Fewer than 8 bits need a Clip on the integers, but not where SiLU or ReLU bounds the value from below and the integers
+  are the largest that storage has, so that it saturates above.
 
 What is decoded, and what comes from no quantized layer, stays in float.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -41,6 +44,8 @@ FOLDS = frozenset({"Relu", "Clip"})
 """Operators that the engine folds into the quantizer behind them, so that none stands before them."""
 SIGMOID = Grid.of_bits(1 / 255, 0)
 """Of a Sigmoid's output: 0 to 1."""
+LOWEST_SILU = -0.2815
+"""Of x · sigmoid(x), whose minimum is −0.2785, with a sigmoid of 256 steps."""
 UINT8 = QuantizerSpec(STORED_BITS, "per_tensor", "affine")
 
 
@@ -81,6 +86,7 @@ class Placement:
         self._decided: dict[ir.Value, Grid | None] = {}
         self._sources = {value: self._source(value) for value in self.values}
         sources = dict.fromkeys(self._sources.values())
+        self._lowest = {source: lowest_value(source) for source in sources}
         self.undecided = [source for source in sources if self._grid_of_student(source) is None]
 
     def put_in(self, chosen: Mapping[ir.Value, Grid]) -> None:
@@ -96,7 +102,11 @@ class Placement:
             users = [
                 use for use in value.uses() if value.producer() is not None or (use.node, use.idx) in self._demands
             ]
-            dequantized = put_in_activation(self._graph, value, grid, str(value.name), clip=value is source)
+            # Integers at the top of the storage saturate above by themselves, and nothing comes from below.
+            saturates = not grid.fills_storage and grid.reaches_down_to(self._lowest[source])
+            stored = grid.at_the_top() if saturates else grid
+            clip = value is source and not saturates
+            dequantized = put_in_activation(self._graph, value, stored, str(value.name), clip=clip)
             again: dict[Grid, ir.Value] = {}
             for use in users:
                 wanted = self._demands.get((use.node, use.idx), grid)
@@ -172,6 +182,23 @@ class Placement:
             else:
                 asked.add(None)
         return asked
+
+
+def lowest_value(value: ir.Value) -> float:
+    """What a value is never below, by the activation function that it comes from; −∞ where that is not known."""
+    producer = value.producer()
+    if producer is None:
+        return -math.inf
+    first = producer.inputs[0]
+    if producer.op_type in ("Relu", "Sigmoid"):
+        return 0.0
+    if producer.op_type in MOVES and first is not None:
+        return lowest_value(first)
+    if producer.op_type == "Concat":
+        return min(lowest_value(each) for each in producer.inputs if each is not None)
+    if producer.op_type == "Mul" and any(_goes_into_silu(each) for each in producer.inputs if each is not None):
+        return LOWEST_SILU
+    return -math.inf
 
 
 def _producers_before(values: Iterable[ir.Value]) -> set[ir.Node]:

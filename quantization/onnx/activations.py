@@ -49,10 +49,19 @@ class Grid:
 
     def as_unsigned(self) -> "Grid":
         """The same values by unsigned integers."""
-        shift = 2 ** (STORED_BITS - 1) if self.signed else 0
-        return replace(
-            self, zero=self.zero + shift, lowest=self.lowest + shift, highest=self.highest + shift, signed=False
-        )
+        return replace(self._shifted(2 ** (STORED_BITS - 1) if self.signed else 0), signed=False)
+
+    def at_the_top(self) -> "Grid":
+        """The same values by the largest integers of the storage, which then saturates where the grid ends."""
+        end = 2 ** (STORED_BITS - 1) if self.signed else 2**STORED_BITS
+        return self._shifted(end - 1 - self.highest)
+
+    def reaches_down_to(self, value: float) -> bool:
+        """Whether nothing from `value` on is rounded to less than the lowest integer."""
+        return value / self.scale + self.zero >= self.lowest - 0.5
+
+    def _shifted(self, by: int) -> "Grid":
+        return replace(self, zero=self.zero + by, lowest=self.lowest + by, highest=self.highest + by)
 
 
 @dataclass(frozen=True)
