@@ -156,14 +156,19 @@ def evaluate(
     calibration_set: Annotated[
         Path | None, typer.Option("--calibration-set", metavar="FOLDER", help="shown in the report; what synth made")
     ] = None,
+    held_back: Annotated[
+        Path | None,
+        typer.Option("--held-back", metavar="FOLDER", help="images for agreement; default: held-back/ in the set"),
+    ] = None,
     config: ConfigFile = None,
     run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Stage 3 alone: compare students with the full-precision detector on real images."""
+    """Stage 3 alone: students on labelled images, or without labels their agreement with full precision."""
     inputs = [argument for folder in student or () for argument in ("--student", str(folder))]
     inputs += ["--calibration-set", str(calibration_set)] if calibration_set else []
+    inputs += ["--held-back", str(held_back)] if held_back else []
     _run_alone("eval_job", config, run_config, assignments, inputs, output, overwrite)
 
 

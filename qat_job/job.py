@@ -10,6 +10,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
 from qat_job.calibration_set import check_same_teacher, reference
 from qat_job.checkpoint import CHECKPOINTS, Checkpoints
+from qat_job.decision import decide
 from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.job import make_plan, measure
@@ -127,19 +128,23 @@ def lead(
             remove_file(folder / SENSITIVITY)  # of an overwritten student; a report would show it as this one's
         settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
     else:
-        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.steps}")
+        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.training_steps}")
         settings = settings.model_copy(update={"bits": checkpoint.record.bits, "sensitivity": None})
     student = make_student(teacher, settings.bits)
     save = partial(save_student, config=settings, calibration_set=reference(calibration_set), provenance=provenance)
     if checkpoint is None:
-        manifest = calibrate_student(student, images, settings, folder, save, stage)
-    if settings.ptq_only:
+        student, manifest = calibrate_student(student, teacher, images, settings, folder, save, stage)
+    else:
+        manifest = StudentManifest.read(folder / PTQ_FOLDER / MANIFEST)
+    decision = manifest.training.decision
+    if settings.ptq_only or (decision is not None and decision.is_enough):
         team.text("")
     else:
         team.text(settings.bits.model_dump_json())
         team.text(str(checkpoint.record.steps if checkpoint else 0))
         summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events, team)
         stage.require_output()
+        summary = summary.model_copy(update={"decision": decision})
         manifest = save(student, folder, method=TrainingMethod.QAT, training=summary)
     checkpoints.clear()
     if events is not None:
@@ -153,10 +158,14 @@ def lead(
 
 
 def calibrate_student(
-    student: Detector, images: ImageBatches, settings: QatConfig, folder: Path, save: Callable[..., StudentManifest],
-    stage: Stage,
-) -> StudentManifest:  # fmt: skip
-    """Calibrate `student`, for training where that follows, and save the student that is not trained: its manifest."""
+    student: Detector, teacher: Detector, images: ImageBatches, settings: QatConfig, folder: Path,
+    save: Callable[..., StudentManifest], stage: Stage,
+) -> tuple[Detector, StudentManifest]:  # fmt: skip
+    """Calibrate `student`, and save the student that is not trained.
+
+    Returns:
+        The student to go on with (for training, where that follows), and the manifest of the one that was saved.
+    """
     stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
     calibrate(
         student.network, lambda: images.in_order(settings.calibration_images, settings.batch), student.head_outputs
@@ -164,12 +173,15 @@ def calibrate_student(
     untrained = student if settings.ptq_only else student.copy()
     fit_on_set(untrained, images, settings, trained=False)
     stage.stop_here_if_asked()
-    summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
-    before = folder if settings.ptq_only else folder / PTQ_FOLDER
+    decision = decide(untrained, teacher, images, settings, stage)
+    trains = not settings.ptq_only and not (decision is not None and decision.is_enough)
+    summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None, decision=decision)
+    before = folder / PTQ_FOLDER if trains else folder
     manifest = save(untrained, before, method=TrainingMethod.PTQ, training=summary)
-    if untrained is not student:
-        fit_on_set(student, images, settings, trained=True)
-    return manifest
+    if not trains:
+        return untrained, manifest
+    fit_on_set(student, images, settings, trained=True)
+    return student, manifest
 
 
 def fit_on_set(student: Detector, images: ImageBatches, settings: QatConfig, *, trained: bool) -> None:

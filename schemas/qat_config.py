@@ -1,7 +1,7 @@
 """Configuration of stage 2, quantization-aware training. All defaults live here."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -109,6 +109,12 @@ BIAS_RATE = 20
 """Default learning rate of biases, relative to that of weights."""
 
 
+TRAINING_STEPS = 250
+"""Optimiser steps of `auto`, where it trains."""
+ENOUGH_AGREEMENT = 0.95
+"""Agreement of the calibrated student with the teacher, on the set, from which `auto` leaves out the training."""
+
+
 class DistillationWeights(Contract):
     """Weights of the terms of the training loss."""
 
@@ -136,7 +142,11 @@ class QatConfig(Contract):
         default=None, description="measure each layer's sensitivity first; with a target, plan mixed precision from it"
     )
     ptq_only: bool = Field(default=False, description="stop after calibration: post-training quantization")
-    steps: int = Field(default=250, ge=1, le=10_000_000, description="optimiser steps")
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] = Field(
+        default="auto",
+        description=f"optimiser steps; auto: none where the calibrated student agrees with the teacher on the set to "
+        f"{ENOUGH_AGREEMENT:g} or more (mAP50-95 against the teacher's confident detections), else {TRAINING_STEPS}",
+    )
     batch: int = Field(default=8, ge=1, le=1024, description="images per step")
     learning_rate: float | None = Field(
         default=None,
@@ -201,6 +211,11 @@ class QatConfig(Contract):
         return not trained if self.compensated_rounding is None else self.compensated_rounding
 
     @property
+    def training_steps(self) -> int:
+        """Steps of a training, the default resolved."""
+        return TRAINING_STEPS if self.steps == "auto" else self.steps
+
+    @property
     def rate_of_weights(self) -> float:
         """The learning rate of weights, the default resolved: in proportion to the size of a quantization step."""
         return self.learning_rate or RATE_AT_4_BITS * 2.0 ** (4 - self.bits.weight_bits)
@@ -215,4 +230,4 @@ class QatConfig(Contract):
     def keyed(self) -> dict[str, Any]:
         """What decides the student: not locations (their digests count), the device, or what is written beside it."""
         beside = {"tensorboard": True, "onnx": True, "checkpoint_interval": True, "checkpoints_kept": True}
-        return self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path"}})
+        return self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path", "family"}})

@@ -50,6 +50,21 @@ class CalibrationSetReference(Contract):
     image_source: ImageSource
 
 
+class CalibrationAgreement(Contract):
+    """How far the calibrated student agreed with the teacher, which decided whether it is trained."""
+
+    map50_95: float = Field(
+        ge=-1, le=1, description="on the set's images, against the teacher's confident detections; -1: it has none"
+    )
+    images: int = Field(ge=1)
+    enough: float = Field(ge=0, le=1, description="from here on there is no training")
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the student is left as it was calibrated."""
+        return self.map50_95 >= self.enough
+
+
 class TrainingSummary(Contract):
     """What happened in training."""
 
@@ -58,6 +73,7 @@ class TrainingSummary(Contract):
     first_loss: float | None
     last_loss: float | None = Field(description="mean over the last tenth of the steps")
     losses: tuple[float, ...] = Field(default=(), description="total loss of every step")
+    decision: CalibrationAgreement | None = Field(default=None, description="where `qat.steps` is auto")
 
 
 class StudentManifest(Document):
