@@ -44,9 +44,9 @@ class EvalConfig(Contract):
     data: str | None = Field(
         default=None,
         min_length=1,
-        description="labelled images: a COCO JSON file, a folder with images/ and labels/ (YOLO), instances.json (COCO) "
-        "or Annotations/ and JPEGImages/ (Pascal VOC), a list in a VOC folder's ImageSets/Main, or `embedded`; null: "
-        "none, agreement with the full-precision detector is measured (for the embedded detector: `embedded`)",
+        description="labelled images: a COCO JSON file, a folder with images/ and labels/ (YOLO), instances.json "
+        "(COCO) or Annotations/ and JPEGImages/ (Pascal VOC), a list in a VOC folder's ImageSets/Main, or `embedded`; "
+        "null: none, agreement with the full-precision detector is measured (for the embedded detector: `embedded`)",
     )
     images: str | None = Field(default=None, description="image folder of a COCO JSON; null: images/ beside it")
     photos: str | None = Field(
