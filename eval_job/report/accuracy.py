@@ -75,9 +75,8 @@ def training(student: StudentArtifacts) -> Training:
     manifest = student.manifest
     summary, config = manifest.training, manifest.qat
     if manifest.method is not TrainingMethod.QAT:
-        return Training(
-            student.name, [("training", "none: the student was calibrated only"), *_decision(summary)], None
-        )
+        none = ("training", "none: the student was calibrated only")
+        return Training(student.name, [none, *_decision(summary)], None)
     facts = [
         ("steps", quantity(summary.steps)),
         ("batch", f"{config.batch} images"),

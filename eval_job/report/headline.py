@@ -100,8 +100,8 @@ def _verdict_of_agreement(report: EvalReport) -> tuple[str, str]:
     if model is full:
         return "Full precision alone", "No student was evaluated, so there is no agreement to speak of."
     sentences = (
-        f"Agreement, not accuracy: mAP50-95 {number(model.precision.map50_95)} against what the full-precision detector "
-        f"finds itself, on {_images_of(report.data)} at {report.data.image_size} pixels."
+        f"Agreement, not accuracy: mAP50-95 {number(model.precision.map50_95)} against what the full-precision "
+        f"detector finds itself, on {_images_of(report.data)} at {report.data.image_size} pixels."
     )
     before = [each for each in report.models if each.name == _without_export(model.name).replace("QAT", "PTQ")]
     if before and before[0].name != _without_export(model.name):

@@ -113,15 +113,13 @@ def _evaluation(report: EvalReport) -> Link:
     data, config = report.data, report.eval
     suppression = "the family's own NMS" if config.iou is None else f"NMS at IoU {config.iou:g}"
     boxes = "boxes" if report.measure is Measure.ACCURACY else "detections of full precision in the place of labels"
+    further = report.agreement_data
     facts = [
         ("data", f"{data.source} ({data.format})"),
         ("images", f"{quantity(data.images)}, {quantity(data.boxes)} {boxes}, letterboxed to {data.image_size} px"),
         ("detections", f"score ≥ {config.confidence:g}, {suppression}, {config.max_detections} an image"),
         ("metric", "COCO mAP by pycocotools"),
-        *(
-            ("agreement also on", f"{each.images} images of {each.source} ({each.format})")
-            for each in report.agreement_data
-        ),
+        *(("agreement also on", f"{each.images} images of {each.source} ({each.format})") for each in further),
         ("made", f"{moment(report.provenance.created)}, zsq {report.provenance.code_version}"),
     ]
     return Link("Evaluation", "digest of the validation data", data.digest, facts)
