@@ -1,24 +1,25 @@
-"""Whether a calibrated student needs training: how far it agrees with its teacher on the set (`steps: auto`)."""
+"""Whether a calibrated student needs training: how far its outputs are from the teacher's (`steps: auto`)."""
 
 import torch
 
 from detectors.protocol import Detector
-from detectors.self_labels import self_labels
+from qat_job.distillation import output_divergence
 from qat_job.images import ImageBatches
-from qat_job.sensitivity.agreement import CONFIDENCE, agreement
-from schemas.qat_config import ENOUGH_AGREEMENT, QatConfig
-from schemas.student import CalibrationAgreement
+from schemas.qat_config import ENOUGH_DIVERGENCE, QatConfig
+from schemas.student import TrainingDecision
 from stages.stage import Stage
 
-LABEL_CONFIDENCE = 0.25
-"""Lowest score at which a detection of the teacher stands for an object, as in evaluation."""
 MAX_IMAGES = 32
 
 
+@torch.no_grad()
 def decide(
     student: Detector, teacher: Detector, images: ImageBatches, settings: QatConfig, stage: Stage
-) -> CalibrationAgreement | None:
-    """The agreement that decides whether `student`, calibrated, is trained; None where the settings say so.
+) -> TrainingDecision | None:
+    """The divergence that decides whether `student`, calibrated, is trained; None where the settings say so.
+
+    It tells bits apart that agreement on the set does not: there every object is large and certain, and even a W6A6
+    student finds all of them.
 
     Args:
         student: calibrated, as it would be saved without training.
@@ -29,18 +30,16 @@ def decide(
     """
     if settings.ptq_only or settings.steps != "auto":
         return None
-    batches = list(images.in_order(MAX_IMAGES, settings.batch))
-    found = [
-        each.to(torch.device("cpu"))
-        for batch in batches
-        for each in teacher.predict(batch, confidence=CONFIDENCE, iou=None, max_detections=300, multi_label=True)
-    ]
-    labels, _ = self_labels(found, LABEL_CONFIDENCE)
-    measured = agreement(student, batches, labels) if any(len(each) for each in labels) else -1.0
-    decision = CalibrationAgreement(map50_95=measured, images=len(found), enough=ENOUGH_AGREEMENT)
-    what = "calibration is enough, no training" if decision.is_enough else f"training, {settings.training_steps} steps"
+    total, seen = 0.0, 0
+    for batch in images.in_order(MAX_IMAGES, settings.batch):
+        expected = teacher.head_outputs(batch)
+        found = student.head_outputs(batch, like=expected)
+        total += max(float(output_divergence(found, expected, temperature=1.0)), 0.0) * len(batch)
+        seen += len(batch)
+    decision = TrainingDecision(divergence=total / seen, images=seen, enough=ENOUGH_DIVERGENCE)
+    what = "no training is needed" if decision.is_enough else f"{settings.training_steps} steps of training follow"
     stage.reporter.message(
-        f"{settings.bits.name}: calibrated, agreement with full precision on the set is {measured:.3f} "
-        f"({decision.enough:g} is enough): {what}"
+        f"{settings.bits.name}, calibrated: outputs diverge by {decision.divergence:.3f} from full precision on the "
+        f"set (up to {decision.enough:g} calibration is enough): {what}"
     )
     return decision

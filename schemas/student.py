@@ -50,19 +50,19 @@ class CalibrationSetReference(Contract):
     image_source: ImageSource
 
 
-class CalibrationAgreement(Contract):
-    """How far the calibrated student agreed with the teacher, which decided whether it is trained."""
+class TrainingDecision(Contract):
+    """How far the calibrated student was from its teacher, which decided whether it is trained."""
 
-    map50_95: float = Field(
-        ge=-1, le=1, description="on the set's images, against the teacher's confident detections; -1: it has none"
+    divergence: float = Field(
+        ge=0, description="KL of the head's outputs per unit of foreground, nats, mean over images of the set"
     )
     images: int = Field(ge=1)
-    enough: float = Field(ge=0, le=1, description="from here on there is no training")
+    enough: float = Field(ge=0, description="up to here there is no training")
 
     @property
     def is_enough(self) -> bool:
         """Whether the student is left as it was calibrated."""
-        return self.map50_95 >= self.enough
+        return self.divergence <= self.enough
 
 
 class TrainingSummary(Contract):
@@ -73,7 +73,7 @@ class TrainingSummary(Contract):
     first_loss: float | None
     last_loss: float | None = Field(description="mean over the last tenth of the steps")
     losses: tuple[float, ...] = Field(default=(), description="total loss of every step")
-    decision: CalibrationAgreement | None = Field(default=None, description="where `qat.steps` is auto")
+    decision: TrainingDecision | None = Field(default=None, description="where `qat.steps` is auto")
 
 
 class StudentManifest(Document):

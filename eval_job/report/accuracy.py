@@ -95,10 +95,8 @@ def _decision(summary: TrainingSummary) -> list[tuple[str, str]]:
     decided = summary.decision
     if decided is None:
         return []
-    text = (
-        f"{decided.map50_95:.3f} on {decided.images} images of the set; {decided.enough:g} is enough without training"
-    )
-    return [("calibrated student's agreement", text)]
+    text = f"{decided.divergence:.3f} on {decided.images} images of the set; up to {decided.enough:g}, no training"
+    return [("calibrated student's divergence from full precision", text)]
 
 
 def _loss_curve(name: str, losses: tuple[float, ...]) -> Markup:

@@ -19,7 +19,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 FINDINGS = Findings(
-    family="ultralytics", classes=8, parameters=800_000, image_size=160, own_size=True, labelled_images=256, photos=None,
+    family="ultralytics", classes=8, parameters=800_000, image_size=160, own_size=True, labelled_images=256,
+    photos=None,
     bytes_needed=10**8, bytes_free=10**10, seconds={"synth": 60.0, "qat": 30.0, "eval": 30.0},
 )  # fmt: skip
 

@@ -107,7 +107,8 @@ def test_a_segmentation_checkpoint_and_one_that_is_not_a_number_are_refused(tmp_
 
 def test_what_will_be_done_is_said_with_its_time():
     found = Findings(
-        family="yolov5", classes=3, parameters=1_800_000, image_size=640, own_size=True, labelled_images=None, photos=None,
+        family="yolov5", classes=3, parameters=1_800_000, image_size=640, own_size=True, labelled_images=None,
+        photos=None,
         bytes_needed=2 * 10**8, bytes_free=10**10, seconds={"synth": 600.0, "qat": 60.0, "eval": 60.0},
     )  # fmt: skip
     facts = dict(described(found, read_run_config("best.pt")))
