@@ -146,7 +146,7 @@ class QatConfig(Contract):
     steps: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] = Field(
         default="auto",
         description=f"optimiser steps; auto: {TRAINING_STEPS}, or none where the calibrated student's outputs diverge "
-        f"from the teacher's on the set by at most {ENOUGH_DIVERGENCE:g} (KL per unit of foreground), as they do at 8 bits",
+        f"from the teacher's on the set by at most {ENOUGH_DIVERGENCE:g} (KL per unit of foreground), as at 8 bits",
     )
     batch: int = Field(default=8, ge=1, le=1024, description="images per step")
     learning_rate: float | None = Field(
