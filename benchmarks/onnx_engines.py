@@ -17,8 +17,9 @@ import onnxruntime
 import typer
 
 from eval_job.latency import measure_latencies
-from quantization.onnx.engine import installed_engines, usable_cores
+from quantization.onnx.engine import installed_engines
 from schemas.evaluation import Latency
+from stages.threads import usable_cores
 
 PROFILED_RUNS = 10
 

@@ -25,7 +25,7 @@ from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.summary import show
 from eval_job.unlabelled import UnlabelledSource
 from label_formats.images import ValidationImage, ValidationSet, ValidationSource
-from quantization.onnx.engine import check_engine, installed_engines, open_engine, usable_cores
+from quantization.onnx.engine import check_engine, installed_engines, open_engine
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
 from schemas.eval_config import EvalConfig, OnnxEvaluation
@@ -43,6 +43,7 @@ from schemas.provenance import Provenance
 from schemas.student import MANIFEST, StudentManifest
 from stages.stage import Stage
 from stages.storage import remove_file, write_text
+from stages.threads import usable_cores
 
 FULL_PRECISION = "full precision"
 

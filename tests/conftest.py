@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import stages  # noqa: F401  # chooses how threads wait, before torch loads below
+
 _SCRATCH = tempfile.mkdtemp(prefix="zsq-tests-")
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 

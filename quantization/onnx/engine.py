@@ -1,7 +1,6 @@
 """Running an exported model: ONNX Runtime, or OpenVINO where it is installed."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from quantization.onnx.graph import INPUT
 from schemas.errors import ConfigError, VerificationError
 from schemas.eval_config import EngineName
+from stages.threads import usable_cores
 
 Images = NDArray[np.float32]
 Engine = Callable[[Images], NDArray[np.float32]]
@@ -67,11 +67,6 @@ def engine_title(engine: EngineName, providers: Sequence[str] = CPU) -> str:
     import openvino
 
     return f"openvino {openvino.__version__.partition('-')[0]} CPU"
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _onnxruntime(path: Path, threads: int, providers: Sequence[str]) -> Engine:
