@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from detectors.detections import Detections
 from detectors.protocol import Detector
 from detectors.registry import check_side, load_teacher, resolve_device
 from eval_job.bootstrap import resampled_precision
-from eval_job.evaluate import Batches, Prediction, Predictor, predict
+from eval_job.evaluate import Looking, Predictor
 from eval_job.latency import measure_latencies
 from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher
@@ -87,7 +86,7 @@ def run(
     check_side(teacher, image_size, "image_size")
     if config.onnx.models != "none":
         check_engine(config.onnx.engine, config.onnx.providers)
-    looking = _Looking(config, image_size, device, stage)
+    looking = Looking(config, image_size, device, stage)
     measured_on, *further = _measured_on(teacher, data, looking, stage)
     _remove_previous(output)
     named = _names(students)
@@ -119,25 +118,7 @@ def run(
     show(report, output, stage)
 
 
-@dataclass(frozen=True)
-class _Looking:
-    """How every detector looks at images."""
-
-    config: EvalConfig
-    image_size: int
-    device: torch.device
-    stage: Stage
-
-    def predict(self, detector: Predictor, images: Sequence[ValidationImage], name: str) -> Prediction:
-        return predict(
-            detector, images, self.device,
-            image_size=self.image_size, batch=self.config.batch, confidence=self.config.confidence,
-            iou=self.config.iou, max_detections=self.config.max_detections,
-            track=partial(_track, name=name, stage=self.stage),
-        )  # fmt: skip
-
-
-def _measured_on(teacher: Detector, data: EvaluationData, looking: _Looking, stage: Stage) -> list[MeasuredOn]:
+def _measured_on(teacher: Detector, data: EvaluationData, looking: Looking, stage: Stage) -> list[MeasuredOn]:
     """The labelled images, then those on which agreement is measured."""
     names, found, digests = teacher.identity.class_names, [], list(data.digests)
     if data.labelled is not None:
@@ -195,7 +176,7 @@ class _Measured:
 
 
 def _measure(
-    model: _Model, on: MeasuredOn, further: Sequence[MeasuredOn], looking: _Looking, class_names: Sequence[str]
+    model: _Model, on: MeasuredOn, further: Sequence[MeasuredOn], looking: Looking, class_names: Sequence[str]
 ) -> _Measured:
     found = looking.predict(model.detector, on.validation.images, model.name)
     evaluation = measure(on.validation, found.detections, class_names)
@@ -276,12 +257,6 @@ def _time(
         repetitions=onnx.repetitions,
         providers=onnx.providers,
     )
-
-
-def _track(batches: Batches, name: str, stage: Stage) -> Iterator[Sequence[ValidationImage]]:
-    for batch in stage.reporter.track(batches, name, unit="batch"):
-        stage.stop_here_if_asked()
-        yield batch
 
 
 def _write_detections(path: Path, validation: ValidationSet, detections: Sequence[Detections]) -> None:

@@ -31,6 +31,7 @@ from schemas.student import (
     PTQ_FOLDER,
     WEIGHTS,
     StudentManifest,
+    TrainingDecision,
     TrainingMethod,
     TrainingSummary,
     onnx_manifest_path,
@@ -133,13 +134,17 @@ def lead(
     student = make_student(teacher, settings.bits)
     save = partial(save_student, config=settings, calibration_set=reference(calibration_set), provenance=provenance)
     if checkpoint is None:
-        student, manifest = calibrate_student(student, teacher, images, settings, folder, save, stage)
+        untrained = calibrate_student(student, images, settings, stage)
+        decision = decide(untrained, teacher, images, settings, stage)
+        manifest = save_untrained(untrained, decision, settings.ptq_only, folder, save)
     else:
-        manifest = StudentManifest.read(folder / PTQ_FOLDER / MANIFEST)
-    decision = manifest.training.decision
-    if settings.ptq_only or (decision is not None and decision.is_enough):
+        decision = StudentManifest.read(folder / PTQ_FOLDER / MANIFEST).training.decision
+    if checkpoint is None and ends_untrained(settings.ptq_only, decision):
+        student = untrained
         team.text("")
     else:
+        if checkpoint is None:
+            fit_on_set(student, images, settings, trained=True)
         team.text(settings.bits.model_dump_json())
         team.text(str(checkpoint.record.steps if checkpoint else 0))
         summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events, team)
@@ -157,15 +162,8 @@ def lead(
     return manifest
 
 
-def calibrate_student(
-    student: Detector, teacher: Detector, images: ImageBatches, settings: QatConfig, folder: Path,
-    save: Callable[..., StudentManifest], stage: Stage,
-) -> tuple[Detector, StudentManifest]:  # fmt: skip
-    """Calibrate `student`, and save the student that is not trained.
-
-    Returns:
-        The student to go on with (for training, where that follows), and the manifest of the one that was saved.
-    """
+def calibrate_student(student: Detector, images: ImageBatches, settings: QatConfig, stage: Stage) -> Detector:
+    """Calibrate `student` in place; the student that is not trained comes back, as close to its teacher as it gets."""
     stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
     calibrate(
         student.network, lambda: images.in_order(settings.calibration_images, settings.batch), student.head_outputs
@@ -173,15 +171,22 @@ def calibrate_student(
     untrained = student if settings.ptq_only else student.copy()
     fit_on_set(untrained, images, settings, trained=False)
     stage.stop_here_if_asked()
-    decision = decide(untrained, teacher, images, settings, stage)
-    trains = not settings.ptq_only and not (decision is not None and decision.is_enough)
-    summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None, decision=decision)
-    before = folder / PTQ_FOLDER if trains else folder
-    manifest = save(untrained, before, method=TrainingMethod.PTQ, training=summary)
-    if not trains:
-        return untrained, manifest
-    fit_on_set(student, images, settings, trained=True)
-    return student, manifest
+    return untrained
+
+
+def save_untrained(
+    untrained: Detector, decision: TrainingDecision | None, ptq_only: bool, folder: Path,
+    save: Callable[..., StudentManifest],
+) -> StudentManifest:  # fmt: skip
+    """Save the student that is not trained: as the student itself, or beside the one that training will give."""
+    training = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None, decision=decision)
+    place = folder if ends_untrained(ptq_only, decision) else folder / PTQ_FOLDER
+    return save(untrained, place, method=TrainingMethod.PTQ, training=training)
+
+
+def ends_untrained(ptq_only: bool, decision: TrainingDecision | None) -> bool:
+    """Whether the calibrated student is the result."""
+    return ptq_only or (decision is not None and decision.is_enough)
 
 
 def fit_on_set(student: Detector, images: ImageBatches, settings: QatConfig, *, trained: bool) -> None:
