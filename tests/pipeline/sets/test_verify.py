@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.schemas.test_shards import members_of, resign, write_tar
+from tests.stages.test_shards import members_of, resign, write_tar
 
 from schemas.calibration_set import MANIFEST
 from tests.pipeline.sets.conftest import zsq_set
