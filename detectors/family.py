@@ -3,12 +3,13 @@
 import pickletools
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from schemas.teacher import Family
 
-MAX_PICKLE_BYTES = 64 * 2**20
-"""Most that is read of a pickle; tensors lie beside it, and that of a large detector has 2 MB."""
+MAX_PICKLE_BYTES = 8 * 2**20
+"""Most that is read of a pickle; tensors lie beside or behind it, and that of a large detector has 2 MB."""
 FAMILY_OF_MODULE: dict[str, Family] = {"ultralytics.nn": "ultralytics", "models.yolo": "yolov5"}
 """Package of a network's classes."""
 FAMILY_OF_CLASS: dict[str, Family] = {"ultralytics.nn.tasks RTDETRDetectionModel": "rtdetr"}
@@ -21,10 +22,12 @@ def family_of_file(path: Path) -> Family:
     """
     if path.suffix == ".safetensors":
         return "torchvision"
-    try:
-        names = set(_named_classes(_pickle(path)))
-    except Exception:  # zip and pickle errors, and whatever else a foreign file makes the reader of opcodes raise
-        return "ultralytics"
+    names: set[str] = set()
+    with suppress(
+        Exception
+    ):  # what a foreign file makes the readers of archives and opcodes raise; tensors are neither
+        for name in _named_classes(_pickle(path)):
+            names.add(name)
     for name in names & FAMILY_OF_CLASS.keys():
         return FAMILY_OF_CLASS[name]
     for package, family in FAMILY_OF_MODULE.items():

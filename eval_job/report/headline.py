@@ -178,13 +178,13 @@ def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
             "curve (2010 and later). Objects marked difficult neither count nor hurt, there and in mAP."
         )
     if data.images < FEW_IMAGES:
+        kind = "validation images" if report.measure is Measure.ACCURACY else "images"
         said.append(
-            f"{quantity(data.images)} validation images are few (COCO val2017 has 5,000): read nothing into small "
-            "differences."
+            f"{quantity(data.images)} {kind} are few (COCO val2017 has 5,000): read nothing into small differences."
         )
     if model.uncertainty:
         text = (
-            "The ranges in the table are 95\u202f% intervals from a bootstrap over the validation images "
+            "The ranges in the table are 95\u202f% intervals from a bootstrap over the images "
             f"({model.uncertainty.resamples} resamples, the same for every model): what as many other images of the "
             "same kind might have shown. Where many classes are rare they are somewhat too narrow."
         )

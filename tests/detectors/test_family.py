@@ -31,6 +31,8 @@ def test_an_old_checkpoint_that_is_no_zip_is_seen_too(tmp_path: Path, library_mo
     path = tmp_path / "old.pt"
     torch.save({"model": library_model}, path, _use_new_zipfile_serialization=False)
     assert family_of_file(path) == "ultralytics"
+    torch.save({"model": {"a": torch.zeros(2)}}, path, _use_new_zipfile_serialization=False)
+    assert family_of_file(path) == "torchvision"
 
 
 def test_weights_alone_are_torchvision_s(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.stages.test_shards import members_of, resign, write_tar
 
 from schemas.calibration_set import MANIFEST
 from tests.pipeline.sets.conftest import zsq_set
+from tests.stages.test_shards import members_of, resign, write_tar
 
 SHARD = "calib-000000.tar"
 
