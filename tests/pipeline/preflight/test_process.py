@@ -26,7 +26,7 @@ def test_a_run_on_the_wrong_classes_is_refused_before_anything_is_made(tmp_path:
     assert finished.stderr.count("\n") == 1
     assert "the scenes show classes that the teacher does not know" in finished.stderr
     assert not (tmp_path / "out").exists()
-    assert _seconds_computed() - before < 15, "of a core, and so at most as many of wall clock on an idle machine"
+    assert _seconds_computed() - before < 40, "on an idle machine a third of it: importing torch"
 
 
 def test_a_dry_run_says_what_and_how_long(tmp_path: Path) -> None:
