@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from schemas.base import Contract
 from schemas.teacher import TeacherSource
@@ -183,6 +183,14 @@ class QatConfig(Contract):
     tensorboard: bool = Field(default=False, description="write event files to tensorboard/ in the output folder")
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
     onnx: bool = Field(default=True, description="also export the finished student to model.onnx")
+
+    @field_validator("steps", mode="wrap")
+    @classmethod
+    def _number_or_auto(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:  # which says it once for each kind
+            raise ValueError("takes auto, or a number from 1 to 10,000,000") from error
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
