@@ -72,6 +72,11 @@ class Detector(Protocol):
         """The module that computes."""
         ...
 
+    @property
+    def smallest_input(self) -> int:
+        """Side of the smallest square image that the network takes, pixels."""
+        ...
+
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """Raw head outputs, with gradients to the images and the weights.
 

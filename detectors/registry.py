@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 
 from detectors.protocol import Detector
-from detectors.source import EMBEDDED, checkpoint_path
+from detectors.source import checkpoint_family, checkpoint_path
 from detectors.torchvision import build as torchvision_build
 from detectors.torchvision import checkpoints as torchvision_checkpoints
 from detectors.ultralytics.rtdetr import RtdetrDetector
 from detectors.ultralytics.yolo import UltralyticsDetector
 from detectors.yolov5.detector import Yolov5Detector
 from label_formats.classes import index_by_name
-from schemas.errors import ConfigError
-from schemas.teacher import TeacherIdentity, TeacherSource
+from schemas.errors import ConfigError, InputError
+from schemas.teacher import EMBEDDED, TeacherIdentity, TeacherSource
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,38 @@ def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
     """Load a full-precision detector.
 
     Raises:
-        InputError: the checkpoint is missing, of another family, does not load safely, or has two classes of one name.
+        InputError: the checkpoint is missing, is of another family, does not load safely, holds weights that are no
+            numbers, or has two classes of one name.
     """
-    teacher = FAMILIES[source.family].load(checkpoint_path(source), source)
+    path = checkpoint_path(source)
+    teacher = FAMILIES[checkpoint_family(source, path)].load(path, source)
+    for name, tensor in teacher.network.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"teacher {path}: {name} holds values that are not finite (its training diverged, or the file is "
+                "damaged); take an earlier checkpoint"
+            )
     index_by_name(teacher.identity.class_names)
     teacher.network.to(device)
     return teacher
+
+
+def check_side(teacher: Detector, side: int, setting: str) -> None:
+    """Check that the teacher takes square images of `side` pixels; `setting` names where the size comes from.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    stride, smallest = teacher.identity.stride, teacher.smallest_input
+    if side % stride:
+        raise ConfigError(
+            f"{setting}: got {side}, the teacher takes multiples of {stride}; "
+            f"set {max(side // stride * stride, smallest)} or {max((side // stride + 1) * stride, smallest)}"
+        )
+    if side < smallest:
+        raise ConfigError(
+            f"{setting}: got {side}, a teacher of family {teacher.identity.family} takes {smallest} pixels or more"
+        )
 
 
 def build_detector(identity: TeacherIdentity) -> Detector:

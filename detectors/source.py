@@ -1,14 +1,14 @@
-"""Finding a teacher's checkpoint file and its digest, without importing torch."""
+"""Finding a teacher's checkpoint file, its family and its digest, without importing torch."""
 
 import importlib
 from pathlib import Path
 
 from detectors.embedded import WEIGHTS
+from detectors.family import family_of_file
 from schemas.errors import ConfigError, InputError
-from schemas.teacher import TeacherSource
+from schemas.teacher import EMBEDDED, Family, TeacherSource
 from stages.storage import file_digest
 
-EMBEDDED = "embedded"
 PUBLISHERS = {
     "ultralytics": "detectors.ultralytics.assets",
     "rtdetr": "detectors.ultralytics.assets",
@@ -24,16 +24,24 @@ def checkpoint_path(source: TeacherSource) -> Path:
         InputError: no such file, and no such published checkpoint or no network.
     """
     if source.path == EMBEDDED:
-        if source.family != "ultralytics":
+        if source.family not in (None, "ultralytics"):
             raise ConfigError(f"teacher.path: the embedded detector is no {source.family} one; name a checkpoint")
         return WEIGHTS
     path = Path(source.path).expanduser()
     if path.is_file():
         return path
-    if path.name == source.path and source.family in PUBLISHERS:
-        downloaded: Path = importlib.import_module(PUBLISHERS[source.family]).download(source.path)
+    publisher = source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")
+    if path.name == source.path and publisher in PUBLISHERS:
+        downloaded: Path = importlib.import_module(PUBLISHERS[publisher]).download(source.path)
         return downloaded
     raise InputError(f"teacher {source.path}: no such file; check teacher.path")
+
+
+def checkpoint_family(source: TeacherSource, path: Path) -> Family:
+    """The family of a teacher whose checkpoint file is `path`: as configured, else as the file shows."""
+    if source.family is not None:
+        return source.family
+    return "ultralytics" if source.path == EMBEDDED else family_of_file(path)
 
 
 def checkpoint_digest(source: TeacherSource) -> str:

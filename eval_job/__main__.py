@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from detectors.source import checkpoint_digest
-from eval_job.data import find_validation_data
+from eval_job.data import find_sources
 from eval_job.report.artifacts import check_calibration_set
 from eval_job.report.page import rebuild_page, write_page
+from schemas.calibration_set import HELD_BACK_FOLDER
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import PAGE, REPORT, EvalReport
@@ -22,7 +23,7 @@ from stages.ranks import Rank
 from stages.shards import open_calibration_set
 from stages.stage import run_stage, up_to_date
 
-NOT_IN_KEY = {"teacher", "data", "images", "split", "device", "batch"}
+NOT_IN_KEY = {"teacher", "data", "images", "split", "photos", "device", "batch"}
 """Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -40,9 +41,13 @@ def main(
     calibration_set: Annotated[
         Path | None, typer.Option(help="the set a student was made with, to be shown in report.html")
     ] = None,
+    held_back: Annotated[
+        Path | None,
+        typer.Option(help="set to measure agreement on, without labelled images; default: held-back/ in the set"),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Evaluate the full-precision teacher and its students on labelled images."""
+    """Evaluate the full-precision teacher and its students on labelled images, or their agreement without labels."""
     with run_stage("eval") as stage:
         rank = Rank.of_environment()
         rank.must_be_alone("eval")
@@ -54,9 +59,11 @@ def main(
         if calibration_set is not None:
             check_calibration_set(calibration_set, list(manifests.values()))
         settings = settings.model_copy(update={"image_size": _image_size(settings.image_size, manifests)})
-        data = find_validation_data(settings.data, settings.images, settings.split)
-        data_digest = data.digest()
-        inputs = {"teacher": teacher_digest, "data": data_digest}
+        if held_back is None and calibration_set is not None:
+            held_back = calibration_set / HELD_BACK_FOLDER
+        sources = find_sources(settings, held_back, list(manifests.values()), teacher_digest)
+        digests = sources.digests()
+        inputs = {"teacher": teacher_digest} | digests
         inputs |= {f"student {n}": manifest.weights_sha256 for n, manifest in enumerate(manifests.values(), start=1)}
         if settings.onnx.models != "none":
             inputs |= _exported(folders)
@@ -78,7 +85,8 @@ def main(
             from eval_job import job  # torch takes seconds to import, and "up to date" needs none of it
 
             page = partial(write_page, students=student or [], calibration_set=calibration_set, output=output / PAGE)
-            job.run(settings, folders, output, data, data_digest, provenance, page, stage)
+            data = job.EvaluationData(sources.labelled, sources.unlabelled, list(digests.values()))
+            job.run(settings, folders, output, data, provenance, page, stage)
 
 
 def _done(output: Path) -> Provenance | None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from detectors.detections import Detections
 from label_formats.images import ValidationImage
+from schemas.eval_config import EvalConfig
 from schemas.teacher import PixelFormat, TeacherIdentity
 from stages.pixels import Pixels
+from stages.stage import Stage
 
 READERS = 2
 """Threads that read the next batch while the detector looks at this one."""
@@ -103,6 +106,36 @@ def predict(
         seconds.append((_now(device) - start) / len(prepared))
         detections += [_in_image(each, image) for each, image in zip(found, prepared, strict=True)]
     return Prediction(detections, statistics.median(seconds))
+
+
+@dataclass(frozen=True)
+class Looking:
+    """How every detector of an evaluation looks at images.
+
+    Attributes:
+        config: of the evaluation.
+        image_size: side of the square that images are letterboxed to, pixels.
+        device: where detectors run.
+        stage: shows progress, and may be asked to stop.
+    """
+
+    config: EvalConfig
+    image_size: int
+    device: torch.device
+    stage: Stage
+
+    def predict(self, detector: Predictor, images: Sequence[ValidationImage], name: str) -> Prediction:
+        """See `predict`; `name` is shown with the progress."""
+        return predict(
+            detector, images, self.device,
+            image_size=self.image_size, batch=self.config.batch, confidence=self.config.confidence,
+            iou=self.config.iou, max_detections=self.config.max_detections, track=partial(self._track, name),
+        )  # fmt: skip
+
+    def _track(self, name: str, batches: Batches) -> Iterator[Sequence[ValidationImage]]:
+        for batch in self.stage.reporter.track(batches, name, unit="batch"):
+            self.stage.stop_here_if_asked()
+            yield batch
 
 
 def network_input(canvases: Sequence[Pixels], pixels: PixelFormat, device: torch.device) -> Tensor:

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detectors.average_precision import BoxEvaluation, coco_results, evaluate_boxes
+from detectors.average_precision import BoxEvaluation, coco_results
 from detectors.detections import Detections
 from detectors.protocol import Detector
-from detectors.registry import load_teacher, resolve_device
-from eval_job.bootstrap import interval, resampled_precision
-from eval_job.evaluate import Batches, Predictor, predict
+from detectors.registry import check_side, load_teacher, resolve_device
+from eval_job.bootstrap import resampled_precision
+from eval_job.evaluate import Looking, Predictor
 from eval_job.latency import measure_latencies
+from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher
 from eval_job.samples import confident_statistics, remove_samples, write_samples
-from eval_job.voc_precision import voc_precision
+from eval_job.summary import show
+from eval_job.unlabelled import UnlabelledSource
 from label_formats.images import ValidationImage, ValidationSet, ValidationSource
 from quantization.onnx.engine import check_engine, engine_title, installed_engines, open_engine
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
-from schemas.errors import ConfigError
 from schemas.eval_config import EvalConfig, OnnxEvaluation
 from schemas.evaluation import (
     DETECTIONS,
@@ -35,8 +35,7 @@ from schemas.evaluation import (
     EvalReport,
     EvaluatedModel,
     Latency,
-    Uncertainty,
-    ValidationData,
+    Measure,
     VocPrecision,
 )
 from schemas.provenance import Provenance
@@ -48,12 +47,26 @@ from stages.threads import usable_cores
 FULL_PRECISION = "full precision"
 
 
+@dataclass(frozen=True)
+class EvaluationData:
+    """What there is to measure on.
+
+    Attributes:
+        labelled: images with labels, or None.
+        unlabelled: images to measure agreement on; without labelled ones the first of them counts.
+        digests: of the labelled images, then of the unlabelled ones.
+    """
+
+    labelled: ValidationSource | None
+    unlabelled: Sequence[UnlabelledSource]
+    digests: Sequence[str]
+
+
 def run(
     config: EvalConfig,
     students: Sequence[Path],
     output: Path,
-    data: ValidationSource,
-    data_digest: str,
+    data: EvaluationData,
     provenance: Provenance,
     write_page: Callable[[EvalReport, Path], None],
     stage: Stage,
@@ -70,70 +83,60 @@ def run(
     device = resolve_device(config.device)
     teacher = load_teacher(config.teacher, device)
     image_size = config.image_size or teacher.identity.input_size
-    _check_image_size(image_size, teacher.identity.stride)
-    validation = data.read(teacher.identity.class_names)
-    if validation.remarks:
-        stage.reporter.message(f"{validation.name}: left out, or background: {validation.remarks}")
+    check_side(teacher, image_size, "image_size")
     if config.onnx.models != "none":
         check_engine("onnxruntime", config.onnx.providers)
+    looking = Looking(config, image_size, device, stage)
+    measured_on, *further = _measured_on(teacher, data, looking, stage)
     _remove_previous(output)
     named = _names(students)
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)
     latencies = _time(config.onnx, exported, image_size, stage)
 
-    models: list[EvaluatedModel] = []
-    detections: dict[str, list[Detections]] = {}
-    resampled: dict[str, NDArray[np.float64] | None] = {}
+    names = teacher.identity.class_names
+    measured: list[tuple[_Model, _Measured]] = []
     for model in _models(teacher, named, exported, config.onnx, device):
-        found = predict(
-            model.detector, validation.images, device,
-            image_size=image_size, batch=config.batch, confidence=config.confidence, iou=config.iou,
-            max_detections=config.max_detections, track=partial(_track, name=model.name, stage=stage),
-        )  # fmt: skip
-        measured = _measure(validation, found.detections, teacher.identity.class_names)
-        _write_detections(output / detections_file(model.name), validation, found.detections)
-        detections[model.name] = found.detections
-        resampled[model.name] = resampled_precision(measured.matches)
-        full_precision = models[0].precision if models else measured.summary
-        models.append(
-            EvaluatedModel(
-                name=model.name,
-                weights_sha256=model.weights_sha256,
-                label_mode=model.manifest.calibration_set.label_mode if model.manifest else None,
-                image_source=model.manifest.calibration_set.image_source if model.manifest else None,
-                precision=measured.summary,
-                share_of_full_precision=_share(measured.summary, full_precision),
-                per_class=measured.per_class,
-                voc=_measure_voc(validation, found.detections, teacher.identity.class_names),
-                seconds_per_image=found.seconds_per_image,
-                precision_recall=measured.curve,
-                uncertainty=_uncertainty(
-                    measured.summary,
-                    resampled[model.name],
-                    full_precision,
-                    resampled[FULL_PRECISION] if models else None,
-                ),
-                latencies=latencies.get(model.name, ()),
-                **_about(model.file, config.onnx),
-            )
-        )
+        found = _measure(model, measured_on, further, looking, names)
+        _write_detections(output / detections_file(model.name), measured_on.validation, found.detections)
+        measured.append((model, found))
+    full_precision = measured[0][1]
+    detections = {model.name: found.detections for model, found in measured}
 
+    validation = measured_on.validation
     report = EvalReport(
-        data=ValidationData(
-            source=validation.name, format=validation.format, digest=data_digest,
-            images=len(validation.images), boxes=validation.boxes, image_size=image_size,
+        measure=Measure.ACCURACY if data.labelled else Measure.AGREEMENT,
+        data=measured_on.described,
+        agreement_data=tuple(each.described for each in further),
+        models=tuple(
+            _row(model, found, full_precision, latencies.get(model.name, ()), _about(model.file, config.onnx))
+            for model, found in measured
         ),
-        models=tuple(models),
-        detection_statistics=confident_statistics(
-            validation, detections[FULL_PRECISION], teacher.identity.class_names
-        ),
-        samples=write_samples(output, validation, detections, teacher.identity.class_names, config.samples),
+        detection_statistics=confident_statistics(validation, full_precision.detections, names),
+        samples=write_samples(output, validation, detections, names, config.samples),
         eval=config,
         provenance=provenance,
-    )  # fmt: skip
+    )
     write_page(report, output)
     write_text(output / REPORT, report.to_json())
-    _show(report, output, stage)
+    show(report, output, stage)
+
+
+def _measured_on(teacher: Detector, data: EvaluationData, looking: Looking, stage: Stage) -> list[MeasuredOn]:
+    """The labelled images, then those on which agreement is measured."""
+    names, found, digests = teacher.identity.class_names, [], list(data.digests)
+    if data.labelled is not None:
+        validation = data.labelled.read(names)
+        if validation.remarks:
+            stage.reporter.message(f"{validation.name}: left out, or background: {validation.remarks}")
+        found.append(labelled(validation, digests.pop(0), looking.image_size))
+
+    def look(images: Sequence[ValidationImage]) -> list[Detections]:
+        return looking.predict(teacher, images, "labels by full precision").detections
+
+    confidence = looking.config.label_confidence
+    for source, digest in zip(data.unlabelled, digests, strict=True):
+        found.append(self_labelled(source, digest, looking.image_size, look, confidence, names))
+    return found
 
 
 def detections_file(model: str) -> str:
@@ -176,6 +179,57 @@ def _models(
         engine = open_engine(file.path, file.engine or "onnxruntime", providers=onnx.providers)
         student = file.source.student if file.source else None
         yield _Model(file.name, OnnxDetector(engine, teacher), file.sha256, student, file)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    detections: list[Detections]
+    evaluation: BoxEvaluation
+    resampled: NDArray[np.float64] | None
+    voc: VocPrecision | None
+    agreement: tuple[AveragePrecision, ...]
+    seconds_per_image: float
+
+
+def _measure(
+    model: _Model, on: MeasuredOn, further: Sequence[MeasuredOn], looking: Looking, class_names: Sequence[str]
+) -> _Measured:
+    found = looking.predict(model.detector, on.validation.images, model.name)
+    evaluation = measure(on.validation, found.detections, class_names)
+    agreement = []
+    for each in further:
+        more = looking.predict(model.detector, each.validation.images, f"{model.name}, {each.described.format}")
+        agreement.append(measure(each.validation, more.detections, class_names).summary)
+    return _Measured(
+        detections=found.detections,
+        evaluation=evaluation,
+        resampled=resampled_precision(evaluation.matches),
+        voc=measure_voc(on.validation, found.detections, class_names),
+        agreement=tuple(agreement),
+        seconds_per_image=found.seconds_per_image,
+    )
+
+
+def _row(
+    model: _Model, measured: _Measured, full: _Measured, latencies: tuple[Latency, ...], about: dict[str, Any]
+) -> EvaluatedModel:
+    precision, of_full = measured.evaluation.summary, full.evaluation.summary
+    return EvaluatedModel(
+        name=model.name,
+        weights_sha256=model.weights_sha256,
+        label_mode=model.manifest.calibration_set.label_mode if model.manifest else None,
+        image_source=model.manifest.calibration_set.image_source if model.manifest else None,
+        precision=precision,
+        agreement=measured.agreement,
+        share_of_full_precision=share(precision, of_full),
+        per_class=measured.evaluation.per_class,
+        voc=measured.voc,
+        seconds_per_image=measured.seconds_per_image,
+        precision_recall=measured.evaluation.curve,
+        uncertainty=uncertainty(precision, measured.resampled, of_full, None if measured is full else full.resampled),
+        latencies=latencies,
+        **about,
+    )
 
 
 def _names(students: Sequence[Path]) -> dict[str, Path]:
@@ -233,47 +287,6 @@ def _time(
     return latencies
 
 
-def _track(batches: Batches, name: str, stage: Stage) -> Iterator[Sequence[ValidationImage]]:
-    for batch in stage.reporter.track(batches, name, unit="batch"):
-        stage.stop_here_if_asked()
-        yield batch
-
-
-def _measure(validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]) -> BoxEvaluation:
-    return evaluate_boxes(_truth(validation), detections, class_names, [i.crowd.tolist() for i in validation.images])
-
-
-def _measure_voc(
-    validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]
-) -> VocPrecision | None:
-    """The same by VOC's own definitions, where the data is theirs."""
-    if validation.format != "voc":
-        return None
-    difficult = [image.crowd.tolist() for image in validation.images]
-    return voc_precision(_truth(validation), detections, class_names, difficult)
-
-
-def _truth(validation: ValidationSet) -> list[Detections]:
-    return [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in validation.images]
-
-
-def _uncertainty(
-    precision: AveragePrecision,
-    resampled: NDArray[np.float64] | None,
-    full_precision: AveragePrecision,
-    resampled_full: NDArray[np.float64] | None,
-) -> Uncertainty | None:
-    """Intervals of the precision and, against full precision on the same resamples, of its share."""
-    if resampled is None:
-        return None
-    share = None
-    if resampled_full is not None and not (resampled_full <= 0).any():
-        share = interval(_share(precision, full_precision), resampled / resampled_full)
-    return Uncertainty(
-        map50_95=interval(precision.map50_95, resampled, highest=1.0), share=share, resamples=len(resampled)
-    )
-
-
 def _write_detections(path: Path, validation: ValidationSet, detections: Sequence[Detections]) -> None:
     """COCO results, in the ids of the validation data; classes without an id there cannot be written."""
     known = torch.tensor(sorted(validation.category_ids))
@@ -285,19 +298,6 @@ def _write_detections(path: Path, validation: ValidationSet, detections: Sequenc
     write_text(path, json.dumps(results) + "\n")
 
 
-def _share(precision: AveragePrecision, full_precision: AveragePrecision) -> float:
-    """mAP50-95 as a share of the teacher's; 0 where the teacher finds nothing."""
-    return precision.map50_95 / full_precision.map50_95 if full_precision.map50_95 > 0 else 0.0
-
-
-def _check_image_size(image_size: int, stride: int) -> None:
-    if image_size % stride:
-        raise ConfigError(
-            f"image_size: got {image_size}, the teacher takes multiples of {stride}; "
-            f"set {image_size // stride * stride or stride} or {(image_size // stride + 1) * stride}"
-        )
-
-
 def _remove_previous(output: Path) -> None:
     """Remove an earlier evaluation, its report first: where there is a report, everything it names is whole."""
     remove_file(output / REPORT)
@@ -305,23 +305,3 @@ def _remove_previous(output: Path) -> None:
     remove_samples(output)
     for path in (*output.glob(DETECTIONS.replace(".", "-*.")), output / SINGLE, output / HALF):
         remove_file(path)
-
-
-def _show(report: EvalReport, output: Path, stage: Stage) -> None:
-    rows = [
-        (
-            model.name,
-            f"{model.precision.map50_95:.3f}",
-            f"{model.precision.map50:.3f}",
-            f"{model.share_of_full_precision:.1%}",
-            *((f"{model.voc.eleven_point:.3f}", f"{model.voc.all_point:.3f}") if model.voc else ()),
-        )
-        for model in report.models
-    ]
-    columns: tuple[str, ...] = ("model", "mAP50-95", "mAP50", "share of FP")
-    if all(model.voc for model in report.models):
-        columns += ("VOC 11-point", "VOC all-point")
-    data = report.data
-    title = f"{data.images} images of {data.source} at {data.image_size} px"
-    stage.reporter.table(title, columns, rows)
-    stage.reporter.message(f"report: {output / PAGE}", path=str(output / PAGE))

@@ -94,7 +94,7 @@ class ValidationSet:
     """
 
     name: str
-    format: Literal["coco", "yolo", "voc", "rendered"]
+    format: Literal["coco", "yolo", "voc", "rendered", "photos", "synthetic"]
     images: Sequence[ValidationImage]
     category_ids: dict[int, int] = field(default_factory=dict)
     without_area: int = 0

@@ -1,18 +1,17 @@
 """The `zsq` command line."""
 
 import sys
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.executor import Executor, run_stages
-from pipeline.local_executor import LocalExecutor, run_job
-from pipeline.plan import describe_plan, plan_stages, report_folders
+from pipeline.conductor import ExecutorName, checked, conduct
+from pipeline.local_executor import run_job
+from pipeline.plan import artifacts, describe_plan, plan_stages, report_folders
+from pipeline.preflight.findings import described
 from pipeline.sets.commands import set_app
-from pipeline.settings import check_inputs, read_run_config
+from pipeline.settings import RunOptions, read_run_config
 from schemas.evaluation import PAGE
 from schemas.provenance import code_version
 from schemas.target import Target
@@ -26,24 +25,6 @@ app = typer.Typer(
 )
 app.add_typer(set_app, name="set")
 
-
-class ExecutorName(StrEnum):
-    """Where the stages of a run are started."""
-
-    LOCAL = "local"
-    DOCKER = "docker"
-
-
-def _docker_executor() -> Executor:
-    from pipeline.docker_executor import DockerExecutor  # loads the SDK, which no other command needs
-
-    return DockerExecutor()
-
-
-EXECUTORS: dict[ExecutorName, Callable[[], Executor]] = {
-    ExecutorName.LOCAL: LocalExecutor,
-    ExecutorName.DOCKER: _docker_executor,
-}
 
 Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="folder of what the stage makes")]
 
@@ -65,33 +46,50 @@ def main(
 
 @app.command()
 def run(
-    config: Annotated[
-        Path | None,
-        typer.Argument(metavar="[CONFIG]", envvar=RUN_CONFIG_VARIABLE, help="YAML file; default: embedded run"),
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DETECTOR]",
+            envvar=RUN_CONFIG_VARIABLE,
+            help="checkpoint file, published name (yolo11n.pt) or YAML file of a run; default: the embedded detector",
+        ),
+    ] = None,
+    bits: Annotated[str | None, typer.Option("--bits", metavar="W8A8", help="bits of weights and activations")] = None,
+    images: Annotated[int | None, typer.Option("--images", metavar="N", help="images of the synthetic set")] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", metavar="PIXELS", help="side of the images; default: the checkpoint's own")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="PATH", help="labelled images, for mAP: COCO, YOLO or VOC")
+    ] = None,
+    photos: Annotated[
+        str | None, typer.Option("--photos", metavar="FOLDER", help="unlabelled photographs, for agreement")
+    ] = None,
+    targets: Annotated[
+        list[str] | None, typer.Option("--target", metavar="NAME", help="engine to export for; can be repeated")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "--storage", metavar="FOLDER", help="where set, student and report go")
     ] = None,
     assignments: Assignments = None,
-    storage: Annotated[
-        Path | None, typer.Option("--storage", metavar="FOLDER", help="where calibration set, student and report go")
-    ] = None,
     executor: Annotated[ExecutorName, typer.Option("--executor", help="what starts the stages")] = ExecutorName.LOCAL,
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the validated plan and exit")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the plan and exit")] = False,
 ) -> None:
-    """Run the whole pipeline: synth, qat, eval. Without CONFIG: on the embedded teacher, in minutes on a CPU."""
+    """Run the whole pipeline on a detector: a synthetic set, a quantized student, a report. No image is needed."""
     with run_stage("run") as stage:
-        settings = read_run_config(config, assignments or (), storage)
-        check_inputs(settings)
-        commands = plan_stages(settings, overwrite=overwrite)
+        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()))
+        settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
         if dry_run:
-            typer.echo(describe_plan(settings, commands))
+            commands = plan_stages(settings, overwrite=overwrite)
+            findings = checked(settings, commands, executor, overwrite)
+            typer.echo(describe_plan(settings, commands, described(findings, settings) if findings else ()))
             return
-        starter = EXECUTORS[executor]()
-        code = run_stages(commands, starter, stage)
+        code = conduct(settings, executor, overwrite, stage)
         if code:
             sys.exit(code)
-        calibration_set, student, evaluation = (command.output for command in commands)
-        artifacts = {"calibration set": calibration_set, "student": student, "report": evaluation / PAGE}
-        stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in artifacts.items()])
+        made = artifacts(settings)
+        stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in made.items()])
 
 
 @app.command()
@@ -157,14 +155,19 @@ def evaluate(
     calibration_set: Annotated[
         Path | None, typer.Option("--calibration-set", metavar="FOLDER", help="shown in the report; what synth made")
     ] = None,
+    held_back: Annotated[
+        Path | None,
+        typer.Option("--held-back", metavar="FOLDER", help="images for agreement; default: held-back/ in the set"),
+    ] = None,
     config: ConfigFile = None,
     run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Stage 3 alone: compare students with the full-precision detector on real images."""
+    """Stage 3 alone: students on labelled images, or without labels their agreement with full precision."""
     inputs = [argument for folder in student or () for argument in ("--student", str(folder))]
     inputs += ["--calibration-set", str(calibration_set)] if calibration_set else []
+    inputs += ["--held-back", str(held_back)] if held_back else []
     _run_alone("eval_job", config, run_config, assignments, inputs, output, overwrite)
 
 

@@ -1,9 +1,11 @@
 """Run the stages of a plan in order, whatever it is that starts them."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pipeline.plan import StageCommand, write_stage_config
+from pipeline.preflight.findings import duration
 from schemas.errors import ExitCode
 from stages.stage import Stage
 
@@ -17,21 +19,40 @@ class Executor(Protocol):
         """Run one stage to its end, passing on stop requests; returns its exit code."""
 
 
-def run_stages(commands: Sequence[StageCommand], executor: Executor, run: Stage) -> int:
+def run_stages(
+    commands: Sequence[StageCommand], executor: Executor, run: Stage, expected: Mapping[str, float] | None = None
+) -> int:
     """Run stages until one fails; returns the exit code of that one, or 0.
+
+    Args:
+        commands: in order.
+        executor: starts them.
+        run: says how long the rest will take.
+        expected: seconds of each stage, where they are known.
 
     Raises:
         InputError: a stage's configuration cannot be written.
         Stopped: SIGTERM arrived between two stages.
     """
-    for command in commands:
+    start = time.monotonic()
+    for number, command in enumerate(commands, start=1):
         run.stop_here_if_asked()
         write_stage_config(command)  # not earlier: a run refused at its first stage must not change a later one's
         code = executor.run(command)
         if code != ExitCode.DONE:
             run.reporter.error(_how_to_go_on(command, code))
             return code
+        if expected and number < len(commands):
+            run.reporter.message(_time_left(commands, number, time.monotonic() - start, expected))
     return ExitCode.DONE
+
+
+def _time_left(commands: Sequence[StageCommand], done: int, seconds: float, expected: Mapping[str, float]) -> str:
+    """After `done` stages: the expected time of the others, corrected by how long the first ones took."""
+    before, after = (sum(expected[command.stage] for command in part) for part in (commands[:done], commands[done:]))
+    pace = min(max(seconds / before, 0.5), 2.0)  # a stage that was up to date says nothing of the next
+    took = f"{commands[done - 1].stage} is done after {duration(seconds)}"
+    return f"{took}; about {duration(after * pace)} left"
 
 
 def _how_to_go_on(command: StageCommand, code: int) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
@@ -49,7 +50,8 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
         else:
             child.send_signal(signum)
 
-    previous = {signum: signal.signal(signum, forward) for signum in FORWARDED}
+    alone = threading.current_thread() is threading.main_thread()  # only there may handlers be set
+    previous = {signum: signal.signal(signum, forward) for signum in FORWARDED if alone}
     try:
         sys.stdout.flush()
         child = subprocess.Popen(

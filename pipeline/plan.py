@@ -10,6 +10,7 @@ import yaml
 from schemas.base import Contract
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ConfigError
+from schemas.evaluation import PAGE
 from schemas.run_config import RunConfig
 from schemas.student import MANIFEST as STUDENT_MANIFEST
 from stages.storage import write_text
@@ -54,10 +55,23 @@ def plan_stages(config: RunConfig, *, overwrite: bool = False) -> tuple[StageCom
     made_with = ("--calibration-set", str(calibration))
     evaluated = ("--student", str(student), *made_with)
     return (
-        _command("synth", config.synth, storage, calibration, (), overwrite),
-        _command("qat", config.qat, storage, student, made_with, overwrite),
-        _command("eval", config.eval, storage, storage / EVAL_FOLDER, evaluated, overwrite),
+        _command("synth", config.for_stage("synth"), storage, calibration, (), overwrite),
+        _command("qat", config.for_stage("qat"), storage, student, made_with, overwrite),
+        _command("eval", config.for_stage("eval"), storage, storage / EVAL_FOLDER, evaluated, overwrite),
     )
+
+
+def artifacts(config: RunConfig) -> dict[str, Path]:
+    """What a finished run leaves, by what it is."""
+    storage = Path(config.storage).expanduser()
+    student = storage / STUDENT_FOLDER
+    exported = {f"exported {path.name}": path for path in sorted(student.glob("model*.onnx"))}
+    return {
+        "calibration set": storage / CALIBRATION_FOLDER,
+        "student": student,
+        **exported,
+        "report": storage / EVAL_FOLDER / PAGE,
+    }
 
 
 @dataclass(frozen=True)
@@ -106,9 +120,10 @@ def write_stage_config(command: StageCommand) -> None:
     write_text(command.config_path, text)
 
 
-def describe_plan(config: RunConfig, commands: tuple[StageCommand, ...]) -> str:
-    """The plan as YAML that `zsq run` itself reads back, the commands as comments."""
-    lines = ["# Would run, in this order:", *(f"#   {command.by_hand}" for command in commands), _yaml(config)]
+def describe_plan(config: RunConfig, commands: tuple[StageCommand, ...], facts: Sequence[tuple[str, str]] = ()) -> str:
+    """The plan as YAML that `zsq run` itself reads back; what was found out about it and the commands as comments."""
+    lines = [f"# {term}: {text}" for term, text in facts]
+    lines += ["# Would run, in this order:", *(f"#   {command.by_hand}" for command in commands), _yaml(config)]
     return "\n".join(lines).rstrip("\n")
 
 

@@ -1,37 +1,118 @@
-"""The settings of a run: a YAML file, or the embedded default, then `--set` assignments."""
+"""The settings of a run: a YAML file, a checkpoint with defaults that fit it, or the embedded default; then options."""
 
+import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from os.path import exists, isfile
 from pathlib import Path
 from typing import Any
 
-from detectors.source import EMBEDDED
 from schemas.base import Contract, read_config_values, set_by_dotted_key, validate_config
-from schemas.errors import InputError
+from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
+from schemas.teacher import EMBEDDED
+
+YAML_SUFFIXES = (".yaml", ".yml", ".json")
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".onnx")
+BITS = re.compile(r"w([2-8])a([2-8])", re.IGNORECASE)
 
 
-def read_run_config(path: Path | None, assignments: Sequence[str] = (), storage: Path | None = None) -> RunConfig:
+@dataclass(frozen=True)
+class RunOptions:
+    """What most runs set; every other setting is in YAML and `--set`.
+
+    Attributes:
+        bits: weight and activation bits, as `w8a8`.
+        images: of the calibration set.
+        size: side of the images that the student will see, pixels.
+        data: labelled images to measure accuracy on.
+        photos: folder of unlabelled photographs to measure agreement on.
+        targets: engines that the student is made for.
+    """
+
+    bits: str | None = None
+    images: int | None = None
+    size: int | None = None
+    data: str | Path | None = None
+    photos: str | Path | None = None
+    targets: Sequence[str] = ()
+
+    def assignments(self) -> list[str]:
+        """The same as `section.key=value`.
+
+        Raises:
+            ConfigError: the bits are not written as `w8a8`.
+        """
+        values: dict[str, Any] = {}
+        if self.bits is not None:
+            found = BITS.fullmatch(self.bits)
+            if found is None:
+                raise ConfigError(
+                    f"bits: got {self.bits!r}; write weight and activation bits, 2 to 8, as in w8a8 or w4a8"
+                )
+            values |= {"qat.bits.weight_bits": int(found[1]), "qat.bits.activation_bits": int(found[2])}
+        if self.images is not None:
+            values["synth.images"] = self.images
+        if self.size is not None:  # in the sections too: one that a file sets there would win over the shared one
+            values |= {"image_size": self.size, "synth.image_size": self.size, "eval.image_size": self.size}
+        if self.data is not None:
+            values["eval.data"] = str(self.data)
+        if self.photos is not None:
+            values["eval.photos"] = str(self.photos)
+        if self.targets:
+            values["qat.targets"] = list(self.targets)
+        return [assignment(key, value) for key, value in values.items()]
+
+
+def assignment(key: str, value: Any) -> str:
+    """A setting as `--set` takes it; the value is written as JSON, which YAML reads."""
+    return f"{key}={json.dumps(value)}"
+
+
+def read_run_config(
+    source: str | Path | None, assignments: Sequence[str] = (), storage: Path | None = None
+) -> RunConfig:
     """The validated configuration of a run.
 
     Args:
-        path: YAML file; None takes the embedded default.
-        assignments: `section.key=value`, applied in order on top of the file.
+        source: YAML file, or a detector: checkpoint file or published name; None takes the embedded detector, or the
+            one that an assignment names.
+        assignments: `section.key=value`, applied in order on top of it.
         storage: takes the place of the configuration's `storage`.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is not valid.
     """
-    values = read_config_values(path) if path else embedded_values()
-    for assignment in assignments:
-        values = set_by_dotted_key(values, assignment)
+    if source is not None and is_configuration(Path(source)):
+        values, where = _assigned(read_config_values(Path(source)), assignments), str(source)
+    else:
+        values = {} if source is None else {"teacher": {"path": str(source)}}
+        values, where = _assigned(values, assignments), "options"
+        teacher = _teacher_path(values)
+        if teacher == EMBEDDED:
+            values, where = _assigned(embedded_values(), assignments), "embedded default with --set"
+        elif "storage" not in values:
+            values["storage"] = f"runs/{Path(teacher).stem}"
     if storage is not None:
         values = values | {"storage": str(storage)}
-    return validate_config(RunConfig, values, str(path) if path else "embedded default with --set")
+    return validate_config(RunConfig, values, where)
+
+
+def is_configuration(source: Path) -> bool:
+    """Whether `source` is the YAML file of a run and no detector: by its name, else by whether it is text."""
+    if source.suffix.lower() in YAML_SUFFIXES:
+        return True
+    if source.suffix.lower() in CHECKPOINT_SUFFIXES:
+        return False
+    if not source.is_file():
+        return source.exists()  # a pipe; what is not there is a published name
+    with source.open("rb") as stream:
+        return b"\0" not in stream.read(1024)
 
 
 def embedded_values() -> dict[str, Any]:
@@ -57,7 +138,9 @@ def check_inputs(config: RunConfig) -> None:
                 raise InputError(f"{name}: {path} does not exist (looked from {Path.cwd()}); correct the path")
     if config.synth.labels.path:
         check_given(Path(config.synth.labels.path).expanduser())
-    find_validation_data(config.eval.data, config.eval.images, config.eval.split).check()
+    data = config.eval.labelled_data
+    if data is not None:
+        find_validation_data(data, config.eval.images, config.eval.split).check()
 
 
 def stage_inputs(config: Contract) -> dict[str, Path]:
@@ -72,12 +155,16 @@ def stage_inputs(config: Contract) -> dict[str, Path]:
             inputs["teacher.path"] = Path(teacher).expanduser()
     if isinstance(config, SynthConfig) and config.labels.path:
         inputs |= _labelled("labels.path", config.labels.path)
-    if isinstance(config, EvalConfig) and config.data != EMBEDDED:
-        inputs |= _labelled("data", config.data)
-    if isinstance(config, EvalConfig) and config.images:
-        inputs["images"] = Path(config.images).expanduser()
-    elif isinstance(config, EvalConfig) and config.data != EMBEDDED:
-        inputs |= _images_of_coco(Path(config.data).expanduser())
+    if isinstance(config, EvalConfig):
+        data = config.labelled_data
+        if data is not None and data != EMBEDDED:
+            inputs |= _labelled("data", data)
+        if config.images:
+            inputs["images"] = Path(config.images).expanduser()
+        elif data is not None and data != EMBEDDED:
+            inputs |= _images_of_coco(Path(data).expanduser())
+        if config.photos is not None:
+            inputs["photos"] = Path(config.photos).expanduser()
     return inputs
 
 
@@ -95,3 +182,15 @@ def _images_of_coco(path: Path) -> dict[str, Path]:
     from label_formats.find import coco_images, format_of
 
     return {"images": coco_images(path)} if isfile(path) and format_of(path) == "coco" else {}
+
+
+def _assigned(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    for assignment in assignments:
+        values = set_by_dotted_key(values, assignment)
+    return values
+
+
+def _teacher_path(values: dict[str, Any]) -> str:
+    """The teacher of values that are not validated yet."""
+    teacher = values.get("teacher")
+    return str(teacher.get("path", EMBEDDED)) if isinstance(teacher, dict) else EMBEDDED

@@ -10,6 +10,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
 from qat_job.calibration_set import check_same_teacher, reference
 from qat_job.checkpoint import CHECKPOINTS, Checkpoints
+from qat_job.decision import decide
 from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.job import make_plan, measure
@@ -30,6 +31,7 @@ from schemas.student import (
     WEIGHTS,
     ExportForm,
     StudentManifest,
+    TrainingDecision,
     TrainingMethod,
     TrainingSummary,
     is_exported,
@@ -129,19 +131,27 @@ def lead(
             remove_file(folder / SENSITIVITY)  # of an overwritten student; a report would show it as this one's
         settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
     else:
-        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.steps}")
+        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.training_steps}")
         settings = settings.model_copy(update={"bits": checkpoint.record.bits, "sensitivity": None})
     student = make_student(teacher, settings.bits)
     save = partial(save_student, config=settings, calibration_set=reference(calibration_set), provenance=provenance)
     if checkpoint is None:
-        manifest = calibrate_student(student, images, settings, folder, save, stage)
-    if settings.ptq_only:
+        untrained = calibrate_student(student, images, settings, stage)
+        decision = decide(untrained, teacher, images, settings, stage)
+        manifest = save_untrained(untrained, decision, settings.ptq_only, folder, save)
+    else:
+        decision = StudentManifest.read(folder / PTQ_FOLDER / MANIFEST).training.decision
+    if checkpoint is None and ends_untrained(settings.ptq_only, decision):
+        student = untrained
         team.text("")
     else:
+        if checkpoint is None:
+            fit_on_set(student, images, settings, trained=True)
         team.text(settings.bits.model_dump_json())
         team.text(str(checkpoint.record.steps if checkpoint else 0))
         summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events, team)
         stage.require_output()
+        summary = summary.model_copy(update={"decision": decision})
         manifest = save(student, folder, method=TrainingMethod.QAT, training=summary)
     checkpoints.clear()
     if events is not None:
@@ -154,11 +164,8 @@ def lead(
     return manifest
 
 
-def calibrate_student(
-    student: Detector, images: ImageBatches, settings: QatConfig, folder: Path, save: Callable[..., StudentManifest],
-    stage: Stage,
-) -> StudentManifest:  # fmt: skip
-    """Calibrate `student`, for training where that follows, and save the student that is not trained: its manifest."""
+def calibrate_student(student: Detector, images: ImageBatches, settings: QatConfig, stage: Stage) -> Detector:
+    """Calibrate `student` in place; the student that is not trained comes back, as close to its teacher as it gets."""
     stage.reporter.message(f"calibrating {len(quantized_layers(student.network))} layers, {settings.bits.name}")
     calibrate(
         student.network, lambda: images.in_order(settings.calibration_images, settings.batch), student.head_outputs
@@ -166,12 +173,22 @@ def calibrate_student(
     untrained = student if settings.ptq_only else student.copy()
     fit_on_set(untrained, images, settings, trained=False)
     stage.stop_here_if_asked()
-    summary = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None)
-    before = folder if settings.ptq_only else folder / PTQ_FOLDER
-    manifest = save(untrained, before, method=TrainingMethod.PTQ, training=summary)
-    if untrained is not student:
-        fit_on_set(student, images, settings, trained=True)
-    return manifest
+    return untrained
+
+
+def save_untrained(
+    untrained: Detector, decision: TrainingDecision | None, ptq_only: bool, folder: Path,
+    save: Callable[..., StudentManifest],
+) -> StudentManifest:  # fmt: skip
+    """Save the student that is not trained: as the student itself, or beside the one that training will give."""
+    training = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None, decision=decision)
+    place = folder if ends_untrained(ptq_only, decision) else folder / PTQ_FOLDER
+    return save(untrained, place, method=TrainingMethod.PTQ, training=training)
+
+
+def ends_untrained(ptq_only: bool, decision: TrainingDecision | None) -> bool:
+    """Whether the calibrated student is the result."""
+    return ptq_only or (decision is not None and decision.is_enough)
 
 
 def fit_on_set(student: Detector, images: ImageBatches, settings: QatConfig, *, trained: bool) -> None:

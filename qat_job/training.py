@@ -65,7 +65,7 @@ def train(
     teacher = teacher.copy()
     teacher.fold_batch_norm()  # the same function, one pass over every activation less
     optimizer = Adam(parameter_groups(student, config))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.training_steps)
     for parameter in student.network.parameters():
         parameter.requires_grad_(False)
     for group in optimizer.param_groups:
@@ -80,10 +80,10 @@ def train(
     for layer in quantized_layers(student.network).values():
         layer.input_quantizer.parts = team.count
     first = saved = len(losses)
-    batches = images.shuffled(config.steps, config.batch, config.seed, config.augmentation, first, share)
+    batches = images.shuffled(config.training_steps, config.batch, config.seed, config.augmentation, first, share)
     start = time.monotonic() - state.seconds
     with FeatureTap(student.network, sites) as student_tap, FeatureTap(teacher.network, sites) as teacher_tap:
-        for step in stage.reporter.track(range(first, config.steps), "training"):
+        for step in stage.reporter.track(range(first, config.training_steps), "training"):
             stopping = team.any(stage.stop_asked)
             due = step % config.checkpoint_interval == 0 or stopping
             if due and step > saved and team.leads and state.is_finite():
@@ -112,14 +112,14 @@ def train(
             team.average([*optimizer.gradients(), losses[-1]])
             optimizer.step()
             schedule.step()
-            if len(losses) % CHECK_INTERVAL == 0 or len(losses) == config.steps:
+            if len(losses) % CHECK_INTERVAL == 0 or len(losses) == config.training_steps:
                 check_finite(losses, config)
                 if events is not None:
                     events.write(losses, float(schedule.get_last_lr()[0]), student.network)
     curve = torch.stack(losses).tolist()
     tail = curve[-max(1, len(curve) // 10) :]
     return TrainingSummary(
-        steps=config.steps,
+        steps=config.training_steps,
         seconds=round(time.monotonic() - start, 1),
         first_loss=curve[0],
         last_loss=math.fsum(tail) / len(tail),

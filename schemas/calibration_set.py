@@ -13,6 +13,8 @@ from schemas.synth_config import SynthConfig
 from schemas.teacher import TeacherIdentity
 
 MANIFEST = "manifest.json"
+HELD_BACK_FOLDER = "held-back"
+"""Sub-folder of a set with images of another seed, which nothing is made with: a set of its own."""
 AREA_EDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 """Bin edges of the box-area histogram, as shares of the image area."""
 POSITION_CELLS = 4

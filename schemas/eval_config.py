@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.base import Contract
-from schemas.teacher import TeacherSource
+from schemas.teacher import EMBEDDED, TeacherSource
 
 EngineName = Literal["onnxruntime", "openvino"]
 """Engines that run exported models."""
@@ -34,15 +34,16 @@ class OnnxEvaluation(Contract):
 
 
 class EvalConfig(Contract):
-    """Stage 3: what a student is worth on real validation images."""
+    """Stage 3: what a student is worth: on labelled images, or without them how far it agrees with full precision."""
 
     teacher: TeacherSource = TeacherSource()
-    data: str = Field(
-        default="embedded",
+    data: str | None = Field(
+        default=None,
         min_length=1,
-        description="COCO JSON file, data.yaml, folder with images/ and labels/ (YOLO), instances.json (COCO) or "
-        "Annotations/ and JPEGImages/ (Pascal VOC), a list of images, a list in a VOC folder's ImageSets/Main, or "
-        "`embedded`",
+        description="labelled images: COCO JSON file, data.yaml, folder with images/ and labels/ (YOLO), "
+        "instances.json (COCO) or Annotations/ and JPEGImages/ (Pascal VOC), a list of images, a list in a VOC folder's "
+        "ImageSets/Main, or `embedded`; null: none, agreement with the full-precision detector is measured (for the "
+        "embedded detector: `embedded`)",
     )
     split: str | None = Field(
         default=None,
@@ -53,6 +54,15 @@ class EvalConfig(Contract):
     )
     images: str | None = Field(
         default=None, description="image folder of a COCO JSON; null: images/ beside it, or its own folder"
+    )
+    photos: str | None = Field(
+        default=None, min_length=1, description="folder of unlabelled photographs, to measure agreement on"
+    )
+    label_confidence: float = Field(
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="agreement: lowest score at which a detection of full precision stands for an object",
     )
     image_size: int | None = Field(
         default=None, ge=32, le=4096, description="letterboxed to this square, pixels; null: the calibration set's"
@@ -68,3 +78,10 @@ class EvalConfig(Contract):
     )
     onnx: OnnxEvaluation = OnnxEvaluation()
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
+
+    @property
+    def labelled_data(self) -> str | None:
+        """The labelled images, the default resolved; None where agreement is measured."""
+        if self.data is None and self.photos is None and self.teacher.path == EMBEDDED:
+            return EMBEDDED
+        return self.data

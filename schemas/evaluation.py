@@ -1,5 +1,6 @@
 """The result of an evaluation: `report.json`."""
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import Field
@@ -19,11 +20,28 @@ CONFIDENT = 0.25
 """Lowest score of a detection that is shown or counted in statistics; what Ultralytics' predict shows."""
 
 
+class Measure(StrEnum):
+    """What the figures of a report say."""
+
+    ACCURACY = "accuracy"
+    """Average precision against somebody's labels."""
+    AGREEMENT = "agreement"
+    """The same figures against what the full-precision detector finds itself: how much a student is like it."""
+
+
 class ValidationData(Contract):
-    """The real (or rendered) images everything was measured on."""
+    """The images everything was measured on."""
 
     source: str
-    format: Literal["coco", "yolo", "voc", "rendered"]
+    format: Literal["coco", "yolo", "voc", "rendered", "photos", "synthetic"] = Field(
+        description="photos: without labels; synthetic: images that were held back of a calibration set"
+    )
+    label_confidence: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="lowest score of the full-precision detections that stand for labels; null: labels of the data",
+    )
     digest: str = Field(description="sha256 over images and labels, in order")
     images: int = Field(ge=1)
     boxes: int = Field(ge=1)
@@ -99,7 +117,10 @@ class EvaluatedModel(Contract):
     weights_sha256: str
     label_mode: LabelMode | None = Field(default=None, description="null for the teacher")
     image_source: ImageSource | None = Field(default=None, description="null for the teacher")
-    precision: AveragePrecision
+    precision: AveragePrecision = Field(description="by the report's `measure`: accuracy, or agreement")
+    agreement: tuple[AveragePrecision, ...] = Field(
+        default=(), description="with full precision, on each of the report's `agreement_data`"
+    )
     share_of_full_precision: float = Field(description="mAP50-95 as a share of the teacher's")
     per_class: dict[str, float] = Field(description="AP50-95 of each class with boxes in the data")
     seconds_per_image: float = Field(ge=0, description="forward pass and NMS, simulated quantization included")
@@ -117,7 +138,13 @@ class EvaluatedModel(Contract):
 class EvalReport(Document):
     """Full precision and students side by side."""
 
+    measure: Measure = Field(
+        default=Measure.ACCURACY, description="agreement: no labelled image was there, and nothing here is accuracy"
+    )
     data: ValidationData
+    agreement_data: tuple[ValidationData, ...] = Field(
+        default=(), description="further images without labels, on which agreement alone was measured"
+    )
     models: tuple[EvaluatedModel, ...] = Field(min_length=1)
     detection_statistics: LabelStatistics | None = Field(
         default=None, description="of the teacher's confident detections, to hold a set's labels against"

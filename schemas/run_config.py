@@ -1,13 +1,13 @@
 """Configuration of a whole run: three stages that share a teacher, a size, a seed and a device."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from schemas.base import Contract
 from schemas.eval_config import EvalConfig
 from schemas.qat_config import QatConfig
-from schemas.synth_config import SynthConfig
+from schemas.synth_config import HELD_BACK, SynthConfig
 from schemas.teacher import TeacherSource
 
 SHARED = {
@@ -55,3 +55,10 @@ class RunConfig(Contract):
                     "a run has one teacher; set it once, as teacher"
                 )
         return self
+
+    def for_stage(self, stage: Literal["synth", "qat", "eval"]) -> Contract:
+        """The configuration of one stage, as the others need it: without labelled images, synth holds some back."""
+        if stage == "synth" and self.synth.held_back is None and self.eval.labelled_data is None:
+            return self.synth.model_copy(update={"held_back": HELD_BACK})
+        section: Contract = getattr(self, stage)
+        return section

@@ -49,6 +49,21 @@ class CalibrationSetReference(Contract):
     image_source: ImageSource
 
 
+class TrainingDecision(Contract):
+    """How far the calibrated student was from its teacher, which decided whether it is trained."""
+
+    divergence: float = Field(
+        ge=0, description="KL of the head's outputs per unit of foreground, nats, mean over images of the set"
+    )
+    images: int = Field(ge=1)
+    enough: float = Field(ge=0, description="up to here there is no training")
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the student is left as it was calibrated."""
+        return self.divergence <= self.enough
+
+
 class TrainingSummary(Contract):
     """What happened in training."""
 
@@ -57,6 +72,7 @@ class TrainingSummary(Contract):
     first_loss: float | None
     last_loss: float | None = Field(description="mean over the last tenth of the steps")
     losses: tuple[float, ...] = Field(default=(), description="total loss of every step")
+    decision: TrainingDecision | None = Field(default=None, description="where `qat.steps` is auto")
 
 
 class StudentManifest(Document):

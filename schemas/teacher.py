@@ -7,18 +7,22 @@ from pydantic import Field
 from schemas.base import Contract
 
 Family = Literal["ultralytics", "yolov5", "rtdetr", "torchvision"]
+EMBEDDED = "embedded"
+"""Name of the detector that ships with this project."""
 
 
 class TeacherSource(Contract):
     """Where the teacher comes from."""
 
     path: str = Field(
-        default="embedded",
+        default=EMBEDDED,
         min_length=1,
         description="checkpoint file, name of a published checkpoint (yolo11n.pt, fasterrcnn_resnet50_fpn_v2; "
         "downloaded), or `embedded`",
     )
-    family: Family = Field(default="ultralytics", description="detector family that reads the checkpoint")
+    family: Family | None = Field(
+        default=None, description="detector family that reads the checkpoint; null: the one the file shows"
+    )
     architecture: str | None = Field(
         default=None,
         description="what a checkpoint is of that does not say so itself, by its published name (torchvision)",

@@ -10,8 +10,8 @@ EVENTS_FOLDER = "tensorboard"
 """Folder of the event files, in the output folder of a stage."""
 
 
-def events_folder(output: Path) -> Path:
-    """An empty place for the event files of a stage that begins: those of an earlier run would mix with them.
+def require_tensorboard() -> None:
+    """Check that event files can be written.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -20,6 +20,15 @@ def events_folder(output: Path) -> Path:
         raise ConfigError(
             "tensorboard: true, but TensorBoard is not installed; pip install 'zsq[tensorboard]', or set it to false"
         )
+
+
+def events_folder(output: Path) -> Path:
+    """An empty place for the event files of a stage that begins: those of an earlier run would mix with them.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    require_tensorboard()
     folder = output / EVENTS_FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     return folder

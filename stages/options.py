@@ -68,7 +68,7 @@ def read_stage_config(
         ConfigError: the file cannot be read, or a setting is not valid (in a run's file: of any stage).
     """
     if config is None and run_config is not None:
-        section = getattr(read_config(RunConfig, run_config, assignments), stage)
+        section = read_config(RunConfig, run_config, assignments).for_stage(stage)
         assert isinstance(section, model)
         return section
     return read_config(model, config, assignments)

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from detectors.source import checkpoint_digest
-from schemas.calibration_set import MANIFEST, CalibrationSetManifest
+from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, CalibrationSetManifest
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
 from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
 from stages.ranks import Rank
-from stages.stage import run_stage, up_to_date
+from stages.stage import Stage, run_stage, up_to_date
 from synth_job.given_labels import given_labels_digest
 
 
@@ -22,28 +22,42 @@ def main(
     assignments: Assignments = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a labelled calibration set from a teacher, without a real image."""
+    """Make a labelled calibration set from a teacher, without a real image, and what is held back of it."""
     with run_stage("synth") as stage:
         rank = Rank.of_environment()
         settings = read_stage_config("synth", SynthConfig, config, run_config, assignments)
         inputs = {"teacher": checkpoint_digest(settings.teacher)}
         if settings.labels.path:
             inputs["labels"] = given_labels_digest(Path(settings.labels.path))
-        provenance = Provenance.of("synth", settings.keyed(), inputs)
-        manifest = output / MANIFEST
+        make_set(settings, inputs, output, stage, rank, overwrite)
+        held_back = settings.for_held_back()
+        if held_back is not None:
+            make_set(held_back, inputs, output / HELD_BACK_FOLDER, stage, rank, overwrite)
 
-        def finished() -> bool:
-            done = CalibrationSetManifest.read(manifest).provenance if manifest.exists() else None
-            return up_to_date(done, provenance, output, overwrite)
 
-        with stage.output(output, provenance.key, rank, finished) as wanted:
-            if not wanted:
-                stage.reporter.message(f"up to date: {output}")
-                return
+def make_set(
+    settings: SynthConfig, inputs: dict[str, str], folder: Path, stage: Stage, rank: Rank, overwrite: bool
+) -> None:
+    """Make the set that `settings` describe in `folder`, or say that this was done.
 
-            from synth_job.job import synthesize  # loads torch, which an up-to-date run need not wait for
+    Raises:
+        ZsqError: bad input, another set in the folder, or a stop request.
+    """
+    provenance = Provenance.of("synth", settings.keyed(), inputs)
+    manifest = folder / MANIFEST
 
-            synthesize(settings, provenance, output, stage, rank=rank, overwrite=overwrite)
+    def finished() -> bool:
+        done = CalibrationSetManifest.read(manifest).provenance if manifest.exists() else None
+        return up_to_date(done, provenance, folder, overwrite)
+
+    with stage.output(folder, provenance.key, rank, finished) as wanted:
+        if not wanted:
+            stage.reporter.message(f"up to date: {folder}")
+            return
+
+        from synth_job.job import synthesize  # loads torch, which an up-to-date run need not wait for
+
+        synthesize(settings, provenance, folder, stage, rank=rank, overwrite=overwrite)
 
 
 if __name__ == "__main__":

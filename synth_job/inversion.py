@@ -71,7 +71,7 @@ def invert(
     with statistics_of(teacher) as statistics:
         for step in range(iterations):
             optimizer.zero_grad()
-            view = View.draw(views, images.shape[-1], teacher.identity.stride, generator)
+            view = View.draw(views, images.shape[-1], teacher.identity.stride, generator, teacher.smallest_input)
             with low:
                 task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
             # Summed over images, as detection losses are when they meet per-batch statistics.

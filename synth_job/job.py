@@ -9,7 +9,7 @@ from torch import Tensor
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.protocol import Detector
-from detectors.registry import load_teacher, resolve_device
+from detectors.registry import check_side, load_teacher, resolve_device
 from schemas.calibration_set import (
     MANIFEST,
     AveragePrecision,
@@ -59,8 +59,7 @@ def synthesize(
     teacher = load_teacher(settings.teacher, device)
     size = settings.image_size or teacher.identity.input_size
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
-        if side % teacher.identity.stride:
-            raise ConfigError(f"{name}: got {side}, takes a multiple of the teacher's stride {teacher.identity.stride}")
+        check_side(teacher, side, name)
     sampler = LabelSampler(
         teacher, settings.labels, settings.seed, losses, precision=settings.precision, tell=stage.reporter.message
     )
@@ -162,7 +161,7 @@ def synthesize_images(
         InputError: an inversion diverges, whatever the random numbers.
     """
     config = settings.inversion
-    schedule = levels(config, size, teacher.identity.stride)
+    schedule = levels(config, size, teacher.identity.stride, teacher.smallest_input)
     pixels: list[Pixels] = []
     batches = -(-len(indices) // config.batch)
     advance = stage.counter(batches * config.iterations, "inversion", unit="iteration")
@@ -194,13 +193,17 @@ def synthesize_images(
     return pixels
 
 
-def levels(config: InversionConfig, size: int, stride: int) -> list[tuple[int, int]]:
-    """Side in pixels and iterations of each resolution that images of `size` pixels are optimised at in turn."""
-    share, rest = divmod(config.iterations, len(config.levels))
+def levels(config: InversionConfig, size: int, stride: int, smallest: int = 0) -> list[tuple[int, int]]:
+    """Side in pixels and iterations of each resolution that images of `size` pixels are optimised at in turn.
+
+    Sides are multiples of `stride`, and none is below `smallest`.
+    """
+    shares = config.levels_at(size)
+    share, rest = divmod(config.iterations, len(shares))
     iterations: dict[int, int] = {}
-    for number, level in enumerate(config.levels):
-        side = max(stride, round(level * size / stride) * stride)
-        iterations[side] = iterations.get(side, 0) + share + (rest if number == len(config.levels) - 1 else 0)
+    for number, level in enumerate(shares):
+        side = max(stride, smallest, round(level * size / stride) * stride)
+        iterations[side] = iterations.get(side, 0) + share + (rest if number == len(shares) - 1 else 0)
     return list(iterations.items())
 
 

@@ -27,13 +27,13 @@ class View:
     resized: int
 
     @classmethod
-    def draw(cls, config: ViewConfig, size: int, stride: int, generator: torch.Generator) -> "View":
-        """A random view of images of `size` pixels for a network of `stride`."""
+    def draw(cls, config: ViewConfig, size: int, stride: int, generator: torch.Generator, smallest: int = 0) -> "View":
+        """A random view of images of `size` pixels for a network of `stride` that takes `smallest` pixels or more."""
         flipped = bool(torch.rand((), generator=generator) < config.flip)
         reach = round(config.shift * size)
         right, down = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
         scale = config.scales[int(torch.randint(len(config.scales), (), generator=generator))]
-        return cls(size, flipped, (right, down), max(stride, round(size * scale / stride) * stride))
+        return cls(size, flipped, (right, down), max(stride, smallest, round(size * scale / stride) * stride))
 
     def of_images(self, images: Tensor) -> Tensor:
         """The view of `(B, 3, size, size)` images, `(B, 3, resized, resized)`, differentiable."""

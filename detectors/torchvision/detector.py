@@ -44,6 +44,11 @@ class TorchvisionDetector(ABC):
         self.network.requires_grad_(False)
         self.architecture = Architecture.of(identity.architecture)
 
+    @property
+    def smallest_input(self) -> int:
+        """See `Detector`."""
+        return max(self.identity.stride, 32)
+
     @abstractmethod
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """See `Detector`."""

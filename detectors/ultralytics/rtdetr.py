@@ -33,6 +33,16 @@ class RtdetrDetector(UltralyticsDetector):
         super().__init__(identity, network, gains)
         self.network.nc = len(identity.class_names)  # the library's loss asks the network for it
 
+    @property
+    def smallest_input(self) -> int:
+        """See `Detector`: an image must have as many places as the decoder has queries."""
+        stride, queries = self.identity.stride, int(self._head.num_queries)
+        strides = (stride // 4, stride // 2, stride)
+        side = stride
+        while sum((side // each) ** 2 for each in strides) < queries:
+            side += stride
+        return side
+
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """See `Detector`: what the encoder says of every place, then what the last decoder layer says of its queries.
 

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ultralytics import __version__ as ultralytics_version
 from ultralytics.cfg import get_cfg
 from ultralytics.data.augment import LetterBox
-from ultralytics.nn.tasks import DetectionModel, torch_safe_load
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.nms import non_max_suppression
 
 from detectors.detections import Detections
@@ -23,8 +23,9 @@ from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
 from detectors.protocol import HeadOutputs, StatisticsKind
 from detectors.ultralytics.architecture_limits import check_limits
+from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint
 from schemas.errors import InputError, VerificationError
-from schemas.teacher import Family, PixelFormat, TeacherIdentity
+from schemas.teacher import Family, TeacherIdentity
 from stages.storage import file_digest
 
 NMS_SECONDS_PER_IMAGE = 1e3
@@ -33,7 +34,6 @@ NMS_IOU = 0.7
 """The library's own, in validation and in prediction."""
 EXPORTED_DETECTIONS = 300
 """Rows that an exported end-to-end head gives; the library's own exports have as many."""
-LOSS_GAINS = ("box", "cls", "dfl")
 
 
 class UltralyticsDetector:
@@ -59,32 +59,8 @@ class UltralyticsDetector:
         Raises:
             InputError: not an Ultralytics detection checkpoint, or it needs classes beyond the allow-list.
         """
-        try:
-            checkpoint, _ = torch_safe_load(path, safe_only=not trust_pickle)
-        except Exception as error:  # the library raises TypeError, RuntimeError, pickle and import errors alike
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"teacher {path}: not an Ultralytics YOLO checkpoint that loads safely ({reason}); "
-                "check teacher.family, or set teacher.trust_pickle for a file you made yourself"
-            ) from error
-        stored = checkpoint.get("ema") or checkpoint.get("model")
-        if type(getattr(stored, "model", [None])[-1]).__name__ not in cls.HEADS:
-            raise InputError(
-                f"teacher {path}: holds no Ultralytics *detection* model of family {cls.FAMILY} (segmentation, pose "
-                "and others do not fit)"
-            )
-        args = checkpoint.get("train_args") or {}
-        names = stored.names
-        identity = TeacherIdentity(
-            family=cls.FAMILY,
-            architecture=_plain_architecture(stored.yaml | {"nc": len(names)}),
-            sha256=file_digest(path),
-            class_names=tuple(str(names[index]) for index in range(len(names))),
-            input_size=int(args.get("imgsz", 640)),
-            stride=int(stored.stride.max()),
-            pixels=PixelFormat(),
-        )
-        detector = cls.build(identity, {gain: float(args[gain]) for gain in LOSS_GAINS if gain in args})
+        stored, arguments = read_checkpoint(path, cls.FAMILY, cls.HEADS, trust_pickle)
+        detector = cls.build(described(path, cls.FAMILY, stored, arguments), loss_gains(arguments))
         try:
             detector.network.load_state_dict(stored.float().state_dict())
         except RuntimeError as error:
@@ -125,6 +101,11 @@ class UltralyticsDetector:
         detector = cls.build(identity)
         detector.network.load_state_dict(load_file(weights))
         return detector
+
+    @property
+    def smallest_input(self) -> int:
+        """See `Detector`."""
+        return self.identity.stride
 
     @property
     def _head(self) -> Any:
@@ -294,12 +275,6 @@ class UltralyticsDetector:
         """See `Detector`: the fixed convolution that takes the mean of a box-edge distribution."""
         inside = set(self._head.dfl.modules())
         return [name for name, module in self.network.named_modules() if module in inside]
-
-
-def _plain_architecture(architecture: dict[str, Any]) -> dict[str, Any]:
-    """The architecture as JSON has it: no tuples, no paths."""
-    plain: dict[str, Any] = yaml.safe_load(yaml.safe_dump(architecture))
-    return plain
 
 
 def _feature_size(raw: dict[str, Any]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from eval_job.report.charts import Axis, Series, line_chart, linear_axis, moving
 from eval_job.report.headline import headline_model, style_of
 from eval_job.report.wording import duration, quantity, short
 from schemas.evaluation import EvalReport
-from schemas.student import TrainingMethod
+from schemas.student import TrainingMethod, TrainingSummary
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,28 @@ def training(student: StudentArtifacts) -> Training:
     manifest = student.manifest
     summary, config = manifest.training, manifest.qat
     if manifest.method is not TrainingMethod.QAT:
-        return Training(student.name, [("training", "none: the student was calibrated only")], None)
+        none = ("training", "none: the student was calibrated only")
+        return Training(student.name, [none, *_decision(summary)], None)
     facts = [
         ("steps", quantity(summary.steps)),
         ("batch", f"{config.batch} images"),
         ("calibration images", quantity(manifest.calibration_set.samples)),
         ("learning rate", f"{config.rate_of_weights:g}, cosine decay"),
         ("time", duration(summary.seconds)),
+        *_decision(summary),
     ]
     if summary.first_loss is not None and summary.last_loss is not None:
         facts.append(("loss", f"{short(summary.first_loss)} at first, {short(summary.last_loss)} over the last tenth"))
     return Training(student.name, facts, _loss_curve(student.name, summary.losses) if summary.losses else None)
+
+
+def _decision(summary: TrainingSummary) -> list[tuple[str, str]]:
+    """The number that decided whether to train, where one did."""
+    decided = summary.decision
+    if decided is None:
+        return []
+    text = f"{decided.divergence:.3f} on {decided.images} images of the set; up to {decided.enough:g}, no training"
+    return [("calibrated student's divergence from full precision", text)]
 
 
 def _loss_curve(name: str, losses: tuple[float, ...]) -> Markup:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from eval_job.report.wording import PERCENT, number, percent, quantity
 from schemas.calibration_set import ImageSource, LabelMode
-from schemas.evaluation import EvalReport, EvaluatedModel, Interval
+from schemas.evaluation import EvalReport, EvaluatedModel, Interval, Measure, ValidationData
 
 FEW_IMAGES = 1000
 """Below this many validation images a reader is warned; COCO val2017 has 5,000."""
@@ -16,6 +16,8 @@ LABEL_MODES = {
     LabelMode.SAMPLED: "sampled by the detector itself: nobody's labels were used",
     LabelMode.GIVEN: "given: somebody's labels were used",
 }
+DATA_KINDS = {"rendered": "rendered scenes", "photos": "photographs without labels", "synthetic": "synthetic images"}
+"""What images of a format are; those of other formats are labelled images."""
 IMAGE_SOURCES = {
     ImageSource.SYNTHESIZED: "synthesized from the checkpoint: no real image was used",
     ImageSource.NOISE: "uniform noise: a baseline",
@@ -47,6 +49,8 @@ class Row:
     share_bar: float | None
     """0 to 1, for the bar."""
     share_interval: str
+    agreement: tuple[str, ...]
+    """On each of the report's further data."""
     size: str
     latency: str
 
@@ -66,6 +70,8 @@ def headline_model(report: EvalReport) -> EvaluatedModel:
 
 def verdict(report: EvalReport) -> tuple[str, str]:
     """The verdict in a line, and the sentences that belong to it."""
+    if report.measure is Measure.AGREEMENT:
+        return _verdict_of_agreement(report)
     full, model = report.models[0], headline_model(report)
     data = report.data
     where = f"on {quantity(data.images, 'rendered' if data.format == 'rendered' else 'validation')} images"
@@ -89,6 +95,26 @@ def verdict(report: EvalReport) -> tuple[str, str]:
     return f"{model.name} keeps {percent(model.share_of_full_precision)} of full precision", sentences
 
 
+def _verdict_of_agreement(report: EvalReport) -> tuple[str, str]:
+    full, model = report.models[0], headline_model(report)
+    if model is full:
+        return "Full precision alone", "No student was evaluated, so there is no agreement to speak of."
+    sentences = (
+        f"Agreement, not accuracy: mAP50-95 {number(model.precision.map50_95)} against what the full-precision "
+        f"detector finds itself, on {_images_of(report.data)} at {report.data.image_size} pixels."
+    )
+    before = [each for each in report.models if each.name == (model.student or model.name).replace("QAT", "PTQ")]
+    if before and before[0].name != (model.student or model.name):
+        sentences += f" Calibration alone (PTQ) agrees to {percent(before[0].precision.map50_95)}."
+    return f"{model.name} agrees to {percent(model.precision.map50_95)} with full precision", sentences
+
+
+def _images_of(data: ValidationData) -> str:
+    kind = DATA_KINDS.get(data.format, "labelled images")
+    held_back = "held-back " if data.format == "synthetic" else ""
+    return f"{quantity(data.images)} {held_back}{kind}"
+
+
 def facts(report: EvalReport) -> list[Fact]:
     """Label mode, image source and validation data, where nobody can miss them."""
     students = [model for model in report.models if model.label_mode is not None]
@@ -102,9 +128,13 @@ def facts(report: EvalReport) -> list[Fact]:
         warns = ImageSource.REAL in sources
         found.append(Fact("Calibration images", "; ".join(IMAGE_SOURCES[source] for source in sources), warns))
     data = report.data
-    kind = "rendered scenes" if data.format == "rendered" else "labelled images"
-    text = f"{quantity(data.images)} {kind} with {quantity(data.boxes)} boxes, only measured on"
-    return [*found, Fact("Validation", text)]
+    if report.measure is Measure.ACCURACY:
+        return [*found, Fact("Validation", f"{_images_of(data)} with {quantity(data.boxes)} boxes, only measured on")]
+    text = (
+        f"agreement with full precision on {_images_of(data)}: its {quantity(data.boxes)} detections of score "
+        f"{data.label_confidence or 0:.2g} and above stand for labels"
+    )
+    return [*found, Fact("Measured", text, warns=True)]
 
 
 def rows(models: Sequence[EvaluatedModel]) -> list[Row]:
@@ -120,6 +150,7 @@ def rows(models: Sequence[EvaluatedModel]) -> list[Row]:
             share="" if index == 0 else percent(model.share_of_full_precision),
             share_bar=None if index == 0 else min(max(model.share_of_full_precision, 0.0), 1.0),
             share_interval=_interval(model.uncertainty.share if model.uncertainty else None, percent),
+            agreement=tuple(number(each.map50_95) for each in model.agreement),
             size=f"{model.file_bytes / 1e6:.2f}\u202fMB" if model.file_bytes else "",
             latency=(f"{min(each.median_ms for each in model.latencies):.1f}\u202fms" if model.latencies else ""),
         )
@@ -130,7 +161,7 @@ def rows(models: Sequence[EvaluatedModel]) -> list[Row]:
 def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
     """How far to trust the numbers, in sentences."""
     data, model = report.data, headline_model(report)
-    said: list[str] = []
+    said = _caveats_of_agreement(report) if report.measure is Measure.AGREEMENT else []
     if data.format == "rendered":
         said.append(
             "The validation scenes are rendered, not photographed: they show that the pipeline works, not what a "
@@ -142,18 +173,18 @@ def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
             "curve (2010 and later). Objects marked difficult neither count nor hurt, there and in mAP."
         )
     if data.images < FEW_IMAGES:
+        kind = "validation images" if report.measure is Measure.ACCURACY else "images"
         said.append(
-            f"{quantity(data.images)} validation images are few (COCO val2017 has 5,000): read nothing into small "
-            "differences."
+            f"{quantity(data.images)} {kind} are few (COCO val2017 has 5,000): read nothing into small differences."
         )
     if model.uncertainty:
         text = (
-            "The ranges in the table are 95\u202f% intervals from a bootstrap over the validation images "
+            "The ranges in the table are 95\u202f% intervals from a bootstrap over the images "
             f"({model.uncertainty.resamples} resamples, the same for every model): what as many other images of the "
             "same kind might have shown. Where many classes are rare they are somewhat too narrow."
         )
         share = model.uncertainty.share
-        if share and share.low <= 1 <= share.high:
+        if report.measure is Measure.ACCURACY and share and share.low <= 1 <= share.high:
             text += f" On these images {model.name} cannot be told apart from full precision."
         said.append(text)
     if model.label_mode is not None:
@@ -165,6 +196,21 @@ def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
         said.append(
             "Students are measured with simulated quantization in floating point. Rows that name an engine are the "
             "exported file itself, in that engine."
+        )
+    return said
+
+
+def _caveats_of_agreement(report: EvalReport) -> list[str]:
+    said = [
+        "Every figure here is agreement: how far a model finds what the full-precision detector finds, right or wrong. "
+        "Labelled images of what the detector will meet would make it accuracy: name them with zsq run --data, or as "
+        "eval.data."
+    ]
+    if report.data.format == "synthetic":
+        said.append(
+            "The images were made from the detector itself, with another seed than the calibration set, and no student "
+            "was made with them. They show how much alike two models are, not what either does on photographs; "
+            "unlabelled photographs (zsq run --photos) come closer."
         )
     return said
 

@@ -9,7 +9,7 @@ from eval_job.report.headline import IMAGE_SOURCES, LABEL_MODES
 from eval_job.report.wording import duration, moment, number, quantity
 from schemas.base import Contract
 from schemas.calibration_set import CalibrationSetManifest
-from schemas.evaluation import EvalReport
+from schemas.evaluation import EvalReport, Measure
 from schemas.student import CalibrationSetReference, TrainingMethod
 from schemas.teacher import TeacherIdentity
 
@@ -112,11 +112,14 @@ def _student(student: StudentArtifacts) -> Link:
 def _evaluation(report: EvalReport) -> Link:
     data, config = report.data, report.eval
     suppression = "the family's own NMS" if config.iou is None else f"NMS at IoU {config.iou:g}"
+    boxes = "boxes" if report.measure is Measure.ACCURACY else "detections of full precision in the place of labels"
+    further = report.agreement_data
     facts = [
         ("data", f"{data.source} ({data.format})"),
-        ("images", f"{quantity(data.images)}, {quantity(data.boxes)} boxes, letterboxed to {data.image_size} px"),
+        ("images", f"{quantity(data.images)}, {quantity(data.boxes)} {boxes}, letterboxed to {data.image_size} px"),
         ("detections", f"score ≥ {config.confidence:g}, {suppression}, {config.max_detections} an image"),
         ("metric", "COCO mAP by pycocotools"),
+        *(("agreement also on", f"{each.images} images of {each.source} ({each.format})") for each in further),
         ("made", f"{moment(report.provenance.created)}, zsq {report.provenance.code_version}"),
     ]
     return Link("Evaluation", "digest of the validation data", data.digest, facts)

@@ -15,7 +15,7 @@ from eval_job.report.layers import MOST_SENSITIVE, layers
 from eval_job.report.pictures import calibration_tiles, comparisons
 from eval_job.report.wording import number, percent, quantity, short
 from schemas.errors import InputError
-from schemas.evaluation import CONFIDENT, REPORT, EvalReport
+from schemas.evaluation import CONFIDENT, REPORT, EvalReport, Measure
 from stages.storage import write_text
 
 WORST_CLASSES = 12
@@ -97,7 +97,9 @@ def render(artifacts: Artifacts) -> str:
         classes=class_precisions(report),
         confident=CONFIDENT,
         worst_classes=WORST_CLASSES,
-        comparisons=comparisons(report.samples, artifacts.folder, shown),
+        comparisons=comparisons(report.samples, artifacts.folder, shown, report.measure is Measure.ACCURACY),
+        agreement=report.measure is Measure.AGREEMENT,
+        further=[headline.DATA_KINDS[each.format] for each in report.agreement_data],
         layers=[layers(student) for student in artifacts.students],
         most_sensitive=MOST_SENSITIVE,
     )

@@ -33,8 +33,12 @@ class Comparison:
     """Heading, picture, and a sentence that counts its boxes."""
 
 
-def comparisons(samples: Sequence[SamplePicture], folder: Path, models: Sequence[str]) -> list[Comparison] | None:
-    """The sample pictures with the detections of `models`; None where the picture files were taken away.
+def comparisons(
+    samples: Sequence[SamplePicture], folder: Path, models: Sequence[str], labelled: bool = True
+) -> list[Comparison] | None:
+    """The sample pictures with the detections of `models`, after the labels where the data is `labelled`.
+
+    None where the picture files were taken away.
 
     With two models, boxes of one that the other lacks are dashed.
 
@@ -45,7 +49,7 @@ def comparisons(samples: Sequence[SamplePicture], folder: Path, models: Sequence
     if not all(path.is_file() for path in paths):
         return None
     return [
-        _comparison(number, sample, path, models)
+        _comparison(number, sample, path, models, labelled)
         for number, (sample, path) in enumerate(zip(samples, paths, strict=True), start=1)
     ]
 
@@ -96,7 +100,7 @@ def unmatched(boxes: Sequence[SampleBox], others: Sequence[SampleBox]) -> set[in
     return alone
 
 
-def _comparison(number: int, sample: SamplePicture, path: Path, models: Sequence[str]) -> Comparison:
+def _comparison(number: int, sample: SamplePicture, path: Path, models: Sequence[str], labelled: bool) -> Comparison:
     if file_digest(path) != sample.sha256:
         raise VerificationError(f"{path}: content does not match its digest; evaluate again")
     identifier = f"sample-{number}"
@@ -106,7 +110,7 @@ def _comparison(number: int, sample: SamplePicture, path: Path, models: Sequence
     use = Markup('<use href="#{}"/>').format(identifier)
     panels: list[tuple[str, Markup, str]] = []
     shown = {name: sample.detections[name] for name in models if name in sample.detections}
-    for heading, boxes in (("labels", sample.labels), *shown.items()):
+    for heading, boxes in (*([("labels", sample.labels)] if labelled else []), *shown.items()):
         others = [theirs for name, theirs in shown.items() if name != heading]
         alone = unmatched(boxes, others[0]) if len(others) == 1 and heading in shown else set()
         words = spoken(boxes)

@@ -75,7 +75,7 @@ def test_a_teacher_that_finds_everything_scores_one(run: Run, tmp_path: Path) ->
     assert model.share_of_full_precision == 1
     assert model.per_class == {"red": pytest.approx(1), "green": pytest.approx(1)}
     assert report(tmp_path).data.model_dump(exclude={"digest", "source"}) == {
-        "format": "coco", "images": 3, "boxes": 3, "image_size": 64,
+        "format": "coco", "label_confidence": None, "images": 3, "boxes": 3, "image_size": 64,
     }  # fmt: skip
 
 

@@ -12,10 +12,18 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
 from pipeline.plan import StageCommand
+from pipeline.preflight.findings import Findings
 from schemas.base import validate_config
 from schemas.run_config import RunConfig
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+FINDINGS = Findings(
+    family="ultralytics", classes=8, parameters=800_000, image_size=160, own_size=True, labelled_images=256,
+    photos=None,
+    bytes_needed=10**8, bytes_free=10**10, seconds={"synth": 60.0, "qat": 30.0, "eval": 30.0},
+)  # fmt: skip
 
 
 def zsq(*arguments: str | Path) -> Result:
@@ -36,7 +44,8 @@ class RecordingExecutor:
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch) -> type[RecordingExecutor]:
     monkeypatch.setattr(RecordingExecutor, "commands", [])
-    monkeypatch.setattr("pipeline.cli.EXECUTORS", {"local": RecordingExecutor})
+    monkeypatch.setattr("pipeline.conductor.EXECUTORS", {"local": RecordingExecutor})
+    monkeypatch.setattr("pipeline.conductor.preflight", lambda config, containers: FINDINGS)
     return RecordingExecutor
 
 
@@ -52,7 +61,21 @@ def surface(command: Any, name: str = "zsq") -> dict[str, list[str]]:
 def test_the_public_command_line_is_frozen():
     """Changing this list breaks somebody's script: add a line to CHANGELOG.md when you do."""
     assert surface(typer.main.get_command(app)) == {
-        "zsq run": ["--dry-run", "--executor", "--overwrite", "--set", "--storage", "config"],
+        "zsq run": [
+            "--bits",
+            "--data",
+            "--dry-run",
+            "--executor",
+            "--images",
+            "--output",
+            "--overwrite",
+            "--photos",
+            "--set",
+            "--size",
+            "--storage",
+            "--target",
+            "source",
+        ],
         "zsq synth": ["--config", "--output", "--overwrite", "--run-config", "--set"],
         "zsq qat": ["--calibration-set", "--config", "--output", "--overwrite", "--run-config", "--set"],
         "zsq sensitivity": [
@@ -69,6 +92,7 @@ def test_the_public_command_line_is_frozen():
         "zsq eval": [
             "--calibration-set",
             "--config",
+            "--held-back",
             "--output",
             "--overwrite",
             "--run-config",

@@ -60,7 +60,7 @@ def test_settings_apply_in_order_and_storage_wins(tmp_path):
 def test_the_embedded_default_is_valid_and_needs_no_file():
     config = validate_config(RunConfig, embedded_values(), "embedded")
     check_inputs(config)
-    assert config.teacher.path == config.eval.data == "embedded"
+    assert config.teacher.path == config.eval.labelled_data == "embedded"
 
 
 def test_paths_that_exist_and_published_names_pass(tmp_path, monkeypatch):

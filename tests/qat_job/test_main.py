@@ -290,3 +290,34 @@ def test_bad_settings_are_one_line_and_write_nothing(
 ) -> None:
     assert named in one_line(qat(tmp_path / "student", **settings), ExitCode.BAD_INPUT)
     assert not (tmp_path / "student").exists()
+
+
+def test_a_student_that_calibration_alone_keeps_is_not_trained_and_says_by_which_number(
+    qat: Qat, tmp_path: Path
+) -> None:
+    result = qat(tmp_path, steps="auto", bits__weight_bits=8)
+    assert result.exit_code == 0, result.output
+    manifest = StudentManifest.read(tmp_path / MANIFEST)
+    assert (manifest.method, manifest.training.steps) == (TrainingMethod.PTQ, 0)
+    decision = manifest.training.decision
+    assert decision is not None and decision.divergence <= decision.enough and decision.images == 4
+    assert "calibration is enough" in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([MANIFEST, WEIGHTS]), "it is the student"
+    load_student(tmp_path, CPU)
+    assert "up to date" in qat(tmp_path, steps="auto", bits__weight_bits=8).stdout
+
+
+def test_a_student_that_it_does_not_keep_is_trained_with_the_number_kept(
+    qat: Qat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemas.qat_config.TRAINING_STEPS", 2)
+    result = qat(tmp_path, steps="auto", bits__weight_bits=2)
+    assert result.exit_code == 0, result.output
+    after, before = (StudentManifest.read(folder / MANIFEST) for folder in (tmp_path, tmp_path / PTQ_FOLDER))
+    assert (after.method, after.training.steps) == (TrainingMethod.QAT, 2)
+    assert after.training.decision == before.training.decision
+    assert after.training.decision is not None and not after.training.decision.is_enough
+
+
+def test_a_number_of_steps_decides_for_itself(trained: Path) -> None:
+    assert StudentManifest.read(trained / MANIFEST).training.decision is None

@@ -18,7 +18,7 @@ from typer.testing import Result
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.protocol import Detector
-from schemas.calibration_set import MANIFEST, LabelMode, LabelStatistics
+from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, LabelMode, LabelStatistics
 from schemas.errors import ExitCode
 from schemas.synth_config import InversionConfig
 from stages.shards import open_calibration_set
@@ -387,3 +387,25 @@ def test_shards_carry_their_own_digest_and_key(finished: Path) -> None:
         content = (finished / shard.file).read_bytes()
         assert (shard.sha256, shard.bytes) == (hashlib.sha256(content).hexdigest(), len(content))
         assert shard.key == manifest.provenance.key
+
+
+def test_images_are_held_back_in_a_set_of_their_own_with_another_seed(
+    synth: Synth, tmp_path: Path, finished: Path
+) -> None:
+    result = synth(tmp_path, labels__source="random", held_back=1)
+    assert result.exit_code == 0, result.output
+    made, held_back = (open_calibration_set(folder) for folder in (tmp_path, tmp_path / HELD_BACK_FOLDER))
+    assert made.manifest.digest == open_calibration_set(finished).manifest.digest, "the set does not depend on it"
+    assert (made.manifest.samples, held_back.manifest.samples) == (4, 1)
+    assert held_back.manifest.seed != made.manifest.seed
+    assert not np.array_equal(made.samples[0].image(), held_back.samples[0].image())
+    again = synth(tmp_path, labels__source="random", held_back=1)
+    assert again.stdout.count("up to date") == 2
+
+
+def test_large_images_climb_through_resolutions_unless_told_otherwise() -> None:
+    assert InversionConfig().levels_at(640) == (0.5, 0.5, 0.5, 1.0)
+    assert InversionConfig().levels_at(320) == (1.0,)
+    assert InversionConfig(levels=(1.0,)).levels_at(640) == (1.0,)
+    assert job.levels(InversionConfig(iterations=8), 160, 32, smallest=128) == [(160, 8)]
+    assert job.levels(InversionConfig(iterations=8, levels=(0.2, 1.0)), 160, 32, smallest=128) == [(128, 4), (160, 4)]

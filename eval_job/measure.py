@@ -1,0 +1,128 @@
+"""What one model is worth on one set of images: its detections against labels, or against those of full precision."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from detectors.average_precision import BoxEvaluation, evaluate_boxes
+from detectors.detections import Detections
+from detectors.self_labels import self_labels
+from eval_job.bootstrap import interval
+from eval_job.unlabelled import UnlabelledSource
+from eval_job.voc_precision import voc_precision
+from label_formats.images import ValidationImage, ValidationSet
+from schemas.calibration_set import AveragePrecision
+from schemas.errors import InputError
+from schemas.evaluation import Uncertainty, ValidationData, VocPrecision
+
+Look = Callable[[Sequence[ValidationImage]], list[Detections]]
+"""What a detector finds on images, image by image."""
+
+
+@dataclass(frozen=True)
+class MeasuredOn:
+    """Images with what is to be found on them.
+
+    Attributes:
+        validation: the images; their boxes are labels, or what full precision finds.
+        described: the same for the report.
+    """
+
+    validation: ValidationSet
+    described: ValidationData
+
+
+def labelled(validation: ValidationSet, digest: str, image_size: int) -> MeasuredOn:
+    """Images with the labels that they came with."""
+    return MeasuredOn(validation, _described(validation, digest, image_size, None))
+
+
+def self_labelled(
+    source: UnlabelledSource, digest: str, image_size: int, look: Look, confidence: float, class_names: Sequence[str]
+) -> MeasuredOn:
+    """Images with the full-precision detector's own confident detections as labels.
+
+    Args:
+        source: the images.
+        digest: over them.
+        image_size: letterboxed side, pixels.
+        look: what the full-precision detector finds.
+        confidence: lowest score of a detection that stands for an object.
+        class_names: of the detector.
+
+    Raises:
+        InputError: an image cannot be read, or the detector finds nothing at all.
+    """
+    images = source.images()
+    labels, lowest = self_labels(look(images), confidence)
+    if not any(len(each) for each in labels):
+        raise InputError(
+            f"{source.name}: the full-precision detector finds nothing on these {len(images)} images, so there is "
+            "nothing to agree with; set data to labelled images, or photos to photographs of what it detects"
+        )
+    validation = ValidationSet(
+        name=source.name,
+        format=source.format,
+        images=[
+            replace(
+                image,
+                boxes=found.boxes.numpy(),
+                classes=found.classes.numpy(),
+                crowd=np.zeros(len(found), dtype=np.bool_),
+            )
+            for image, found in zip(images, labels, strict=True)
+        ],
+        category_ids={index: index for index in range(len(class_names))},
+    )
+    return MeasuredOn(validation, _described(validation, digest, image_size, lowest))
+
+
+def measure(validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]) -> BoxEvaluation:
+    """What pycocotools says of detections, image by image."""
+    return evaluate_boxes(_truth(validation), detections, class_names, [i.crowd.tolist() for i in validation.images])
+
+
+def measure_voc(
+    validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]
+) -> VocPrecision | None:
+    """The same by VOC's own definitions, where the data is theirs."""
+    if validation.format != "voc":
+        return None
+    difficult = [image.crowd.tolist() for image in validation.images]
+    return voc_precision(_truth(validation), detections, class_names, difficult)
+
+
+def uncertainty(
+    precision: AveragePrecision,
+    resampled: NDArray[np.float64] | None,
+    full_precision: AveragePrecision,
+    resampled_full: NDArray[np.float64] | None,
+) -> Uncertainty | None:
+    """Intervals of the precision and, against full precision on the same resamples, of its share."""
+    if resampled is None:
+        return None
+    of_share = None
+    if resampled_full is not None and not (resampled_full <= 0).any():
+        of_share = interval(share(precision, full_precision), resampled / resampled_full)
+    return Uncertainty(
+        map50_95=interval(precision.map50_95, resampled, highest=1.0), share=of_share, resamples=len(resampled)
+    )
+
+
+def share(precision: AveragePrecision, full_precision: AveragePrecision) -> float:
+    """mAP50-95 as a share of the teacher's; 0 where the teacher finds nothing."""
+    return precision.map50_95 / full_precision.map50_95 if full_precision.map50_95 > 0 else 0.0
+
+
+def _described(validation: ValidationSet, digest: str, image_size: int, confidence: float | None) -> ValidationData:
+    return ValidationData(
+        source=validation.name, format=validation.format, label_confidence=confidence, digest=digest,
+        images=len(validation.images), boxes=validation.boxes, image_size=image_size,
+    )  # fmt: skip
+
+
+def _truth(validation: ValidationSet) -> list[Detections]:
+    return [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in validation.images]

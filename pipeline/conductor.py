@@ -1,0 +1,65 @@
+"""A run from its configuration to its end: check, say what will be done, then one stage after another."""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from pipeline.executor import Executor, run_stages
+from pipeline.local_executor import LocalExecutor
+from pipeline.plan import StageCommand, plan_stages
+from pipeline.preflight.findings import Findings, described
+from pipeline.preflight.process import preflight
+from pipeline.settings import check_inputs
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
+from schemas.evaluation import REPORT
+from schemas.run_config import RunConfig
+from schemas.student import MANIFEST as STUDENT_MANIFEST
+from stages.stage import Stage
+
+
+class ExecutorName(StrEnum):
+    """Where the stages of a run are started."""
+
+    LOCAL = "local"
+    DOCKER = "docker"
+
+
+def _docker_executor() -> Executor:
+    from pipeline.docker_executor import DockerExecutor  # loads the SDK, which no other command needs
+
+    return DockerExecutor()
+
+
+EXECUTORS: dict[ExecutorName, Callable[[], Executor]] = {
+    ExecutorName.LOCAL: LocalExecutor,
+    ExecutorName.DOCKER: _docker_executor,
+}
+
+
+def checked(
+    config: RunConfig, commands: Sequence[StageCommand], executor: ExecutorName, overwrite: bool
+) -> Findings | None:
+    """Check a run before anything starts; None where all that it makes is there, and each stage will say so itself.
+
+    Raises:
+        ConfigError, InputError: the run would fail.
+    """
+    check_inputs(config)
+    made = (SET_MANIFEST, STUDENT_MANIFEST, REPORT)
+    if not overwrite and all((c.output / file).exists() for c, file in zip(commands, made, strict=True)):
+        return None
+    return preflight(config, containers=executor is ExecutorName.DOCKER)
+
+
+def conduct(config: RunConfig, executor: ExecutorName, overwrite: bool, stage: Stage) -> int:
+    """Check a run, say what it will do and how long that takes, do it; the exit code of the stage that failed, or 0.
+
+    Raises:
+        ZsqError: the run would fail, or a stage cannot be started.
+        Stopped: SIGTERM arrived between two stages.
+    """
+    commands = plan_stages(config, overwrite=overwrite)
+    starter = EXECUTORS[executor]()
+    findings = checked(config, commands, executor, overwrite)
+    if findings is not None:
+        stage.reporter.table("Will do", ("", ""), described(findings, config))
+    return run_stages(commands, starter, stage, findings.seconds if findings else {})

@@ -1,0 +1,95 @@
+"""How long a run will take on this machine, from a few steps of its own work: about, by half more or less."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from detectors.protocol import Detector
+from schemas.run_config import RunConfig
+from schemas.synth_config import LabelSource, SynthConfig, ViewConfig
+from synth_job.inversion import invert
+from synth_job.job import levels
+from synth_job.label_sampling import random_boxes
+
+STILL = ViewConfig(flip=0.0, shift=0.0, scales=(1.0,))
+VIEWS = 1.03
+"""Pixels of a random view by default, relative to the image: the mean of 0.8², 1 and 1.2²."""
+TIMED_PIXELS = 2 * 640**2
+"""Of the batch whose step is timed, about: enough to be computed as the real ones are, little enough to be quick."""
+TRAINING = 2.0
+"""A training step of an image, relative to a step of its inversion: the teacher's pass and simulated quantization."""
+CALIBRATION = 12.0
+"""Calibration and correction of an image, relative to a forward pass."""
+EXPORT_SECONDS = 40.0
+"""Start of the processes, export, and what evaluation does beside looking at images."""
+ROWS = 5
+"""Models that an evaluation looks with: full precision, the students, exported files."""
+PATIENCE_SECONDS = 4.0
+"""A step that takes longer is timed once, else twice: the first one also sets up."""
+
+
+def expected_seconds(config: RunConfig, teacher: Detector, size: int, images: int) -> dict[str, float]:
+    """Seconds of each stage, on the device that the teacher is on.
+
+    Args:
+        config: of the run.
+        teacher: the detector.
+        size: side of the images, pixels.
+        images: labelled images and photographs that evaluation looks at, beside those held back.
+    """
+    synth = config.for_stage("synth")
+    assert isinstance(synth, SynthConfig)
+    of_labels = inversion_step(teacher, synth.labels.size, synth.labels.batch)
+    of_image = inversion_step(teacher, size, synth.inversion.batch)
+    forward = timed(lambda: _look(teacher, size))
+    held_back = synth.held_back or 0
+    iterations = synth.labels.iterations if synth.labels.source is LabelSource.ADAPTIVE else 0
+    schedule = levels(synth.inversion, size, teacher.identity.stride, teacher.smallest_input)
+    per_image = iterations * of_labels + sum(steps * of_image * (side / size) ** 2 for side, steps in schedule)
+    qat = config.qat
+    certain = qat.steps != "auto" or min(qat.bits.weight_bits, qat.bits.activation_bits) < 8
+    training = 0 if qat.ptq_only or not certain else qat.training_steps * qat.batch
+    seen = images + held_back
+    return {
+        "synth": (synth.images + held_back) * per_image * VIEWS,
+        "qat": min(synth.images, qat.calibration_images) * forward * CALIBRATION
+        + training * of_image * TRAINING
+        + EXPORT_SECONDS,
+        "eval": ROWS * seen * forward + EXPORT_SECONDS,
+    }
+
+
+def inversion_step(teacher: Detector, size: int, largest: int) -> float:
+    """Seconds of a step of the inversion of one image of `size` pixels, in a batch of at most `largest`."""
+    count = max(1, min(largest, TIMED_PIXELS // size**2))
+    generator = torch.Generator().manual_seed(0)
+    classes = len(teacher.identity.class_names)
+    labels = [random_boxes(generator, classes, 1).scaled(size) for _ in range(count)]
+
+    def step() -> None:
+        invert(
+            teacher, torch.rand(count, 3, size, size, generator=generator), labels, iterations=1, learning_rate=0.01,
+            weights=SynthConfig().inversion.weights, views=STILL, generator=generator,
+        )  # fmt: skip
+
+    return timed(step) / count
+
+
+def timed(step: Callable[[], None]) -> float:
+    """Seconds that `step` takes: the second time, unless the first one took long."""
+    for _ in range(2):
+        start = time.perf_counter()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        if seconds > PATIENCE_SECONDS:
+            break
+    return seconds
+
+
+@torch.no_grad()
+def _look(teacher: Detector, size: int) -> None:
+    device = next(teacher.network.parameters()).device
+    teacher.decoded(torch.rand(1, 3, size, size, device=device))

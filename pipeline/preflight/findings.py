@@ -1,0 +1,70 @@
+"""What the checks before a run found, as one JSON document, and how it reads for a person."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from schemas.base import Document
+from schemas.run_config import RunConfig
+from schemas.teacher import EMBEDDED, Family
+
+
+class Findings(Document):
+    """A run that can start: its detector, its data and what it costs."""
+
+    family: Family
+    classes: int = Field(ge=1)
+    parameters: int = Field(ge=1)
+    image_size: int = Field(ge=32, description="pixels")
+    own_size: bool = Field(description="whether that is the size that the detector was trained at")
+    labelled_images: int | None = Field(description="null: none, agreement is measured")
+    photos: int | None
+    bytes_needed: int = Field(ge=0, description="of storage, about")
+    bytes_free: int = Field(ge=0)
+    seconds: dict[str, float] = Field(description="expected time of each stage, measured on this machine")
+
+
+def described(findings: Findings, config: RunConfig) -> list[tuple[str, str]]:
+    """What a run will do and how long it takes, as pairs of a term and a text."""
+    qat, synth = config.qat, config.for_stage("synth")
+    steps = "none" if qat.ptq_only else f"{qat.training_steps} steps"
+    if qat.steps == "auto" and not qat.ptq_only:
+        steps += ", left out where calibration alone is enough"
+    held_back = getattr(synth, "held_back", None)
+    made = f"{config.synth.images} synthetic images" + (f", {held_back} more held back" if held_back else "")
+    size = f"{findings.image_size} px" + (" (what the detector was trained at)" if findings.own_size else "")
+    total = duration(sum(findings.seconds.values()))
+    parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in findings.seconds.items())
+    return [
+        ("detector", f"{config.teacher.path}: {findings.family}, {findings.classes} classes, "
+                     f"{findings.parameters / 1e6:.1f} M parameters"),
+        ("image size", size),
+        ("student", f"{qat.bits.name}, training: {steps}"),
+        ("calibration set", made),
+        ("evaluation", _evaluation(findings, config)),
+        ("output", f"{Path(config.storage).expanduser()}, about {gigabytes(findings.bytes_needed)} of "
+                   f"{gigabytes(findings.bytes_free)} free"),
+        ("time", f"about {total} on this machine ({parts})"),
+    ]  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """Roughly: seconds below two minutes, else minutes or hours."""
+    if seconds < 120:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as GB."""
+    return f"{size / 1e9:.2f} GB"
+
+
+def _evaluation(findings: Findings, config: RunConfig) -> str:
+    photos = f"{findings.photos} photographs" if findings.photos else ""
+    if findings.labelled_images is not None:
+        data = config.eval.labelled_data
+        kind = "rendered scenes" if data == EMBEDDED else f"labelled images of {data}"
+        return f"mAP on {findings.labelled_images} {kind}" + (f", agreement on {photos}" if photos else "")
+    on = f"{photos} and the held-back images" if photos else "the held-back images"
+    return f"agreement with full precision on {on} (no labelled images: --data names some)"

@@ -1,0 +1,134 @@
+"""What is known to be wrong is said before any work starts."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.preflight import checks
+from pipeline.preflight.checks import bytes_free, examine
+from pipeline.preflight.findings import Findings, described, duration
+from pipeline.settings import read_run_config
+from schemas.errors import ConfigError, InputError
+from schemas.run_config import RunConfig
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No time is measured, and relative paths lie in the test's folder."""
+    monkeypatch.setattr(checks, "expected_seconds", lambda *_: {"synth": 600.0, "qat": 60.0, "eval": 60.0})
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*assignments: str) -> RunConfig:
+    return read_run_config(None, ["device=cpu", *assignments])
+
+
+def test_the_embedded_run_can_start():
+    found = examine(run(), containers=False)
+    assert (found.family, found.classes, found.image_size, found.own_size) == ("ultralytics", 8, 160, True)
+    assert (found.labelled_images, found.photos) == (256, None)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "error", "said"),
+    [
+        (("image_size=100",), ConfigError, "image_size: got 100, the teacher takes multiples of 32; set 96 or 128"),
+        (("synth.labels.size=90",), ConfigError, "synth.labels.size: got 90"),
+        (("eval.image_size=90",), ConfigError, "eval.image_size: got 90"),
+        (("qat.bits.layers={no.such.layer: 4}",), ConfigError, "no.such.layer"),
+        (("eval.onnx.providers=[NoSuchProvider]",), ConfigError, "NoSuchProvider"),
+        (("qat.device=cuda:99",), ConfigError, "cuda:99"),
+        (("eval.images=.", "eval.photos=p"), ConfigError, "eval.images: is set, but eval.data is not"),
+        (("eval.data=coco",), InputError, "a folder needs"),
+        (("eval.data=yolo",), InputError, "class index 9, but the teacher's 8 classes are 0 to 7"),
+        (("eval.photos=empty",), InputError, "no image in this folder"),
+        (("eval.photos=broken",), InputError, "broken/1.png: cannot be decoded"),
+    ],
+)
+def test_a_run_that_would_fail_later_is_refused_now(tmp_path, assignments, error, said):
+    for name in ("coco", "empty", "broken", "p", "yolo/images", "yolo/labels"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "broken" / "1.png").write_text("no image")
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "p" / "1.png")
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "yolo/images/1.png")
+    (tmp_path / "yolo/labels/1.txt").write_text("9 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(error) as caught:
+        examine(run(*assignments), containers=False)
+    assert said in str(caught.value)
+
+
+def test_a_missing_image_of_the_labels_is_found_now(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "instances.json").write_text(
+        '{"images": [{"id": 1, "file_name": "1.png"}], "categories": [{"id": 1, "name": "circle"}], '
+        '"annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}]}'
+    )
+    names = [name for name in examine(run(), containers=False).model_dump()]
+    assert "classes" in names
+    text = (tmp_path / "instances.json").read_text().replace("circle", _class_name())
+    (tmp_path / "instances.json").write_text(text)
+    with pytest.raises(InputError, match=r"1\.png"):
+        examine(run("eval.data=instances.json"), containers=False)
+
+
+def test_a_full_disk_is_found_now(monkeypatch):
+    monkeypatch.setattr(checks, "bytes_free", lambda folder: 1_000_000)
+    with pytest.raises(InputError, match=r"0\.00 GB are free and about .* are needed; make room"):
+        examine(run(), containers=False)
+
+
+def test_the_room_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(tmp_path):
+    assert abs(bytes_free(tmp_path / "a" / "b") - shutil.disk_usage(tmp_path).free) < 10**9
+
+
+def test_devices_and_engines_of_containers_are_not_those_of_this_machine():
+    examine(run("qat.device=cuda:99", "device=cuda:99", "eval.onnx.providers=[NoSuchProvider]"), containers=True)
+
+
+def test_a_segmentation_checkpoint_and_one_that_is_not_a_number_are_refused(tmp_path):
+    from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+    segmentation = SegmentationModel("yolo11n-seg.yaml", ch=3, nc=3, verbose=False)
+    torch.save({"model": segmentation.half()}, tmp_path / "seg.pt")
+    with pytest.raises(InputError, match=r"holds no Ultralytics \*detection\* model"):
+        examine(read_run_config("seg.pt"), containers=False)
+    network: Any = copy.deepcopy(DetectionModel("yolo11n.yaml", ch=3, nc=3, verbose=False))
+    next(network.parameters()).data.fill_(float("nan"))
+    torch.save({"model": network.half()}, tmp_path / "nan.pt")
+    with pytest.raises(InputError, match="values that are not finite"):
+        examine(read_run_config("nan.pt"), containers=False)
+
+
+def test_what_will_be_done_is_said_with_its_time():
+    found = Findings(
+        family="yolov5", classes=3, parameters=1_800_000, image_size=640, own_size=True, labelled_images=None,
+        photos=None,
+        bytes_needed=2 * 10**8, bytes_free=10**10, seconds={"synth": 600.0, "qat": 60.0, "eval": 60.0},
+    )  # fmt: skip
+    facts = dict(described(found, read_run_config("best.pt")))
+    assert facts["detector"] == "best.pt: yolov5, 3 classes, 1.8 M parameters"
+    assert facts["image size"] == "640 px (what the detector was trained at)"
+    assert facts["student"].startswith("W8A8 deploy, training: 250 steps, left out where calibration alone is enough")
+    assert facts["calibration set"] == "32 synthetic images, 16 more held back"
+    assert facts["evaluation"].startswith("agreement with full precision on the held-back images")
+    assert facts["time"] == "about 12 min on this machine (synth 10 min, qat 60 s, eval 60 s)"
+    labelled = found.model_copy(update={"labelled_images": 5, "photos": 7})
+    facts = dict(described(labelled, read_run_config("best.pt", ["eval.data=val", "eval.photos=p"])))
+    assert facts["evaluation"] == "mAP on 5 labelled images of val, agreement on 7 photographs"
+    assert facts["calibration set"] == "32 synthetic images"
+
+
+def test_times_are_rough():
+    assert [duration(each) for each in (0.1, 59.6, 150, 7300)] == ["1 s", "60 s", "2 min", "2.0 h"]
+
+
+def _class_name() -> str:
+    from detectors.embedded.scenes import CLASS_NAMES
+
+    return CLASS_NAMES[0]

@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.settings import RunOptions, check_inputs, is_configuration, read_run_config
+from schemas.errors import ConfigError, InputError
+from schemas.synth_config import HELD_BACK, SynthConfig
+
+
+def test_a_detector_of_one_s_own_gets_none_of_the_embedded_defaults():
+    for config in (read_run_config("weights/best.pt"), read_run_config(None, ["teacher.path=weights/best.pt"])):
+        assert config.qat.bits.name == "W8A8 deploy"
+        assert config.image_size is None and config.synth.image_size is None, "the checkpoint's own"
+        assert config.synth.images == SynthConfig().images
+        assert config.qat.steps == "auto"
+        assert config.eval.labelled_data is None, "no rendered scenes"
+        assert config.storage == "runs/best"
+        assert config.synth.teacher.path == config.eval.teacher.path == "weights/best.pt"
+
+
+def test_the_embedded_detector_keeps_its_defaults():
+    for config in (read_run_config(None), read_run_config("embedded"), read_run_config(None, ["seed=3"])):
+        assert (config.image_size, config.synth.images, config.qat.bits.weight_bits) == (160, 48, 3)
+        assert config.eval.labelled_data == "embedded"
+
+
+def test_options_are_settings(tmp_path):
+    options = RunOptions("W4a6", images=8, size=320, data="val #1", targets=("onnxruntime", "openvino"))
+    assert options.assignments() == [
+        "qat.bits.weight_bits=4", "qat.bits.activation_bits=6", "synth.images=8", "image_size=320",
+        "synth.image_size=320", "eval.image_size=320", 'eval.data="val #1"', 'qat.targets=["onnxruntime", "openvino"]',
+    ]  # fmt: skip
+    config = read_run_config("best.pt", RunOptions("w4a6", 8, 320, "val #1").assignments(), tmp_path)
+    assert (config.qat.bits.weight_bits, config.qat.bits.activation_bits) == (4, 6)
+    assert (config.synth.images, config.synth.image_size, config.eval.image_size) == (8, 320, 320)
+    assert config.eval.labelled_data == "val #1"
+    assert config.storage == str(tmp_path)
+
+
+def test_an_option_wins_over_a_section_of_the_file(tmp_path):
+    (tmp_path / "run.yaml").write_text("teacher: {path: best.pt}\nsynth: {image_size: 640}\n")
+    config = read_run_config(tmp_path / "run.yaml", RunOptions(size=320).assignments())
+    assert config.synth.image_size == 320
+
+
+@pytest.mark.parametrize("bits", ["int8", "w8", "w9a8", "w4a1", "8", "w4a8 "])
+def test_bits_are_written_in_one_way(bits):
+    with pytest.raises(ConfigError, match="as in w8a8 or w4a8"):
+        RunOptions(bits=bits).assignments()
+
+
+def test_without_labels_synth_holds_images_back_and_with_labels_it_does_not():
+    assert read_run_config("best.pt").for_stage("synth").held_back == HELD_BACK
+    assert read_run_config("best.pt", ["synth.held_back=3"]).for_stage("synth").held_back == 3
+    assert read_run_config("best.pt", ["eval.data=val"]).for_stage("synth").held_back is None
+    assert read_run_config(None).for_stage("synth").held_back is None
+    assert read_run_config(None, ["eval.photos=p"]).for_stage("synth").held_back == HELD_BACK
+
+
+def test_what_is_held_back_has_another_seed_and_the_set_itself_does_not_depend_on_it():
+    config = SynthConfig(seed=7, images=32, held_back=4, tensorboard=True)
+    held_back = config.for_held_back()
+    assert held_back is not None
+    assert held_back.seed != config.seed and held_back.images == 4 and held_back.held_back is None
+    assert config.keyed() == config.model_copy(update={"held_back": None}).keyed()
+    assert SynthConfig().for_held_back() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("run.yaml", b"", True),
+        ("run.YML", b"\0", True),
+        ("run.conf", b"seed: 1\n", True),
+        ("best.pt", b"version https://git-lfs", False),
+        ("weights", b"PK\x03\x04\0\0", False),
+    ],
+)
+def test_a_configuration_is_told_from_a_detector(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    assert is_configuration(tmp_path / name) == expected
+
+
+def test_what_is_not_there_is_a_published_name_unless_it_is_called_a_configuration(tmp_path):
+    assert not is_configuration(Path("fasterrcnn_resnet50_fpn_v2"))
+    assert is_configuration(tmp_path / "none.yaml")
+    assert is_configuration(tmp_path), "a folder is refused as a configuration that cannot be read"
+
+
+def test_missing_photographs_are_found_missing_before_anything_starts(tmp_path):
+    with pytest.raises(InputError, match=r"eval\.photos: .*none does not exist"):
+        check_inputs(read_run_config("yolo11n.pt", RunOptions(photos=tmp_path / "none").assignments()))
+
+
+def test_the_settings_of_a_detector_survive_json():
+    config = read_run_config("best.pt")
+    assert json.loads(config.to_json())["qat"]["steps"] == "auto"
+    assert type(config).model_validate_json(config.to_json()) == config
