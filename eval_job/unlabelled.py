@@ -57,7 +57,7 @@ class Photographs:
         Raises:
             InputError: there are none.
         """
-        found = find_images(self.folder).images
+        found = find_images(self.folder).files
         if not found:
             raise InputError(f"photos {self.folder}: no image in this folder; name a folder of photographs")
         return found
