@@ -42,8 +42,8 @@ class EvalConfig(Contract):
         min_length=1,
         description="labelled images: COCO JSON file, data.yaml, folder with images/ and labels/ (YOLO), "
         "instances.json (COCO) or Annotations/ and JPEGImages/ (Pascal VOC), a list of images, a list in a VOC "
-        "folder's ImageSets/Main, or `embedded`; null: none, agreement with the full-precision detector is measured (for the "
-        "embedded detector: `embedded`)",
+        "folder's ImageSets/Main, or `embedded`; null: none, agreement with the full-precision detector is measured "
+        "(for the embedded detector: `embedded`)",
     )
     split: str | None = Field(
         default=None,
