@@ -16,9 +16,9 @@ from qat_job.sensitivity.job import make_plan, measure
 from qat_job.team import Team, assembled
 from qat_job.training import train
 from quantization.calibrate import calibrate
-from quantization.convert import make_student, mean_weight_bits, quantized_layers
+from quantization.convert import make_student, mean_weight_bits, quantized_layers, quantizer_records
 from quantization.fitting import fit_to_float
-from quantization.onnx.export import OBSERVED_IMAGES, export_student, trace_student
+from quantization.onnx.export import OBSERVED_IMAGES, check_expressible, export_student, trace_student
 from quantization.student import load_student, save_student
 from schemas.errors import InputError
 from schemas.provenance import Provenance
@@ -116,6 +116,7 @@ def lead(
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
+    check_targets(teacher, settings)
     images = ImageBatches(calibration_set, device)
     checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
     checkpoint = checkpoints.latest(overwrite, stage.reporter.message)
@@ -152,6 +153,18 @@ def lead(
         export(student, manifest, images, folder, settings.targets, stage)
     report(manifest, folder, stage)
     return manifest
+
+
+def check_targets(teacher: Detector, settings: QatConfig) -> None:
+    """Check that the student can be exported as asked, before it is made.
+
+    Raises:
+        ConfigError: a target cannot express it, or what makes the target's files is missing.
+    """
+    if settings.targets and teacher.export_obstacle is None:
+        quantizers = quantizer_records(make_student(teacher, settings.bits).network)
+        for target in settings.targets:
+            check_expressible(quantizers, target)
 
 
 def calibrate_student(
@@ -207,7 +220,7 @@ def export(
     targets: Sequence[Target],
     stage: Stage,
 ) -> None:
-    """Write `model.<target>.onnx` for each target, with its outputs on calibration images compared to the student's.
+    """Write the file of each target, with its outputs on calibration images compared to the student's.
 
     Raises:
         ConfigError: a target cannot express the student.

@@ -16,12 +16,14 @@ from torch import Tensor
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers
 from quantization.engines.litert import export
-from quantization.engines.litert.export import ENVIRONMENT, converter_python, export_litert
+from quantization.engines.litert.environment import ENVIRONMENT, converter_python
+from quantization.engines.litert.export import export_litert
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import ConfigError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig, Quantizer
-from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
+from schemas.student import CalibrationSetReference, ExportForm, StudentManifest, TrainingMethod, TrainingSummary
+from schemas.target import Target
 
 SIZE = 160
 PYTHON = converter_python()
@@ -62,6 +64,10 @@ np.savez(sys.argv[3], outputs=np.stack(outputs), **arrays)
 """
 
 
+def form(size: int, *, int4: bool = False) -> ExportForm:
+    return ExportForm(target=Target.LITERT, image_size=size, int4=int4)
+
+
 def described(student: Detector, bits: BitPolicy) -> StudentManifest:
     config = QatConfig(bits=bits, ptq_only=True)
     return StudentManifest(
@@ -87,7 +93,9 @@ def exported(
             bits = POLICIES[name]
             student, folder = calibrated(bits), tmp_path_factory.mktemp("litert")
             path = folder / "model.tflite"
-            export_litert(student, described(student, bits), path, images, image_size=SIZE, int4=bits.weight_bits <= 4)
+            export_litert(
+                student, described(student, bits), path, images.numpy(), form(SIZE, int4=bits.weight_bits <= 4)
+            )
             np.save(folder / "images.npy", images.numpy())
             arguments = [str(file) for file in (path, folder / "images.npy", folder / "read.npz")]
             subprocess.run(
@@ -160,8 +168,8 @@ def test_without_its_environment_one_line_says_how_to_make_it(
 ) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     student = calibrated(BitPolicy())
-    with pytest.raises(ConfigError, match=r"requirements\.txt.*ZSQ_LITERT_PYTHON"):
-        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images, image_size=SIZE, int4=False)
+    with pytest.raises(ConfigError, match=r"set ZSQ_LITERT_PYTHON to .*requirements\.txt"):
+        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images.numpy(), form(SIZE))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +186,7 @@ def test_what_litert_cannot_express_is_refused(
     monkeypatch.setenv(ENVIRONMENT, "python")
     student = calibrated(bits)
     with pytest.raises(ConfigError, match=said):
-        export_litert(student, described(student, bits), tmp_path / "m", images, image_size=size, int4=False)
+        export_litert(student, described(student, bits), tmp_path / "m", images.numpy(), form(size))
 
 
 @pytest.mark.parametrize(
@@ -192,5 +200,5 @@ def test_a_converter_that_fails_is_one_line_and_no_file(
     monkeypatch.setenv(ENVIRONMENT, python)
     student = calibrated(BitPolicy())
     with pytest.raises(error, match=said):
-        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images, image_size=SIZE, int4=False)
+        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images.numpy(), form(SIZE))
     assert not list(tmp_path.iterdir())
