@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from quantization.convert import quantized_layers
 from quantization.engines.litert import export
 from quantization.engines.litert.environment import ENVIRONMENT, converter_python
 from quantization.engines.litert.export import export_litert
+from quantization.onnx.engine import open_engine
+from quantization.onnx.export import TracedStudent, export_student, verify_onnx
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import ConfigError, VerificationError
 from schemas.provenance import Provenance
@@ -93,9 +96,9 @@ def exported(
             bits = POLICIES[name]
             student, folder = calibrated(bits), tmp_path_factory.mktemp("litert")
             path = folder / "model.tflite"
-            export_litert(
-                student, described(student, bits), path, images.numpy(), form(SIZE, int4=bits.weight_bits <= 4)
-            )
+            traced = TracedStudent(onnx.ModelProto(), (bits.weight_bits,), (8,), ())  # of no use to LiteRT
+            wanted = form(SIZE, int4=bits.weight_bits <= 4)
+            export_student(student, described(student, bits), traced, path, images, wanted)
             np.save(folder / "images.npy", images.numpy())
             arguments = [str(file) for file in (path, folder / "images.npy", folder / "read.npz")]
             subprocess.run(
@@ -147,6 +150,32 @@ def test_the_file_computes_what_the_student_computes(
     mine, theirs = mine.gather(2, best), theirs.gather(2, best)
     assert (mine[:, :4] * SIZE - theirs[:, :4]).abs().mean() < 2  # pixels
     assert (mine[:, 4:] - theirs[:, 4:]).abs().mean() < 0.03
+
+
+@needs_converter
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", POLICIES)
+def test_its_manifest_has_what_the_interpreter_measured(
+    name: str, images: Tensor, exported: Callable[[str], tuple[Detector, Path, dict[str, NDArray[Any]]]]
+) -> None:
+    student, path, arrays = exported(name)
+    manifest = verify_onnx(path, described(student, POLICIES[name]))
+    assert (manifest.target, manifest.fixed_size, manifest.opset) == (Target.LITERT, True, None)
+    assert manifest.tools.keys() == {"litert-torch", "ai-edge-litert"}
+    assert manifest.int4 == (name == "W4A8")
+    assert (manifest.parity.images, manifest.parity.image_source) == (4, "calibration set")
+    assert manifest.parity.score_mean < 0.01
+    assert manifest.census.by == f"litert {manifest.tools['ai-edge-litert']}, the operators of its interpreter"
+    in_float = {layer.name for layer in manifest.census.float_layers}
+    assert in_float == set(student.output_layers())  # LiteRT decodes in float
+    convolutions = [counts.get("CONV_2D", 0) + counts.get("DEPTHWISE_CONV_2D", 0)
+                    for counts in (manifest.census.integer, manifest.census.floating)]  # fmt: skip
+    assert convolutions == [len(quantized_layers(student.network)) - len(in_float), len(in_float)]
+
+    outputs = open_engine(path, "litert", threads=1)(images.numpy())
+    assert np.array_equal(outputs[:, 4:], arrays["outputs"][:, 4:])
+    assert np.array_equal(outputs[:, :4], arrays["outputs"][:, :4] * SIZE)
 
 
 @needs_converter
