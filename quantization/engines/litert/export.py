@@ -6,6 +6,7 @@ and step sizes, and images.
 
 import json
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,9 @@ def _write_job(student: Detector, folder: Path, images: Images, image_size: int)
     np.save(folder / "images.npy", images[:CALIBRATION_IMAGES])
     if not student.end_to_end:
         network = Scaled(network, image_size)
-    program = torch.export.export(network.eval(), (torch.zeros(1, 3, image_size, image_size),), strict=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of anchors, which heads keep as plain attributes
+        program = torch.export.export(network.eval(), (torch.zeros(1, 3, image_size, image_size),), strict=False)
     torch.export.save(program, folder / "network.pt2")
 
 
