@@ -123,16 +123,6 @@ def test_without_training_there_is_one_student(qat: Qat, tmp_path: Path, policy:
     load_student(tmp_path, CPU)
 
 
-def test_a_target_that_cannot_be_exported_for_is_refused_before_the_student_is_made(
-    qat: Qat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ZSQ_LITERT_PYTHON", raising=False)
-    result = qat(tmp_path, ptq_only=True, targets=["litert"])
-    assert result.exit_code == 2
-    assert "target litert: its files are made in an environment of their own" in result.output
-    assert not (tmp_path / MANIFEST).exists()
-
-
 def test_a_student_is_exported_and_a_lost_export_is_made_again_without_training(
     qat: Qat, tmp_path: Path, calibration_set: Path
 ) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers
+from quantization.engines.census import OUTPUT_IN_FLOAT
 from quantization.engines.litert import export
 from quantization.engines.litert.environment import ENVIRONMENT, converter_python
 from quantization.engines.litert.export import export_litert
@@ -167,11 +168,10 @@ def test_its_manifest_has_what_the_interpreter_measured(
     assert (manifest.parity.images, manifest.parity.image_source) == (4, "calibration set")
     assert manifest.parity.score_mean < 0.01
     assert manifest.census.by == f"litert {manifest.tools['ai-edge-litert']}, the operators of its interpreter"
-    in_float = {layer.name for layer in manifest.census.float_layers}
-    assert in_float == set(student.output_layers())  # LiteRT decodes in float
-    convolutions = [counts.get("CONV_2D", 0) + counts.get("DEPTHWISE_CONV_2D", 0)
-                    for counts in (manifest.census.integer, manifest.census.floating)]  # fmt: skip
-    assert convolutions == [len(quantized_layers(student.network)) - len(in_float), len(in_float)]
+    decoded = {layer.name for layer in manifest.census.float_layers if layer.reason == OUTPUT_IN_FLOAT}
+    assert decoded == set(student.output_layers())
+    in_integers = manifest.census.integer["CONV_2D"] + manifest.census.integer.get("DEPTHWISE_CONV_2D", 0)
+    assert in_integers == len(quantized_layers(student.network)) - len(decoded)
 
     outputs = open_engine(path, "litert", threads=1)(images.numpy())
     assert np.array_equal(outputs[:, 4:], arrays["outputs"][:, 4:])
