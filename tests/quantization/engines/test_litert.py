@@ -158,7 +158,10 @@ def test_the_file_computes_what_the_student_computes(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", POLICIES)
 def test_its_manifest_has_what_the_interpreter_measured(
-    name: str, images: Tensor, exported: Callable[[str], tuple[Detector, Path, dict[str, NDArray[Any]]]]
+    name: str,
+    teacher: Detector,
+    images: Tensor,
+    exported: Callable[[str], tuple[Detector, Path, dict[str, NDArray[Any]]]],
 ) -> None:
     student, path, arrays = exported(name)
     manifest = verify_onnx(path, described(student, POLICIES[name]))
@@ -169,7 +172,7 @@ def test_its_manifest_has_what_the_interpreter_measured(
     assert manifest.parity.score_mean < 0.01
     assert manifest.census.by == f"litert {manifest.tools['ai-edge-litert']}, the operators of its interpreter"
     decoded = {layer.name for layer in manifest.census.float_layers if layer.reason == OUTPUT_IN_FLOAT}
-    assert decoded == set(student.output_layers())
+    assert decoded == set(teacher.output_layers())
     in_integers = manifest.census.integer["CONV_2D"] + manifest.census.integer.get("DEPTHWISE_CONV_2D", 0)
     assert in_integers == len(quantized_layers(student.network)) - len(decoded)
 
