@@ -19,12 +19,12 @@ from eval_job.bootstrap import resampled_precision
 from eval_job.evaluate import Looking, Predictor
 from eval_job.latency import measure_latencies
 from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
-from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher
+from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher, why_left_out
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.summary import show
 from eval_job.unlabelled import UnlabelledSource
 from label_formats.images import ValidationImage, ValidationSet, ValidationSource
-from quantization.onnx.engine import check_engine, engine_title, installed_engines, open_engine
+from quantization.onnx.engine import ONNX_ENGINES, check_engine, engine_title, installed_engines, open_engine
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
 from schemas.eval_config import EvalConfig, OnnxEvaluation
@@ -256,11 +256,12 @@ def _exported(
         return []
     found = []
     for file in exported_students(students):
-        if file.engine in installed_engines():
-            found.append(file)
+        if reason := why_left_out(file, image_size, installed_engines()):
+            stage.reporter.message(f"{file.path}: not evaluated; {reason}")
         else:
-            stage.reporter.message(f"{file.path}: not evaluated; install zsq[{file.engine}] to run it")
-    if found and onnx.models == "all" and teacher.export_obstacle is None:
+            found.append(file)
+    reads_onnx = any(file.engine in ONNX_ENGINES for file in found)
+    if reads_onnx and onnx.models == "all" and teacher.export_obstacle is None:
         stage.reporter.message("exporting the teacher in single and half precision")
         found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]
     return found
@@ -275,7 +276,7 @@ def _time(
     latencies: dict[str, tuple[Latency, ...]] = {}
     for engine in dict.fromkeys(file.engine for file in exported if file.engine):
         measured = measure_latencies(
-            {file.name: file.path for file in exported if file.engine in (None, engine)},
+            {file.name: file.path for file in exported if file.timed_in(engine)},
             image_size,
             engine=engine,
             threads=onnx.threads or tuple(sorted({1, usable_cores()})),

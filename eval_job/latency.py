@@ -1,12 +1,11 @@
 """Time of one image in an inference engine, all models measured side by side."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from quantization.onnx.engine import CPU, Engine, engine_title, open_engine
+from quantization.onnx.engine import CPU, Engine, engine_title, open_engine, seconds_of
 from schemas.eval_config import EngineName
 from schemas.evaluation import Latency
 
@@ -66,7 +65,5 @@ def _interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run(image)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(seconds_of(run, image))
     return seconds

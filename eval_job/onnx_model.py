@@ -1,6 +1,6 @@
 """Exported models as detectors: the engine computes, the family letterboxes and suppresses."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from quantization.engines.target import engine_target
-from quantization.onnx.engine import Engine
+from quantization.onnx.engine import ONNX_ENGINES, Engine, how_to_install
 from quantization.onnx.export import export_full_precision, verify_onnx
 from schemas.eval_config import EngineName
 from schemas.student import MANIFEST as STUDENT
@@ -35,13 +35,13 @@ class ExportedStudent:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An exported model to evaluate.
+    """An exported model to evaluate; an ONNX model or another engine's own format.
 
     Attributes:
         name: of its row in the table.
         path: the file.
         sha256: of the file, verified.
-        engine: that scores it; None for the teacher, which is timed in every engine.
+        engine: that scores it; None for the teacher, which is timed in every engine that reads ONNX models.
         source: where it came from; None for the teacher.
     """
 
@@ -50,6 +50,10 @@ class OnnxFile:
     sha256: str
     engine: EngineName | None = None
     source: ExportedStudent | None = None
+
+    def timed_in(self, engine: EngineName) -> bool:
+        """Whether the file is timed in an engine."""
+        return self.engine == engine or (self.engine is None and engine in ONNX_ENGINES)
 
 
 class OnnxDetector:
@@ -97,6 +101,18 @@ def exported_students(students: Mapping[str, Path]) -> Iterator[OnnxFile]:
             manifest = verify_onnx(path, student)
             source = ExportedStudent(name, student, manifest)
             yield OnnxFile(f"{name}, {target.value}", path, manifest.sha256, engine_target(target).runs_in, source)
+
+
+def why_left_out(file: OnnxFile, image_size: int, installed: Collection[EngineName]) -> str | None:
+    """Why a student's file cannot be evaluated at a size, with these engines; None where it can."""
+    if file.engine is not None and file.engine not in installed:
+        return f"{how_to_install(file.engine)} to run it"
+    described = file.source.file if file.source else None
+    if described is not None and described.fixed_size and described.image_size != image_size:
+        return (
+            f"it takes images of {described.image_size} px, not {image_size}; export it with --image-size {image_size}"
+        )
+    return None
 
 
 def exported_teacher(teacher: Detector, name: str, image_size: int, folder: Path) -> list[OnnxFile]:

@@ -201,11 +201,11 @@ def report(
 def export_onnx(
     student: Annotated[Path, typer.Option("--student", metavar="FOLDER", help="what qat made")],
     target: Annotated[
-        Target, typer.Option("--target", help="engine that quantizers are placed for; zsq targets describes them")
+        Target, typer.Option("--target", help="engine that the file is for; zsq targets describes them")
     ] = Target.ONNXRUNTIME,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="default: model.<target>.onnx beside the student"),
+        typer.Option("--output", metavar="FILE", help="default: model.<target>.onnx or .tflite beside the student"),
     ] = None,
     calibration_set: Annotated[
         Path | None,
@@ -217,7 +217,7 @@ def export_onnx(
     int4: Annotated[bool, typer.Option("--int4", help="INT4 weights where 4 bits are enough: half the bytes")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a student as an ONNX model for an engine, as qat does by default: again, or otherwise."""
+    """Write a student as a file for an engine, as qat does by default: again, or otherwise."""
     from pipeline.export import export, export_form
 
     with run_stage("export") as stage:
@@ -228,14 +228,15 @@ def export_onnx(
 @app.command()
 def targets() -> None:
     """Which engines students are exported for: where each has its quantizers, and what was measured."""
-    from quantization.engines.target import engine_target  # loads onnx
+    from quantization.engines.target import OwnFormat, engine_target  # loads onnx and torch
 
     with run_stage("targets") as stage:
         rows = []
         for target in Target:
             engine = engine_target(target)
-            needs = "calibration images" if engine.needs_images else ""
-            rows.append((target.value, engine.title, engine.placement, needs, engine.measured))
+            needs = ["calibration images"] if engine.needs_images else []
+            needs += [engine.requires] if isinstance(engine, OwnFormat) else []
+            rows.append((target.value, engine.title, engine.placement, "; ".join(needs), engine.measured))
         stage.reporter.table("Targets", ("target", "engine", "quantizers", "needs", "measured"), rows)
 
 

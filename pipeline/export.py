@@ -1,4 +1,4 @@
-"""`zsq export`: an ONNX model of a finished student, for an engine."""
+"""`zsq export`: a finished student as a file for an engine."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def export(
     Args:
         folder: of the student.
         set_folder: the calibration set the student was made with, to compare outputs on; None takes noise.
-        output: model file; None for `model.<target>.onnx` in the student's folder.
+        output: model file; None for `model.<target>.onnx` or `.tflite` in the student's folder.
         form: what is asked of the file.
         overwrite: leave to replace another export.
         stage: reports.
@@ -97,14 +97,16 @@ def _read_student(folder: Path, size: int | None) -> StudentManifest:
     if size is not None and (size % student.teacher.stride or size <= 0):
         raise ConfigError(f"--image-size: got {size}, this detector takes multiples of {student.teacher.stride}")
     if size is not None and size > LARGEST_IMAGE:
-        raise ConfigError(f"--image-size: got {size}, at most {LARGEST_IMAGE} pixels are compared; the model takes any")
+        raise ConfigError(f"--image-size: got {size}, at most {LARGEST_IMAGE} pixels are compared")
     return student
 
 
 def _show(described: OnnxManifest, path: Path, stage: Stage) -> None:
     parity, census = described.parity, described.census
+    tools = ", ".join(f"{name} {version}" for name, version in described.tools.items())
+    made = f"by {tools}" if tools else f"opset {described.opset}"
     rows = [
-        ("model", f"{described.bits.name}, {described.image_size} px, opset {described.opset}"),
+        ("model", f"{described.bits.name}, {described.image_size} px, {made}"),
         ("target", f"{described.target.value} ({census.by})"),
         ("in integers", ", ".join(f"{count} {kind}" for kind, count in census.integer.items()) or "nothing"),
         ("in float", ", ".join(f"{count} {kind}" for kind, count in census.floating.items()) or "nothing"),
@@ -114,7 +116,7 @@ def _show(described: OnnxManifest, path: Path, stage: Stage) -> None:
         ("compared on", f"{parity.images} images ({parity.image_source})"),
         ("file", str(path)),
     ]
-    stage.reporter.table("ONNX model", ("", ""), rows)
+    stage.reporter.table("Exported model", ("", ""), rows)
 
 
 def _check_set(folder: Path, student: StudentManifest) -> None:

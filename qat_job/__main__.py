@@ -54,12 +54,12 @@ def main(
                 stage.reporter.message(f"up to date: {output}")
                 return
 
-            from qat_job import job  # loads torch, which an up-to-date run need not wait for
+            from qat_job import exported_files, job  # loads torch, which an up-to-date run need not wait for
 
             if not trained():
                 job.quantize(settings, provenance, calibration_set, output, stage, rank=rank, overwrite=overwrite)
             elif rank.index == 0:  # stopped between training and export, or trained for other targets
-                job.export_again(settings, calibration_set, output, stage)
+                exported_files.export_again(settings, calibration_set, output, stage)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The story of stage 2: load teacher and set, quantize, calibrate, keep the student so far, train, save, export."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from qat_job.calibration_set import check_same_teacher, reference
 from qat_job.checkpoint import CHECKPOINTS, Checkpoints
 from qat_job.decision import decide
 from qat_job.event_record import EventRecord
+from qat_job.exported_files import check_targets, export, remove_exported
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.job import make_plan, measure
 from qat_job.team import Team, assembled
@@ -19,8 +20,7 @@ from qat_job.training import train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, mean_weight_bits, quantized_layers
 from quantization.fitting import fit_to_float
-from quantization.onnx.export import OBSERVED_IMAGES, export_student, trace_student
-from quantization.student import load_student, save_student
+from quantization.student import save_student
 from schemas.errors import InputError
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
@@ -29,15 +29,11 @@ from schemas.student import (
     MANIFEST,
     PTQ_FOLDER,
     WEIGHTS,
-    ExportForm,
     StudentManifest,
     TrainingDecision,
     TrainingMethod,
     TrainingSummary,
-    is_exported,
-    onnx_manifest_path,
 )
-from schemas.target import Target, exported_path
 from stages.event_files import events_folder
 from stages.ranks import Rank
 from stages.shards import CalibrationSet, open_calibration_set
@@ -118,6 +114,7 @@ def lead(
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
+    check_targets(teacher, settings)
     images = ImageBatches(calibration_set, device)
     checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
     checkpoint = checkpoints.latest(overwrite, stage.reporter.message)
@@ -216,51 +213,6 @@ def with_planned_bits(
     return settings.model_copy(update={"bits": bits, "sensitivity": None})
 
 
-def export(
-    student: Detector,
-    manifest: StudentManifest,
-    images: ImageBatches,
-    folder: Path,
-    targets: Sequence[Target],
-    stage: Stage,
-) -> None:
-    """Write `model.<target>.onnx` for each target, with its outputs on calibration images compared to the student's.
-
-    Raises:
-        ConfigError: a target cannot express the student.
-        VerificationError: the outputs differ, or the file breaks the target's rules.
-    """
-    if not targets:
-        return
-    seen = next(images.in_order(OBSERVED_IMAGES, OBSERVED_IMAGES))
-    traced = trace_student(student)
-    for target in targets:
-        stage.stop_here_if_asked()
-        path = exported_path(folder, target)
-        stage.reporter.message(f"exporting {path}")
-        form = ExportForm(target=target, image_size=manifest.calibration_set.image_size)
-        exported = export_student(student, manifest, traced, path, seen, form)
-        parity, census = exported.parity, exported.census
-        stage.reporter.message(
-            f"{path}: {exported.bytes / 1e6:.2f} MB, {sum(census.integer.values())} operators in integers, "
-            f"{len(census.float_layers)} layers in float; against the student, scores differ by at most "
-            f"{parity.score_max:.4f}, boxes by {parity.box_mean:.3f} px on average"
-        )
-
-
-def export_again(settings: QatConfig, set_folder: Path, folder: Path, stage: Stage) -> None:
-    """Export a finished student for the targets whose files are missing.
-
-    Raises:
-        VerificationError: the student or the set does not match its digest.
-    """
-    device = resolve_device(settings.device)
-    student, manifest = load_student(folder, device)
-    images = ImageBatches(open_calibration_set(set_folder), device)
-    missing = [target for target in settings.targets if not is_exported(folder, target)]
-    export(student, manifest, images, folder, missing, stage)
-
-
 def remove_student(folder: Path) -> None:
     """Delete a student's files, and the folder if nothing else is in it."""
     remove_file(folder / MANIFEST)
@@ -268,13 +220,6 @@ def remove_student(folder: Path) -> None:
     remove_file(folder / WEIGHTS)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def remove_exported(folder: Path) -> None:
-    """Delete the exported models of a student, each after its manifest."""
-    for path in (exported_path(folder, target) for target in Target):
-        remove_file(onnx_manifest_path(path))
-        remove_file(path)
 
 
 def report(manifest: StudentManifest, folder: Path, stage: Stage) -> None:

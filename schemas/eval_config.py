@@ -7,7 +7,7 @@ from pydantic import Field
 from schemas.base import Contract
 from schemas.teacher import EMBEDDED, TeacherSource
 
-EngineName = Literal["onnxruntime", "openvino"]
+EngineName = Literal["onnxruntime", "openvino", "litert"]
 """Engines that run exported models."""
 
 

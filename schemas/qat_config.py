@@ -106,6 +106,8 @@ class SensitivityConfig(Contract):
 
 RATE_AT_4_BITS = 2e-4
 """Default learning rate of weights at 4 bits."""
+EIGHT_BITS = (Target.TENSORRT, Target.LITERT)
+"""Targets whose activations have 8 bits."""
 BIAS_RATE = 20
 """Default learning rate of biases, relative to that of weights."""
 
@@ -186,7 +188,7 @@ class QatConfig(Contract):
     targets: tuple[Target, ...] = Field(
         default=(Target.ONNXRUNTIME, Target.OPENVINO),
         strict=False,  # a run configuration is validated from plain Python values
-        description="engines that the finished student is exported for, as model.<target>.onnx; none: no file",
+        description="engines that the student is exported for, as model.<target>.onnx or .tflite; none: no file",
     )
 
     @field_validator("steps", mode="wrap")
@@ -221,16 +223,16 @@ class QatConfig(Contract):
         return values | {"bits": bits | {"quantizer": bits.get("quantizer") or Quantizer.LSQ.value}}
 
     @model_validator(mode="after")
-    def _tensorrt_can_express(self) -> Self:
-        if Target.TENSORRT not in self.targets:
-            return self
-        if self.bits.activation_quantizer is not Quantizer.LSQ:
+    def _targets_can_express(self) -> Self:
+        if Target.TENSORRT in self.targets and self.bits.activation_quantizer is not Quantizer.LSQ:
             raise ValueError("targets: tensorrt takes no zero points, which bits.quantizer lsq+ has: set it to lsq")
-        if self.bits.activation_bits != 8:
-            raise ValueError(
-                f"targets: tensorrt takes activations of 8 bits, bits.activation_bits is {self.bits.activation_bits}: "
-                "set it to 8, or remove the target (onnxruntime, openvino and generic take 2 to 8)"
-            )
+        for target in self.targets:
+            if target in EIGHT_BITS and self.bits.activation_bits != 8:
+                raise ValueError(
+                    f"targets: {target.value} takes activations of 8 bits, bits.activation_bits is "
+                    f"{self.bits.activation_bits}: set it to 8, or remove the target "
+                    "(onnxruntime, openvino and generic take 2 to 8)"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The student: a folder with `model.safetensors`, `student.json`, and `model.<target>.onnx` for each target."""
+"""The student: a folder with `model.safetensors`, `student.json`, and `model.<target>.onnx` or `.tflite` by target."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -86,9 +86,7 @@ class StudentManifest(Document):
     qat: QatConfig
     training: TrainingSummary
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    export_obstacle: str | None = Field(
-        default=None, description="why it has no ONNX model; null where it can have one"
-    )
+    export_obstacle: str | None = Field(default=None, description="why it cannot be exported; null where it can")
     provenance: Provenance
 
 
@@ -105,16 +103,15 @@ class OnnxParity(Contract):
 
 
 class OnnxManifest(Document):
-    """`model.<target>.onnx.json`, beside the exported model; written last."""
+    """`model.<target>.onnx.json` or `model.litert.tflite.json`, beside the exported model; written last."""
 
     file: str
-    target: Target = Field(description="engine that quantizers are placed for")
+    target: Target = Field(description="engine that the file is for")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=1)
-    opset: int = Field(ge=21)
-    image_size: int = Field(
-        ge=32, le=4096, description="side of the square that outputs were compared at, pixels; others fit"
-    )
+    opset: int | None = Field(default=None, ge=21, description="of an ONNX model; null: another format")
+    image_size: int = Field(ge=32, le=4096, description="side of the square that outputs were compared at, pixels")
+    fixed_size: bool = Field(default=False, description="it takes one image, of that size; else any number and size")
     student_sha256: str = Field(description="`weights_sha256` of the student it was exported from")
     bits: BitPolicy
     weight_tensors: dict[str, int] = Field(description="number of quantized weight tensors by bits")
@@ -123,8 +120,9 @@ class OnnxManifest(Document):
     int4: bool = Field(description="weights of up to 4 bits are stored as INT4, else in INT8")
     parity: OnnxParity
     census: Census
-    onnx_version: str
-    onnxruntime_version: str
+    onnx_version: str | None = Field(default=None, description="null: another format")
+    onnxruntime_version: str | None = Field(default=None, description="null: another format")
+    tools: dict[str, str] = Field(default={}, description="versions of what made another format, by name")
     provenance: Provenance
 
 
@@ -143,7 +141,7 @@ class ExportForm(Contract):
     """What is asked of an exported file."""
 
     target: Target
-    image_size: int = Field(description="side of the square that outputs are compared at, pixels; the model takes any")
+    image_size: int = Field(description="side of the square that outputs are compared at, pixels")
     int4: bool = Field(default=False, description="store weights of up to 4 bits as INT4")
 
 

@@ -14,7 +14,12 @@ class Target(StrEnum):
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
     TENSORRT = "tensorrt"
+    LITERT = "litert"
     GENERIC = "generic"
+
+
+FORMATS = {Target.LITERT: "tflite"}
+"""Endings of the files of targets that do not read ONNX models."""
 
 
 class FloatLayer(Contract):
@@ -35,4 +40,4 @@ class Census(Contract):
 
 def exported_path(folder: Path, target: Target) -> Path:
     """Where a student's folder holds the file for a target."""
-    return folder / f"model.{target.value}.onnx"
+    return folder / f"model.{target.value}.{FORMATS.get(target, 'onnx')}"

@@ -14,7 +14,7 @@ from schemas.target import Census
 
 
 class Generic:
-    """Implements `quantization.engines.target.EngineTarget`."""
+    """Implements `quantization.engines.target.OnnxTarget`."""
 
     title = "any engine that reads Q/DQ"
     placement = "on the input of each layer and its weight, exactly as training simulated them"

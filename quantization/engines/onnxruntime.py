@@ -31,7 +31,7 @@ BOOKKEEPING = frozenset(
 
 
 class OnnxRuntime:
-    """Implements `quantization.engines.target.EngineTarget`."""
+    """Implements `quantization.engines.target.OnnxTarget`."""
 
     title = "ONNX Runtime, CPU"
     placement = "UINT8 on every activation between two layers, weights INT8 per channel; decoding in float"

@@ -18,7 +18,7 @@ INTEGER_PRECISIONS = frozenset({"i8", "u8"})
 
 
 class OpenVino:
-    """Implements `quantization.engines.target.EngineTarget`."""
+    """Implements `quantization.engines.target.OnnxTarget`."""
 
     title = "OpenVINO, CPU"
     placement = "on the input of each layer and its weight; the engine fuses SiLU and requantization itself"

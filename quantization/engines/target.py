@@ -3,14 +3,15 @@
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from detectors.protocol import Detector
 from schemas.eval_config import EngineName
-from schemas.student import QuantizerRecord
+from schemas.student import ExportForm, QuantizerRecord, StudentManifest
 from schemas.target import Census, Target
 
 Images = NDArray[np.float32]
@@ -31,16 +32,7 @@ class EngineTarget(Protocol):
     """Whether calibration images decide grids that the student does not have."""
 
     def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
-        """Why the engine cannot express these quantizers, and which setting to change; None where it can."""
-        ...
-
-    def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
-        """A model with Q/DQ on the inputs of its layers, with Q/DQ as the engine wants it; the argument stays.
-
-        Args:
-            model: as `quantization.onnx.graph.to_onnx` makes it of a student's network.
-            images: `(B, 3, H, W)` of the calibration set; None where the engine needs none.
-        """
+        """Why no file can be made of these quantizers here, and which setting to change; None where one can."""
         ...
 
     def census(self, path: Path) -> Census:
@@ -52,7 +44,46 @@ class EngineTarget(Protocol):
         ...
 
 
-def engine_target(target: Target) -> EngineTarget:
+class OnnxTarget(EngineTarget, Protocol):
+    """A target that reads ONNX models."""
+
+    def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
+        """A model with Q/DQ on the inputs of its layers, with Q/DQ as the engine wants it; the argument stays.
+
+        Args:
+            model: as `quantization.onnx.graph.to_onnx` makes it of a student's network.
+            images: `(B, 3, H, W)` of the calibration set; None where the engine needs none.
+        """
+        ...
+
+
+@runtime_checkable
+class OwnFormat(EngineTarget, Protocol):
+    """A target with a format of its own, whose files take one image of one size; `schemas.target` has its ending."""
+
+    requires: str
+    """What must be here to make a file, in a line."""
+
+    def write(
+        self, student: Detector, manifest: StudentManifest, images: Images, path: Path, form: ExportForm
+    ) -> dict[str, str]:
+        """Write a file that `runs_in` reads, atomically; versions of the tools that made it, by name.
+
+        Args:
+            student: as its manifest describes it.
+            manifest: of the student.
+            images: `(B, 3, S, S)` of the calibration set, S being the size that is asked for.
+            path: the file.
+            form: what is asked of it.
+
+        Raises:
+            ConfigError: the student cannot be expressed, or a tool is missing.
+            VerificationError: a tool failed.
+        """
+        ...
+
+
+def engine_target(target: Target) -> OnnxTarget | OwnFormat:
     """The engine of a target."""
-    engine: EngineTarget = importlib.import_module(f"quantization.engines.{target.value}").ENGINE
+    engine: OnnxTarget | OwnFormat = importlib.import_module(f"quantization.engines.{target.value}").ENGINE
     return engine

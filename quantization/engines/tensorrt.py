@@ -24,7 +24,7 @@ ACTIVATION_BITS = 8
 
 
 class TensorRt:
-    """Implements `quantization.engines.target.EngineTarget`."""
+    """Implements `quantization.engines.target.OnnxTarget`."""
 
     title = "TensorRT"
     placement = "INT8 without zero points on inputs of layers, skips of sums and all sides of concatenations"

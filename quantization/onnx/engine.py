@@ -1,6 +1,7 @@
-"""Running an exported model: ONNX Runtime, or OpenVINO where it is installed."""
+"""Running an exported model: ONNX Runtime, OpenVINO where it is installed, LiteRT where its environment is named."""
 
 import importlib.util
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from quantization.engines.litert.environment import how_to_make, litert_version
+from quantization.engines.litert.interpreter import LiteRtInterpreter
 from quantization.onnx.graph import INPUT
 from schemas.errors import ConfigError, VerificationError
 from schemas.eval_config import EngineName
@@ -17,6 +20,8 @@ Images = NDArray[np.float32]
 Engine = Callable[[Images], NDArray[np.float32]]
 """`(B, 3, H, W)` images to decoded outputs."""
 CPU = ("CPUExecutionProvider",)
+ONNX_ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
+"""Those that read ONNX models."""
 
 
 def open_engine(
@@ -36,7 +41,16 @@ def open_engine(
     """
     check_engine(engine, providers)
     count = threads or usable_cores()
+    if engine == "litert":
+        return LiteRtInterpreter(path, count)
     return _onnxruntime(path, count, providers) if engine == "onnxruntime" else _openvino(path, count)
+
+
+def seconds_of(engine: Engine, images: Images) -> float:
+    """Time of one run of one image, without what it takes to reach an engine in a process of its own."""
+    start = time.perf_counter()
+    engine(images)
+    return engine.seconds if isinstance(engine, LiteRtInterpreter) else time.perf_counter() - start
 
 
 def check_engine(engine: EngineName, providers: Sequence[str] = CPU) -> None:
@@ -46,7 +60,7 @@ def check_engine(engine: EngineName, providers: Sequence[str] = CPU) -> None:
         ConfigError: the engine or a provider is not installed.
     """
     if engine not in installed_engines():
-        raise ConfigError(f"{engine} is not installed; install zsq[{engine}], or take onnxruntime")
+        raise ConfigError(f"{engine} is not installed; {how_to_install(engine)}")
     missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
     if engine == "onnxruntime" and missing:
         raise ConfigError(
@@ -57,13 +71,22 @@ def check_engine(engine: EngineName, providers: Sequence[str] = CPU) -> None:
 
 def installed_engines() -> tuple[EngineName, ...]:
     """The engines that are here."""
-    return ("onnxruntime", "openvino") if importlib.util.find_spec("openvino") else ("onnxruntime",)
+    openvino: tuple[EngineName, ...] = ("openvino",) if importlib.util.find_spec("openvino") else ()
+    litert: tuple[EngineName, ...] = ("litert",) if litert_version() else ()
+    return ("onnxruntime", *openvino, *litert)
+
+
+def how_to_install(engine: EngineName) -> str:
+    """What to do where an engine is missing."""
+    return how_to_make() if engine == "litert" else f"install zsq[{engine}]"
 
 
 def engine_title(engine: EngineName, providers: Sequence[str] = CPU) -> str:
     """Name, version and device, for a report."""
     if engine == "onnxruntime":
         return f"onnxruntime {onnxruntime.__version__} {providers[0].removesuffix('ExecutionProvider')}"
+    if engine == "litert":
+        return f"litert {litert_version()} CPU"
     import openvino
 
     return f"openvino {openvino.__version__.partition('-')[0]} CPU"

@@ -1,9 +1,9 @@
-"""A student as an ONNX model for an engine, with its manifest, checked against the student that training simulated."""
+"""A student as a file for an engine, with its manifest, checked against the student that training simulated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import onnxruntime
@@ -13,14 +13,23 @@ from torch.nn import functional as F
 
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers
-from quantization.engines.target import engine_target
+from quantization.engines.metadata import own_metadata
+from quantization.engines.target import OwnFormat, engine_target
 from quantization.layers import QuantizedLayer
 from quantization.onnx.engine import open_engine
 from quantization.onnx.graph import store_int4, to_half, to_onnx, write_onnx
 from quantization.onnx.quantizers import OPSET, replace_quantizers
 from schemas.errors import ConfigError, VerificationError
-from schemas.provenance import code_version
-from schemas.student import ExportForm, OnnxManifest, OnnxParity, StudentManifest, export_provenance, onnx_manifest_path
+from schemas.eval_config import EngineName
+from schemas.student import (
+    ExportForm,
+    OnnxManifest,
+    OnnxParity,
+    QuantizerRecord,
+    StudentManifest,
+    export_provenance,
+    onnx_manifest_path,
+)
 from schemas.target import Target
 from stages.storage import file_digest, remove_file, write_text
 
@@ -78,7 +87,7 @@ def export_student(
     images: Tensor | None,
     form: ExportForm,
 ) -> OnnxManifest:
-    """Write a student as an ONNX model with quantization operators, then the manifest that makes it one.
+    """Write a student as a model in the form that the target wants, then the manifest that makes it one.
 
     Args:
         student: as its manifest describes it.
@@ -96,15 +105,10 @@ def export_student(
     check_target(manifest, form.target, has_images=images is not None)
     remove_file(onnx_manifest_path(path))
     seen = None if images is None else _resized(images[:OBSERVED_IMAGES], form.image_size)
-    model = engine.place(traced.model, None if seen is None else seen.cpu().contiguous().numpy())
-    if form.int4:
-        store_int4(model)
-    metadata = student.deployment_metadata(form.image_size) | _own_metadata(manifest, form.target)
-    onnx.helper.set_model_props(model, metadata)
-    write_onnx(model, path)
-
+    made = _write(student, manifest, traced, path, seen, form)
+    judge = engine.runs_in if isinstance(engine, OwnFormat) else "onnxruntime"
     try:
-        parity = measure_parity(student, path, seen, form.image_size)
+        parity = measure_parity(student, path, seen, form.image_size, judge)
         census = engine.census(path)
     except VerificationError:
         remove_file(path)
@@ -114,7 +118,6 @@ def export_student(
         target=form.target,
         sha256=file_digest(path),
         bytes=path.stat().st_size,
-        opset=OPSET,
         image_size=form.image_size,
         student_sha256=manifest.weights_sha256,
         bits=manifest.bits,
@@ -124,12 +127,44 @@ def export_student(
         int4=form.int4,
         parity=parity,
         census=census,
-        onnx_version=onnx.__version__,
-        onnxruntime_version=onnxruntime.__version__,
+        **made,
         provenance=export_provenance(manifest, form),
     )
     write_text(onnx_manifest_path(path), described.to_json())
     return described
+
+
+def _write(
+    student: Detector,
+    manifest: StudentManifest,
+    traced: TracedStudent,
+    path: Path,
+    images: Tensor | None,
+    form: ExportForm,
+) -> dict[str, Any]:
+    """Write the file itself; what its manifest says of how it was made."""
+    engine = engine_target(form.target)
+    arrays = None if images is None else images.cpu().contiguous().numpy()
+    if isinstance(engine, OwnFormat):
+        assert arrays is not None  # these engines need images, which `check_target` asks for
+        return {"fixed_size": True, "tools": engine.write(student, manifest, arrays, path, form)}
+    model = engine.place(traced.model, arrays)
+    if form.int4:
+        store_int4(model)
+    metadata = student.deployment_metadata(form.image_size) | own_metadata(manifest, form.target)
+    onnx.helper.set_model_props(model, metadata)
+    write_onnx(model, path)
+    return {"opset": OPSET, "onnx_version": onnx.__version__, "onnxruntime_version": onnxruntime.__version__}
+
+
+def check_expressible(quantizers: Sequence[QuantizerRecord], target: Target) -> None:
+    """Check that a target can express quantizers, and that what makes its files is here.
+
+    Raises:
+        ConfigError: it cannot, or something is missing.
+    """
+    if obstacle := engine_target(target).obstacle(quantizers):
+        raise ConfigError(f"target {target.value}: {obstacle}")
 
 
 def check_target(student: StudentManifest, target: Target, *, has_images: bool) -> None:
@@ -138,10 +173,8 @@ def check_target(student: StudentManifest, target: Target, *, has_images: bool) 
     Raises:
         ConfigError: the target cannot express the student, or needs images.
     """
-    engine = engine_target(target)
-    if obstacle := engine.obstacle(student.quantizers):
-        raise ConfigError(f"target {target.value}: {obstacle}")
-    if engine.needs_images and not has_images:
+    check_expressible(student.quantizers, target)
+    if engine_target(target).needs_images and not has_images:
         raise ConfigError(
             f"target {target.value}: takes calibration images to place quantizers by; give --calibration-set, the set "
             "that the student was made with"
@@ -177,7 +210,9 @@ def verify_onnx(path: Path, student: StudentManifest) -> OnnxManifest:
 
 
 @torch.no_grad()
-def measure_parity(student: Detector, path: Path, images: Tensor | None, image_size: int) -> OnnxParity:
+def measure_parity(
+    student: Detector, path: Path, images: Tensor | None, image_size: int, engine: EngineName = "onnxruntime"
+) -> OnnxParity:
     """Errors of an exported model's decoded outputs against the simulated student's.
 
     Raises:
@@ -189,7 +224,7 @@ def measure_parity(student: Detector, path: Path, images: Tensor | None, image_s
     images = _resized(images[:PARITY_IMAGES], image_size)
     device = next(student.network.parameters()).device
     theirs = student.decoded(images.to(device)).cpu()
-    mine = torch.from_numpy(open_engine(path)(images.cpu().contiguous().numpy()))
+    mine = torch.from_numpy(open_engine(path, engine)(images.cpu().contiguous().numpy()))
     if reason := _difference(mine, theirs, student.end_to_end, image_size):
         raise VerificationError(
             f"{path}: the exported model is not the student: {reason}; not kept. Please report this with the "
@@ -260,17 +295,3 @@ def _same_rows(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _counts(bits: Sequence[int]) -> dict[str, int]:
     return {str(value): bits.count(value) for value in sorted(set(bits))}
-
-
-def _own_metadata(manifest: StudentManifest, target: Target) -> dict[str, str]:
-    """What the file says of where it comes from."""
-    return {
-        "zsq_version": code_version(),
-        "zsq_target": target.value,
-        "zsq_student_sha256": manifest.weights_sha256,
-        "zsq_teacher_sha256": manifest.teacher.sha256,
-        "zsq_calibration_set": manifest.calibration_set.digest,
-        "zsq_label_mode": manifest.calibration_set.label_mode.value,
-        "zsq_image_source": manifest.calibration_set.image_source.value,
-        "zsq_bits": f"{manifest.method.value} {manifest.bits.name}",
-    }

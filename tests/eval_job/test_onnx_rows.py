@@ -89,6 +89,16 @@ def student(write_student: Callable[..., Path]) -> Path:
     return folder
 
 
+def add_file(student: Path, target: Target, **fields: Any) -> None:
+    """The student's file for another target; `fields` of its manifest can be changed."""
+    manifest, path = StudentManifest.read(student / "student.json"), exported_path(student, target)
+    path.write_bytes(exported_path(student, Target.ONNXRUNTIME).read_bytes())
+    written = OnnxManifest.read(onnx_manifest_path(exported_path(student, Target.ONNXRUNTIME)))
+    form = ExportForm(target=target, image_size=64)
+    changed = {"target": target, "file": path.name, "provenance": export_provenance(manifest, form)} | fields
+    onnx_manifest_path(path).write_text(written.model_copy(update=changed).to_json(), encoding="utf-8")
+
+
 def report(tmp_path: Path) -> EvalReport:
     return EvalReport.read(tmp_path / "out" / "report.json")
 
@@ -118,13 +128,7 @@ def test_exported_models_are_evaluated_and_timed_after_the_simulated_ones(
 def test_each_file_is_scored_in_the_engine_that_it_is_for(
     run: Run, student: Path, tmp_path: Path, opened: list[tuple[str, str, int | None]]
 ) -> None:
-    manifest, path = StudentManifest.read(student / "student.json"), exported_path(student, Target.OPENVINO)
-    path.write_bytes(exported_path(student, Target.ONNXRUNTIME).read_bytes())
-    written = OnnxManifest.read(onnx_manifest_path(exported_path(student, Target.ONNXRUNTIME)))
-    form = ExportForm(target=Target.OPENVINO, image_size=64)
-    changed = {"target": Target.OPENVINO, "file": path.name, "provenance": export_provenance(manifest, form)}
-    onnx_manifest_path(path).write_text(written.model_copy(update=changed).to_json(), encoding="utf-8")
-
+    add_file(student, Target.OPENVINO)
     assert run("--student", str(student), "--set", "onnx.models=students").exit_code == 0
     rows = report(tmp_path).models[3:]
     assert [row.name for row in rows] == ["QAT W4A8 deploy, onnxruntime", "QAT W4A8 deploy, openvino"]
@@ -135,6 +139,47 @@ def test_each_file_is_scored_in_the_engine_that_it_is_for(
     assert opened[-2:] == [("model.onnxruntime.onnx", "onnxruntime", None), ("model.openvino.onnx", "openvino", None)]
     timed = {(name, engine) for name, engine, threads in opened if threads}
     assert timed == {("model.onnxruntime.onnx", "onnxruntime"), ("model.openvino.onnx", "openvino")}
+
+
+@pytest.fixture
+def litert_student(student: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The student, exported for LiteRT alone, whose interpreter is here."""
+    add_file(student, Target.LITERT, fixed_size=True, opset=None)
+    for path in (exported_path(student, Target.ONNXRUNTIME), student / "model.onnxruntime.onnx.json"):
+        path.unlink()
+    monkeypatch.setattr(job, "installed_engines", lambda: ("onnxruntime", "litert"))
+    return student
+
+
+def test_a_litert_file_is_scored_and_timed_in_its_interpreter_alone(
+    run: Run, litert_student: Path, tmp_path: Path, opened: list[tuple[str, str, int | None]]
+) -> None:
+    result = run("--student", str(litert_student), "--set", "image_size=64")
+    assert result.exit_code == 0, result.output
+    (row,) = report(tmp_path).models[3:]  # ONNX models of the teacher would have no times to compare with
+    assert (row.name, row.target) == ("QAT W4A8 deploy, litert", Target.LITERT)
+    assert row.engine is not None and row.engine.startswith("litert")
+    assert [timed.engine for timed in row.latencies] == [row.engine] * 2
+    assert {(name, engine) for name, engine, _ in opened} == {("model.litert.tflite", "litert")}
+
+
+def test_a_file_of_another_size_is_left_out_and_named(run: Run, litert_student: Path, tmp_path: Path) -> None:
+    result = run("--student", str(litert_student), "--set", "image_size=96")
+    assert result.exit_code == 0, result.output
+    said = "model.litert.tflite: not evaluated; it takes images of 64 px, not 96; export it with --image-size 96"
+    assert said in result.output
+    assert len(report(tmp_path).models) == 3
+
+
+def test_a_litert_file_without_the_environment_is_left_out_and_named(
+    run: Run, litert_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZSQ_LITERT_PYTHON", raising=False)
+    monkeypatch.setattr(job, "installed_engines", lambda: ("onnxruntime",))
+    result = run("--student", str(litert_student), "--set", "image_size=64")
+    assert result.exit_code == 0, result.output
+    assert "model.litert.tflite: not evaluated; set ZSQ_LITERT_PYTHON to the Python of" in result.output
+    assert len(report(tmp_path).models) == 3
 
 
 def test_a_file_whose_engine_is_not_installed_is_left_out_and_named(

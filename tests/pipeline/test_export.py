@@ -97,6 +97,21 @@ def test_bad_input_is_one_line(student: Path, arguments: tuple[str, ...], messag
     assert result.stderr.startswith("zsq export: ") and result.stderr.count("\n") == 1
 
 
+def test_without_its_environment_litert_is_refused_in_one_line(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZSQ_LITERT_PYTHON", raising=False)
+    result = export(student, "--target", "litert")
+    assert result.exit_code == 2
+    assert "target litert: its files are made in an environment of their own: set ZSQ_LITERT_PYTHON" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_targets_are_listed_with_what_they_need() -> None:
+    result = CliRunner().invoke(app, ["targets"])
+    assert result.exit_code == 0
+    assert "LiteRT (TFLite), CPU" in result.output
+    assert "calibration images; ZSQ_LITERT_PYTHON: an environment of its own" in result.output
+
+
 def test_a_file_that_is_no_export_is_left_alone(student: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.onnx").write_bytes(b"mine")
     result = export(student, "--output", tmp_path / "mine.onnx")

@@ -48,6 +48,14 @@ def test_training_without_any_loss_is_refused():
     validate_config(QatConfig, {"weights": nothing, "ptq_only": True}, "x")
 
 
+@pytest.mark.parametrize("target", ["tensorrt", "litert"])
+def test_targets_of_8_bit_activations_refuse_others(target):
+    with pytest.raises(ConfigError, match=f"targets: {target} takes activations of 8 bits, .* is 6: set it to 8"):
+        validate_config(QatConfig, {"targets": [target], "bits": {"activation_bits": 6}}, "x")
+    config = validate_config(QatConfig, {"targets": [target], "bits": {"weight_bits": 4}}, "x")
+    assert (config.bits.activation_quantizer is Quantizer.LSQ) == (target == "tensorrt")
+
+
 @pytest.mark.parametrize("bits", [1, 9, 0, -4])
 def test_bits_out_of_range_are_refused(bits):
     with pytest.raises(ConfigError, match=f"bits.activation_bits: got {bits}"):

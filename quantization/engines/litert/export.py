@@ -1,13 +1,12 @@
 """A student as a LiteRT (TFLite) file that carries its own integers, step sizes and zero points.
 
-LiteRT's converter wants another PyTorch than ours, so it runs in an environment of its own (`requirements.txt` says how
-to make it), on a folder of plain files: the float network, the student's integers and step sizes, and images.
+The converter runs in an environment of its own, on a folder of plain files: the float network, the student's integers
+and step sizes, and images.
 """
 
 import json
-import os
-import subprocess
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers, quantized_matmuls
+from quantization.engines.litert.environment import run_module
+from quantization.engines.litert.interpreter import BOXES, METADATA, PIXELS, SHARES
+from quantization.engines.metadata import own_metadata
+from quantization.engines.target import Images
 from quantization.fake_quantize import SMALLEST_STEP
 from quantization.layers import QuantizedLayer
-from schemas.errors import ConfigError, VerificationError
-from schemas.student import StudentManifest
+from schemas.errors import ConfigError
+from schemas.student import ExportForm, StudentManifest
 from stages.storage import atomic_path
 
-ENVIRONMENT = "ZSQ_LITERT_PYTHON"
-"""Environment variable that names the Python of the converter's environment."""
-HERE = Path(__file__).parent
 CALIBRATION_IMAGES = 16
 """At most this many images give the ranges of what the student leaves in float."""
 BITS = 8
@@ -54,15 +53,9 @@ class Scaled(nn.Module):
         return torch.cat((outputs[:, :4] / self.side, outputs[:, 4:]), dim=1)
 
 
-def converter_python() -> Path | None:
-    """The Python of the converter's environment, where it was made and named; None where it was not."""
-    python = os.environ.get(ENVIRONMENT)
-    return Path(python) if python else None
-
-
 def export_litert(
-    student: Detector, manifest: StudentManifest, path: Path, images: Tensor, *, image_size: int, int4: bool
-) -> None:
+    student: Detector, manifest: StudentManifest, path: Path, images: Images, form: ExportForm
+) -> dict[str, str]:
     """Write a student as a LiteRT file with float input and output, `(1, 3, S, S)` to `(1, 4 + C, A)`.
 
     Inputs are as the network takes them; boxes come out as shares of the image's side, centre and size, so that
@@ -72,37 +65,39 @@ def export_litert(
         student: as its manifest describes it.
         manifest: of the student.
         path: the file.
-        images: of the calibration set, `(N, 3, H, W)`; the first ones give the ranges of what the student leaves in
+        images: of the calibration set, `(N, 3, S, S)`; the first ones give the ranges of what the student leaves in
             float and LiteRT computes in integers.
-        image_size: S, pixels.
-        int4: store weights of up to 4 bits as INT4: half the bytes, and without fast kernels on x86.
+        form: S, and whether weights of up to 4 bits are stored as INT4: half the bytes, and without fast kernels on
+            x86.
+
+    Returns:
+        Versions of the converter and the interpreter, by name.
 
     Raises:
         ConfigError: the converter's environment is missing, or LiteRT cannot express the student.
         VerificationError: the converter failed.
     """
-    python = converter_python()
-    if python is None:
-        raise ConfigError(
-            f"LiteRT files are made in an environment of their own: follow {HERE / 'requirements.txt'}, then set "
-            f"{ENVIRONMENT} to its Python"
-        )
-    _check(student, image_size)
+    size = form.image_size
+    _check(student, size)
     with tempfile.TemporaryDirectory(prefix="zsq-litert-") as temporary:
         folder = Path(temporary)
-        _write_job(student, folder, images, image_size)
-        _run(python, folder, int4)
-        metadata = student.deployment_metadata(image_size) | {
-            "args": str({"batch": 1, "dynamic": False, "nms": False}),
-            "zsq_student_sha256": manifest.weights_sha256,
-            "zsq_calibration_set": manifest.calibration_set.digest,
-            "zsq_bits": f"{manifest.method.value} {manifest.bits.name}",
-        }
+        _write_job(student, folder, images, size)
+        said = run_module("converter", str(folder), *(["--int4"] if form.int4 else []))
+        metadata = (
+            student.deployment_metadata(size)
+            | {
+                "args": str({"batch": 1, "dynamic": False, "nms": False}),
+                BOXES: PIXELS if student.end_to_end else SHARES,
+            }
+            | own_metadata(manifest, form.target)
+        )
         with zipfile.ZipFile(folder / "model.tflite", "a", zipfile.ZIP_DEFLATED) as archive:
-            entry = zipfile.ZipInfo("metadata.json")  # its time is fixed: equal students give equal files
+            entry = zipfile.ZipInfo(METADATA)  # its time is fixed: equal students give equal files
             archive.writestr(entry, json.dumps(metadata))
         with atomic_path(path) as unfinished:
             unfinished.write_bytes((folder / "model.tflite").read_bytes())
+    versions: dict[str, str] = json.loads(said.splitlines()[-1])["versions"]
+    return versions
 
 
 def _check(student: Detector, image_size: int) -> None:
@@ -122,7 +117,7 @@ def _check(student: Detector, image_size: int) -> None:
 
 
 @torch.no_grad()
-def _write_job(student: Detector, folder: Path, images: Tensor, image_size: int) -> None:
+def _write_job(student: Detector, folder: Path, images: Images, image_size: int) -> None:
     """What the converter reads: `network.pt2`, `layers.npz` and `images.npy`."""
     network = student.deployed().eval()
     arrays: dict[str, NDArray[Any]] = {}
@@ -131,16 +126,16 @@ def _write_job(student: Detector, folder: Path, images: Tensor, image_size: int)
         layer.weight.copy_(layer.weight_quantizer(layer.weight))
         layer.enabled = False
     np.savez(folder / "layers.npz", allow_pickle=False, **arrays)
-    chosen = images[:CALIBRATION_IMAGES].cpu()
-    if chosen.shape[-2:] != (image_size, image_size):
-        chosen = F.interpolate(chosen, (image_size, image_size), mode="bilinear", antialias=True)
-    np.save(folder / "images.npy", chosen.contiguous().numpy())
+    np.save(folder / "images.npy", images[:CALIBRATION_IMAGES])
     if not student.end_to_end:
         network = Scaled(network, image_size)
-    program = torch.export.export(network.eval(), (torch.zeros(1, 3, image_size, image_size),), strict=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of anchors, which heads keep as plain attributes
+        program = torch.export.export(network.eval(), (torch.zeros(1, 3, image_size, image_size),), strict=False)
     torch.export.save(program, folder / "network.pt2")
 
 
+@torch.no_grad()
 def _layer_arrays(layer: QuantizedLayer) -> dict[str, NDArray[Any]]:
     """A layer's integers `(outputs, ...)` int8 and steps `(outputs,)`; its input's step and zero point, weight bits."""
     quantizer, entering = layer.weight_quantizer, layer.input_quantizer
@@ -154,16 +149,3 @@ def _layer_arrays(layer: QuantizedLayer) -> dict[str, NDArray[Any]]:
         "steps": steps.contiguous().numpy(),
         "input": np.array([step, zero_point, quantizer.spec.bits]),
     }
-
-
-def _run(python: Path, folder: Path, int4: bool) -> None:
-    """Run the converter on a folder."""
-    command = [str(python), "-m", "converter", str(folder), *(["--int4"] if int4 else [])]
-    environment = os.environ | {"PYTHONPATH": str(HERE), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise ConfigError(f"{ENVIRONMENT}: {python} does not run ({error.strerror or error})") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise VerificationError(f"the LiteRT converter failed: {lines[-1][:300]}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -15,13 +16,18 @@ from torch import Tensor
 
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers
+from quantization.engines.census import OUTPUT_IN_FLOAT
 from quantization.engines.litert import export
-from quantization.engines.litert.export import ENVIRONMENT, converter_python, export_litert
+from quantization.engines.litert.environment import ENVIRONMENT, converter_python
+from quantization.engines.litert.export import export_litert
+from quantization.onnx.engine import open_engine
+from quantization.onnx.export import TracedStudent, export_student, verify_onnx
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import ConfigError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig, Quantizer
-from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
+from schemas.student import CalibrationSetReference, ExportForm, StudentManifest, TrainingMethod, TrainingSummary
+from schemas.target import Target
 
 SIZE = 160
 PYTHON = converter_python()
@@ -62,6 +68,10 @@ np.savez(sys.argv[3], outputs=np.stack(outputs), **arrays)
 """
 
 
+def form(size: int, *, int4: bool = False) -> ExportForm:
+    return ExportForm(target=Target.LITERT, image_size=size, int4=int4)
+
+
 def described(student: Detector, bits: BitPolicy) -> StudentManifest:
     config = QatConfig(bits=bits, ptq_only=True)
     return StudentManifest(
@@ -87,7 +97,9 @@ def exported(
             bits = POLICIES[name]
             student, folder = calibrated(bits), tmp_path_factory.mktemp("litert")
             path = folder / "model.tflite"
-            export_litert(student, described(student, bits), path, images, image_size=SIZE, int4=bits.weight_bits <= 4)
+            traced = TracedStudent(onnx.ModelProto(), (bits.weight_bits,), (8,), ())  # of no use to LiteRT
+            wanted = form(SIZE, int4=bits.weight_bits <= 4)
+            export_student(student, described(student, bits), traced, path, images, wanted)
             np.save(folder / "images.npy", images.numpy())
             arguments = [str(file) for file in (path, folder / "images.npy", folder / "read.npz")]
             subprocess.run(
@@ -144,6 +156,34 @@ def test_the_file_computes_what_the_student_computes(
 @needs_converter
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", POLICIES)
+def test_its_manifest_has_what_the_interpreter_measured(
+    name: str,
+    teacher: Detector,
+    images: Tensor,
+    exported: Callable[[str], tuple[Detector, Path, dict[str, NDArray[Any]]]],
+) -> None:
+    student, path, arrays = exported(name)
+    manifest = verify_onnx(path, described(student, POLICIES[name]))
+    assert (manifest.target, manifest.fixed_size, manifest.opset) == (Target.LITERT, True, None)
+    assert manifest.tools.keys() == {"litert-torch", "ai-edge-litert"}
+    assert manifest.int4 == (name == "W4A8")
+    assert (manifest.parity.images, manifest.parity.image_source) == (4, "calibration set")
+    assert manifest.parity.score_mean < 0.01
+    assert manifest.census.by == f"litert {manifest.tools['ai-edge-litert']}, the operators of its interpreter"
+    decoded = {layer.name for layer in manifest.census.float_layers if layer.reason == OUTPUT_IN_FLOAT}
+    assert decoded == set(teacher.output_layers())
+    in_integers = manifest.census.integer["CONV_2D"] + manifest.census.integer.get("DEPTHWISE_CONV_2D", 0)
+    assert in_integers == len(quantized_layers(student.network)) - len(decoded)
+
+    outputs = open_engine(path, "litert", threads=1)(images.numpy())
+    assert np.array_equal(outputs[:, 4:], arrays["outputs"][:, 4:])
+    assert np.array_equal(outputs[:, :4], arrays["outputs"][:, :4] * SIZE)
+
+
+@needs_converter
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_file_says_what_it_is_and_int4_is_smaller(
     exported: Callable[[str], tuple[Detector, Path, dict[str, NDArray[Any]]]],
 ) -> None:
@@ -160,8 +200,8 @@ def test_without_its_environment_one_line_says_how_to_make_it(
 ) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     student = calibrated(BitPolicy())
-    with pytest.raises(ConfigError, match=r"requirements\.txt.*ZSQ_LITERT_PYTHON"):
-        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images, image_size=SIZE, int4=False)
+    with pytest.raises(ConfigError, match=r"set ZSQ_LITERT_PYTHON to .*requirements\.txt"):
+        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images.numpy(), form(SIZE))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +218,7 @@ def test_what_litert_cannot_express_is_refused(
     monkeypatch.setenv(ENVIRONMENT, "python")
     student = calibrated(bits)
     with pytest.raises(ConfigError, match=said):
-        export_litert(student, described(student, bits), tmp_path / "m", images, image_size=size, int4=False)
+        export_litert(student, described(student, bits), tmp_path / "m", images.numpy(), form(size))
 
 
 @pytest.mark.parametrize(
@@ -192,5 +232,5 @@ def test_a_converter_that_fails_is_one_line_and_no_file(
     monkeypatch.setenv(ENVIRONMENT, python)
     student = calibrated(BitPolicy())
     with pytest.raises(error, match=said):
-        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images, image_size=SIZE, int4=False)
+        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images.numpy(), form(SIZE))
     assert not list(tmp_path.iterdir())

@@ -273,7 +273,7 @@ def test_a_model_that_is_not_the_student_is_refused_and_removed(
     exported, path = export("W8A8 deploy"), tmp_path / "model.onnx"
     traced = TracedStudent(exported.model, (8,), (8,), ())  # tracing again would take seconds
     form = ExportForm(target=Target.GENERIC, image_size=SIZE)
-    monkeypatch.setattr(onnx_export, "open_engine", lambda path: lambda x: tamper(open_engine(path)(x)))
+    monkeypatch.setattr(onnx_export, "open_engine", lambda path, name: lambda x: tamper(open_engine(path)(x)))
     with pytest.raises(VerificationError, match=reason):
         export_student(exported.student, exported.manifest, traced, path, images, form)
     assert list(tmp_path.iterdir()) == []
@@ -287,7 +287,7 @@ def test_an_end_to_end_model_without_a_pair_or_with_other_boxes_is_refused(
     student = cast(Detector, SimpleNamespace(network=teacher.network, decoded=lambda images: theirs, end_to_end=True))
 
     def parity_of(mine: Tensor) -> OnnxParity:
-        monkeypatch.setattr(onnx_export, "open_engine", lambda path: lambda images: mine.numpy())
+        monkeypatch.setattr(onnx_export, "open_engine", lambda path, name: lambda images: mine.numpy())
         return measure_parity(student, tmp_path / "model.onnx", torch.rand(2, 3, SIZE, SIZE), SIZE)
 
     assert parity_of(theirs.flip(1)).matched == 1

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,9 @@ def quantized(content: bytes, layers: Path, images: NDArray[np.float32], argumen
     ranges = calibrate(content, images, curves, arguments.threads)
     emission = Emission(model, found, placement, ranges, arguments.int4)
     emission.run()
-    print(json.dumps({"layers": len(found), "calibrated": len(ranges), "clipped": emission.clipped}))
+    versions = {name: version(name) for name in ("litert-torch", "ai-edge-litert")}
+    counts = {"layers": len(found), "calibrated": len(ranges), "clipped": emission.clipped}
+    print(json.dumps(counts | {"versions": versions}))
     return model.write()
 
 
