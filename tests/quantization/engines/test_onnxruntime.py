@@ -150,6 +150,19 @@ def test_outputs_stay_close_to_the_traced_student(
         assert errors[:, :4].mean() < 3.0  # most of it where nothing is
 
 
+def test_opencv_runs_the_file_too(
+    traced: Callable[[BitPolicy], TracedStudent], pixels: NDArray[np.float32], tmp_path: Path
+) -> None:
+    opencv = pytest.importorskip("cv2")
+    placed, path = ENGINE.place(traced(W8A8).model, pixels), tmp_path / "model.onnx"
+    onnx.save(placed, path)
+    network = opencv.dnn.readNetFromONNX(str(path))
+    network.setInput(pixels[:1])
+    errors = np.abs(network.forward() - outputs(placed, pixels[:1]))
+    assert errors[:, 4:].max() < 0.1
+    assert errors[:, :4].mean() < 3.0
+
+
 @pytest.mark.parametrize(("side", "padding"), [(3, 1), (6, 2), (7, 3), (2, 0)])
 def test_a_first_layer_over_blocks_gives_the_very_same_sums(side: int, padding: int) -> None:
     text = FIRST.replace("SIDE", str(side)).replace("PAD", str(padding))
