@@ -1,36 +1,26 @@
 """OpenVINO on CPUs: it folds SiLU and requantization into the layer before, so only inputs of layers are quantized."""
 
-import copy
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 
 from quantization.engines.census import ACTIVATION_IN_FLOAT, between_integers, census_of
-from quantization.engines.target import Images
+from quantization.engines.generic import Generic
 from quantization.onnx.engine import installed_engines
 from schemas.eval_config import EngineName
-from schemas.student import QuantizerRecord
 from schemas.target import Census, FloatLayer
 
 LAYERS = frozenset({"Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Deconvolution"})
 INTEGER_PRECISIONS = frozenset({"i8", "u8"})
 
 
-class OpenVino:
-    """Implements `quantization.engines.target.OnnxTarget`."""
+class OpenVino(Generic):
+    """Implements `quantization.engines.target.OnnxTarget`, with the placement of `generic`."""
 
     title = "OpenVINO, CPU"
     placement = "on the input of each layer and its weight; the engine fuses SiLU and requantization itself"
-    measured = "docs/engines.md#openvino"
+    measured = "W8A8 YOLO11n, 640 px: 1.7 times as fast as FP32 (docs/engines.md#openvino)"
     runs_in: EngineName = "openvino"
-    needs_images = False
-
-    def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
-        return None
-
-    def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
-        return copy.deepcopy(model)
 
     def census(self, path: Path) -> Census:
         if "openvino" not in installed_engines():

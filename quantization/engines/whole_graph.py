@@ -99,9 +99,9 @@ class Placement:
             source = self._sources[value]
             grid = chosen[source] if source in chosen else self._decided[source]
             assert grid is not None  # else it is undecided
-            users = [
-                use for use in value.uses() if value.producer() is not None or (use.node, use.idx) in self._demands
-            ]
+            users = list(value.uses())
+            if value.is_graph_input():  # its size is asked for, too, which needs no integers
+                users = [use for use in users if (use.node, use.idx) in self._demands]
             # Integers at the top of the storage saturate above by themselves, and nothing comes from below.
             saturates = not grid.fills_storage and grid.reaches_down_to(self._lowest[source])
             stored = grid.at_the_top() if saturates else grid
