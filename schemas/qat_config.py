@@ -70,7 +70,10 @@ class SensitivityConfig(Contract):
     """How each layer's sensitivity is measured, and what is planned from it; at most one of the two targets."""
 
     candidates: tuple[Bits, ...] = Field(
-        default=(2, 3, 4, 6, 8), min_length=1, description="weight bits that are measured and planned with"
+        default=(2, 3, 4, 6, 8),
+        min_length=1,
+        strict=False,  # a run configuration is validated from plain Python values
+        description="weight bits that are measured and planned with",
     )
     images: int = Field(default=32, ge=1, description="at most this many images of the calibration set are looked at")
     budget: float | None = Field(
