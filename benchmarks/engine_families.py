@@ -18,12 +18,9 @@ import typer
 from torch.nn import functional as F
 
 from eval_job.latency import measure_latencies
-from quantization.calibrate import calibrate
-from quantization.convert import make_student
 from quantization.engines.onnxruntime import ENGINE
 from quantization.onnx.engine import open_engine
 from quantization.onnx.export import export_full_precision, trace_student
-from schemas.qat_config import BitPolicy
 from tests.conformance.cases import CASES, Case
 from tests.conformance.checks import Subject
 
@@ -37,9 +34,8 @@ def row(case: Case, size: int, folder: Path) -> str:
         return f"| {case.name} | no: {teacher.export_obstacle} | | | |"
     size = max(size, 4 * teacher.identity.stride)
     images = F.interpolate(subject.images, (size, size), mode="bilinear")
-    student = make_student(teacher, BitPolicy())
-    calibrate(student.network, lambda: images.split(2), student.head_outputs)
-    traced = trace_student(student)
+    student, manifest = subject.saved(subject.student(8), 8)
+    traced = trace_student(student, manifest)
     generic, placed = folder / "generic.onnx", folder / "placed.onnx"
     onnx.save(traced.model, generic)
     onnx.save(ENGINE.place(traced.model, images.numpy()), placed)

@@ -36,7 +36,7 @@ from schemas.teacher import TeacherSource
 from stages.shards import open_calibration_set
 
 Images = NDArray[np.float32]
-DECODED_AFTER = ("Conv", "Gemm", "MatMul")
+QUANTIZED_BY_ULTRALYTICS = ("Conv", "Gemm", "MatMul")
 """The operators that Ultralytics' INT8 export quantizes."""
 
 
@@ -84,7 +84,7 @@ def as_ultralytics_calls_it(fp32: Path, output: Path, images: Images) -> None:
     """`export(format="onnx", quantize=8)` of ultralytics 8.4: layers alone, the library's defaults otherwise."""
     from onnxruntime.quantization import quantize_static
 
-    exclude = [node.name for node in onnx.load(fp32).graph.node if node.op_type not in DECODED_AFTER]
+    exclude = [node.name for node in onnx.load(fp32).graph.node if node.op_type not in QUANTIZED_BY_ULTRALYTICS]
     quantize_static(fp32, output, Reader(images), nodes_to_exclude=exclude)
 
 

@@ -17,14 +17,14 @@ from detectors.protocol import Detector
 from detectors.registry import check_side, load_teacher, resolve_device
 from eval_job.bootstrap import resampled_precision
 from eval_job.evaluate import Looking, Predictor
-from eval_job.latency import measure_latencies
+from eval_job.latency import time_files
 from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher, why_left_out
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.summary import show
 from eval_job.unlabelled import UnlabelledSource
 from label_formats.images import ValidationImage, ValidationSet, ValidationSource
-from quantization.onnx.engine import ONNX_ENGINES, check_engine, engine_title, installed_engines, open_engine
+from quantization.onnx.engine import ONNX_ENGINES, check_engine, installed_engines, open_engine
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
 from schemas.eval_config import EvalConfig, OnnxEvaluation
@@ -42,7 +42,6 @@ from schemas.provenance import Provenance
 from schemas.student import MANIFEST, StudentManifest
 from stages.stage import Stage
 from stages.storage import remove_file, write_text
-from stages.threads import usable_cores
 
 FULL_PRECISION = "full precision"
 
@@ -91,7 +90,9 @@ def run(
     _remove_previous(output)
     named = _names(students)
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)
-    latencies = _time(config.onnx, exported, image_size, stage)
+    if exported:
+        stage.reporter.message(f"timing {len(exported)} exported models, {config.onnx.repetitions} runs each")
+    latencies = time_files(exported, image_size, config.onnx)
 
     names = teacher.identity.class_names
     measured: list[tuple[_Model, _Measured]] = []
@@ -108,7 +109,13 @@ def run(
         data=measured_on.described,
         agreement_data=tuple(each.described for each in further),
         models=tuple(
-            _row(model, found, full_precision, latencies.get(model.name, ()), _about(model.file, config.onnx))
+            _row(
+                model,
+                found,
+                full_precision,
+                latencies.get(model.name, ()),
+                config.onnx.providers,
+            )
             for model, found in measured
         ),
         detection_statistics=confident_statistics(validation, full_precision.detections, names),
@@ -152,18 +159,6 @@ class _Model:
     weights_sha256: str
     manifest: StudentManifest | None = None
     file: OnnxFile | None = None
-
-
-def _about(file: OnnxFile | None, onnx: OnnxEvaluation) -> dict[str, Any]:
-    """What a row says of an exported file."""
-    if file is None:
-        return {}
-    about: dict[str, Any] = {"file_bytes": file.path.stat().st_size}
-    about["engine"] = engine_title(file.engine or "onnxruntime", onnx.providers)
-    if file.source is not None:
-        manifest = file.source.file
-        about |= {"student": file.source.name, "target": manifest.target, "census": manifest.census}
-    return about
 
 
 def _models(
@@ -211,7 +206,7 @@ def _measure(
 
 
 def _row(
-    model: _Model, measured: _Measured, full: _Measured, latencies: tuple[Latency, ...], about: dict[str, Any]
+    model: _Model, measured: _Measured, full: _Measured, latencies: tuple[Latency, ...], providers: Sequence[str]
 ) -> EvaluatedModel:
     precision, of_full = measured.evaluation.summary, full.evaluation.summary
     return EvaluatedModel(
@@ -228,7 +223,7 @@ def _row(
         precision_recall=measured.evaluation.curve,
         uncertainty=uncertainty(precision, measured.resampled, of_full, None if measured is full else full.resampled),
         latencies=latencies,
-        **about,
+        **(model.file.described(providers) if model.file else {}),
     )
 
 
@@ -265,27 +260,6 @@ def _exported(
         stage.reporter.message("exporting the teacher in single and half precision")
         found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]
     return found
-
-
-def _time(
-    onnx: OnnxEvaluation, exported: Sequence[OnnxFile], image_size: int, stage: Stage
-) -> dict[str, tuple[Latency, ...]]:
-    if not exported:
-        return {}
-    stage.reporter.message(f"timing {len(exported)} exported models, {onnx.repetitions} runs each")
-    latencies: dict[str, tuple[Latency, ...]] = {}
-    for engine in dict.fromkeys(file.engine for file in exported if file.engine):
-        measured = measure_latencies(
-            {file.name: file.path for file in exported if file.timed_in(engine)},
-            image_size,
-            engine=engine,
-            threads=onnx.threads or tuple(sorted({1, usable_cores()})),
-            repetitions=onnx.repetitions,
-            providers=onnx.providers,
-        )
-        for name, found in measured.items():
-            latencies[name] = latencies.get(name, ()) + found
-    return latencies
 
 
 def _write_detections(path: Path, validation: ValidationSet, detections: Sequence[Detections]) -> None:

@@ -5,12 +5,41 @@ from pathlib import Path
 
 import numpy as np
 
+from eval_job.onnx_model import OnnxFile
 from quantization.onnx.engine import CPU, Engine, engine_title, open_engine, seconds_of
-from schemas.eval_config import EngineName
+from schemas.eval_config import EngineName, OnnxEvaluation
 from schemas.evaluation import Latency
+from stages.threads import usable_cores
 
 WARM_UP = 3
 """Untimed runs of each model: engines compile and allocate in the first ones."""
+
+
+def time_files(files: Sequence[OnnxFile], image_size: int, settings: OnnxEvaluation) -> dict[str, tuple[Latency, ...]]:
+    """The latencies of each file by the name of its row: a student's in its engine, the teacher's in each of those.
+
+    Args:
+        files: to time.
+        image_size: side of the input, pixels.
+        settings: threads, repetitions and providers.
+
+    Raises:
+        ConfigError: an engine or a provider is not installed.
+        VerificationError: an engine cannot read a file.
+    """
+    latencies: dict[str, tuple[Latency, ...]] = {}
+    for engine in dict.fromkeys(file.engine for file in files if file.engine):
+        measured = measure_latencies(
+            {file.name: file.path for file in files if file.timed_in(engine)},
+            image_size,
+            engine=engine,
+            threads=settings.threads or tuple(sorted({1, usable_cores()})),
+            repetitions=settings.repetitions,
+            providers=settings.providers,
+        )
+        for name, found in measured.items():
+            latencies[name] = latencies.get(name, ()) + found
+    return latencies
 
 
 def measure_latencies(

@@ -1,8 +1,9 @@
 """Exported models as detectors: the engine computes, the family letterboxes and suppresses."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from quantization.engines.target import engine_target
-from quantization.onnx.engine import ONNX_ENGINES, Engine, how_to_install
+from quantization.onnx.engine import ONNX_ENGINES, Engine, engine_title, how_to_install
 from quantization.onnx.export import export_full_precision, verify_onnx
 from schemas.eval_config import EngineName
 from schemas.student import MANIFEST as STUDENT
@@ -54,6 +55,19 @@ class OnnxFile:
     def timed_in(self, engine: EngineName) -> bool:
         """Whether the file is timed in an engine."""
         return self.engine == engine or (self.engine is None and engine in ONNX_ENGINES)
+
+    def described(self, providers: Sequence[str]) -> dict[str, Any]:
+        """What a row of the report says of the file.
+
+        Args:
+            providers: ONNX Runtime's execution providers, where that engine runs it.
+        """
+        about: dict[str, Any] = {"file_bytes": self.path.stat().st_size}
+        about["engine"] = engine_title(self.engine or "onnxruntime", providers)
+        if self.source is not None:
+            manifest = self.source.file
+            about |= {"student": self.source.name, "target": manifest.target, "census": manifest.census}
+        return about
 
 
 class OnnxDetector:

@@ -73,7 +73,7 @@ def export(
         batches = ImageBatches(open_calibration_set(set_folder), device)
         images = next(batches.in_order(OBSERVED_IMAGES, OBSERVED_IMAGES))
     with stage.output(path.parent, wanted.key, Rank(), lambda: False):
-        described = export_student(detector, manifest, trace_student(detector), path, images, form)
+        described = export_student(trace_student(detector, manifest), path, images, form)
     _show(described, path, stage)
 
 

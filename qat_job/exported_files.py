@@ -46,13 +46,13 @@ def export(
     if not targets:
         return
     seen = next(images.in_order(OBSERVED_IMAGES, OBSERVED_IMAGES))
-    traced = trace_student(student)
+    traced = trace_student(student, manifest)
     for target in targets:
         stage.stop_here_if_asked()
         path = exported_path(folder, target)
         stage.reporter.message(f"exporting {path}")
         form = ExportForm(target=target, image_size=manifest.calibration_set.image_size)
-        exported = export_student(student, manifest, traced, path, seen, form)
+        exported = export_student(traced, path, seen, form)
         parity, census = exported.parity, exported.census
         stage.reporter.message(
             f"{path}: {exported.bytes / 1e6:.2f} MB, {sum(census.integer.values())} operators in integers, "

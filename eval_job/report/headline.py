@@ -9,7 +9,7 @@ from schemas.evaluation import EvalReport, EvaluatedModel, Interval, Measure, Va
 
 FEW_IMAGES = 1000
 """Below this many validation images a reader is warned; COCO val2017 has 5,000."""
-STYLES = 6
+STYLES = 7
 """Number of model colours in the style sheet; `c0` is full precision."""
 
 LABEL_MODES = {

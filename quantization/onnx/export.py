@@ -54,19 +54,23 @@ class TracedStudent:
     """A student's graph with Q/DQ on the inputs of its layers, which every target starts from.
 
     Attributes:
+        student: as its manifest describes it.
+        manifest: of the student.
         model: without metadata.
         weight_bits: of each quantized layer in it.
         activation_bits: of their inputs.
         float_layers: names of convolutions and linear layers without quantizers in it.
     """
 
+    student: Detector
+    manifest: StudentManifest
     model: onnx.ModelProto
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
     float_layers: tuple[str, ...]
 
 
-def trace_student(student: Detector) -> TracedStudent:
+def trace_student(student: Detector, manifest: StudentManifest) -> TracedStudent:
     """Trace a student once, for all targets."""
     network = student.deployed()
     layers = quantized_layers(network)
@@ -76,23 +80,21 @@ def trace_student(student: Detector) -> TracedStudent:
     stored = {tensor.name for tensor in model.graph.initializer}
     exported = [bits[name] for name in bits if f"{name}.weight_quantizer.integers" in stored]
     in_float = tuple(name for name in float_layers(network) if f"{name}.weight" in stored)
-    return TracedStudent(model, tuple(bits for bits, _ in exported), tuple(bits for _, bits in exported), in_float)
+    return TracedStudent(
+        student=student,
+        manifest=manifest,
+        model=model,
+        weight_bits=tuple(weight for weight, _ in exported),
+        activation_bits=tuple(activation for _, activation in exported),
+        float_layers=in_float,
+    )
 
 
-def export_student(
-    student: Detector,
-    manifest: StudentManifest,
-    traced: TracedStudent,
-    path: Path,
-    images: Tensor | None,
-    form: ExportForm,
-) -> OnnxManifest:
+def export_student(traced: TracedStudent, path: Path, images: Tensor | None, form: ExportForm) -> OnnxManifest:
     """Write a student as a model in the form that the target wants, then the manifest that makes it one.
 
     Args:
-        student: as its manifest describes it.
-        manifest: of the student.
-        traced: the student's graph.
+        traced: the student.
         path: the model file.
         images: calibration images, `(B, 3, H, W)`; None compares outputs on noise.
         form: what is asked of the file.
@@ -101,11 +103,11 @@ def export_student(
         ConfigError: the target cannot express the student, or needs images.
         VerificationError: the exported model does not compute what the student computes, or breaks the target's rules.
     """
-    engine = engine_target(form.target)
+    student, manifest, engine = traced.student, traced.manifest, engine_target(form.target)
     check_target(manifest, form.target, has_images=images is not None)
     remove_file(onnx_manifest_path(path))
     seen = None if images is None else _resized(images[:OBSERVED_IMAGES], form.image_size)
-    made = _write(student, manifest, traced, path, seen, form)
+    made = _write(traced, path, seen, form)
     judge = engine.runs_in if isinstance(engine, OwnFormat) else "onnxruntime"
     try:
         parity = measure_parity(student, path, seen, form.image_size, judge)
@@ -134,16 +136,9 @@ def export_student(
     return described
 
 
-def _write(
-    student: Detector,
-    manifest: StudentManifest,
-    traced: TracedStudent,
-    path: Path,
-    images: Tensor | None,
-    form: ExportForm,
-) -> dict[str, Any]:
+def _write(traced: TracedStudent, path: Path, images: Tensor | None, form: ExportForm) -> dict[str, Any]:
     """Write the file itself; what its manifest says of how it was made."""
-    engine = engine_target(form.target)
+    student, manifest, engine = traced.student, traced.manifest, engine_target(form.target)
     arrays = None if images is None else images.cpu().contiguous().numpy()
     if isinstance(engine, OwnFormat):
         assert arrays is not None  # these engines need images, which `check_target` asks for

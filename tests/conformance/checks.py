@@ -220,7 +220,7 @@ def exports(subject: Subject) -> str:
     student, manifest = subject.saved(subject.student(8), 8)
     size = max(subject.case.size, 4 * subject.teacher.identity.stride)
     form = ExportForm(target=Target.GENERIC, image_size=size)
-    exported = export_student(student, manifest, trace_student(student), subject.folder / "model.onnx", None, form)
+    exported = export_student(trace_student(student, manifest), subject.folder / "model.onnx", None, form)
     if not student.end_to_end:
         assert exported.parity.score_mean < 1e-2
         return f"scores within {exported.parity.score_mean:.0e}"

@@ -17,7 +17,7 @@ from quantization.student import save_student
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
-from schemas.student import CalibrationSetReference, TrainingMethod, TrainingSummary
+from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
 from schemas.teacher import TeacherSource
 
 
@@ -48,6 +48,25 @@ def calibrated(teacher: Detector, images: Tensor) -> Callable[[BitPolicy], Detec
         return students[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def manifest_of() -> Callable[[Detector, BitPolicy], StudentManifest]:
+    """The manifest of a student that lies in no folder."""
+
+    def describe(student: Detector, bits: BitPolicy) -> StudentManifest:
+        config = QatConfig(bits=bits, ptq_only=True)
+        return StudentManifest(
+            teacher=student.identity, method=TrainingMethod.PTQ, bits=bits, quantizers=(), qat=config,
+            calibration_set=CalibrationSetReference(
+                digest="of the set", samples=4, image_size=160,
+                label_mode=LabelMode.SAMPLED, image_source=ImageSource.SYNTHESIZED,
+            ),
+            training=TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None),
+            weights_sha256="5" * 64, provenance=Provenance.of("qat", config.keyed(), {"teacher": "t"}),
+        )  # fmt: skip
+
+    return describe
 
 
 @pytest.fixture

@@ -22,11 +22,9 @@ from quantization.engines.litert.environment import ENVIRONMENT, converter_pytho
 from quantization.engines.litert.export import export_litert
 from quantization.onnx.engine import open_engine
 from quantization.onnx.export import TracedStudent, export_student, verify_onnx
-from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import ConfigError, VerificationError
-from schemas.provenance import Provenance
-from schemas.qat_config import BitPolicy, QatConfig, Quantizer
-from schemas.student import CalibrationSetReference, ExportForm, StudentManifest, TrainingMethod, TrainingSummary
+from schemas.qat_config import BitPolicy, Quantizer
+from schemas.student import ExportForm, StudentManifest
 from schemas.target import Target
 
 SIZE = 160
@@ -72,22 +70,12 @@ def form(size: int, *, int4: bool = False) -> ExportForm:
     return ExportForm(target=Target.LITERT, image_size=size, int4=int4)
 
 
-def described(student: Detector, bits: BitPolicy) -> StudentManifest:
-    config = QatConfig(bits=bits, ptq_only=True)
-    return StudentManifest(
-        teacher=student.identity, method=TrainingMethod.PTQ, bits=bits, quantizers=(), qat=config,
-        calibration_set=CalibrationSetReference(
-            digest="of the set", samples=4, image_size=SIZE,
-            label_mode=LabelMode.SAMPLED, image_source=ImageSource.SYNTHESIZED,
-        ),
-        training=TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None),
-        weights_sha256="5" * 64, provenance=Provenance.of("qat", config.keyed(), {"teacher": "t"}),
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def exported(
-    calibrated: Callable[[BitPolicy], Detector], images: Tensor, tmp_path_factory: pytest.TempPathFactory
+    calibrated: Callable[[BitPolicy], Detector],
+    manifest_of: Callable[[Detector, BitPolicy], StudentManifest],
+    images: Tensor,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], tuple[Detector, Path, dict[str, NDArray[Any]]]]:
     """The student of a policy, its file, and what is in it; made once for all tests."""
     made: dict[str, tuple[Detector, Path, dict[str, NDArray[Any]]]] = {}
@@ -97,9 +85,10 @@ def exported(
             bits = POLICIES[name]
             student, folder = calibrated(bits), tmp_path_factory.mktemp("litert")
             path = folder / "model.tflite"
-            traced = TracedStudent(onnx.ModelProto(), (bits.weight_bits,), (8,), ())  # of no use to LiteRT
+            graph = onnx.ModelProto()  # of no use to LiteRT
+            traced = TracedStudent(student, manifest_of(student, bits), graph, (bits.weight_bits,), (8,), ())
             wanted = form(SIZE, int4=bits.weight_bits <= 4)
-            export_student(student, described(student, bits), traced, path, images, wanted)
+            export_student(traced, path, images, wanted)
             np.save(folder / "images.npy", images.numpy())
             arguments = [str(file) for file in (path, folder / "images.npy", folder / "read.npz")]
             subprocess.run(
@@ -158,13 +147,14 @@ def test_the_file_computes_what_the_student_computes(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", POLICIES)
 def test_its_manifest_has_what_the_interpreter_measured(
+    manifest_of: Callable[[Detector, BitPolicy], StudentManifest],
     name: str,
     teacher: Detector,
     images: Tensor,
     exported: Callable[[str], tuple[Detector, Path, dict[str, NDArray[Any]]]],
 ) -> None:
     student, path, arrays = exported(name)
-    manifest = verify_onnx(path, described(student, POLICIES[name]))
+    manifest = verify_onnx(path, manifest_of(student, POLICIES[name]))
     assert (manifest.target, manifest.fixed_size, manifest.opset) == (Target.LITERT, True, None)
     assert manifest.tools.keys() == {"litert-torch", "ai-edge-litert"}
     assert manifest.int4 == (name == "W4A8")
@@ -196,12 +186,16 @@ def test_the_file_says_what_it_is_and_int4_is_smaller(
 
 
 def test_without_its_environment_one_line_says_how_to_make_it(
-    calibrated: Callable[[BitPolicy], Detector], images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest_of: Callable[[Detector, BitPolicy], StudentManifest],
+    calibrated: Callable[[BitPolicy], Detector],
+    images: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     student = calibrated(BitPolicy())
     with pytest.raises(ConfigError, match=r"set ZSQ_LITERT_PYTHON to .*requirements\.txt"):
-        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images.numpy(), form(SIZE))
+        export_litert(student, manifest_of(student, BitPolicy()), tmp_path / "m", images.numpy(), form(SIZE))
 
 
 @pytest.mark.parametrize(
@@ -212,13 +206,14 @@ def test_without_its_environment_one_line_says_how_to_make_it(
     ],
 )
 def test_what_litert_cannot_express_is_refused(
+    manifest_of: Callable[[Detector, BitPolicy], StudentManifest],
     bits: BitPolicy, size: int, said: str, calibrated: Callable[[BitPolicy], Detector], images: Tensor,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv(ENVIRONMENT, "python")
     student = calibrated(bits)
     with pytest.raises(ConfigError, match=said):
-        export_litert(student, described(student, bits), tmp_path / "m", images.numpy(), form(size))
+        export_litert(student, manifest_of(student, bits), tmp_path / "m", images.numpy(), form(size))
 
 
 @pytest.mark.parametrize(
@@ -226,11 +221,12 @@ def test_what_litert_cannot_express_is_refused(
     [("/nowhere/python", ConfigError, "does not run"), ("/bin/false", VerificationError, "converter failed")],
 )
 def test_a_converter_that_fails_is_one_line_and_no_file(
+    manifest_of: Callable[[Detector, BitPolicy], StudentManifest],
     python: str, error: type[Exception], said: str, calibrated: Callable[[BitPolicy], Detector], images: Tensor,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv(ENVIRONMENT, python)
     student = calibrated(BitPolicy())
     with pytest.raises(error, match=said):
-        export_litert(student, described(student, BitPolicy()), tmp_path / "m", images.numpy(), form(SIZE))
+        export_litert(student, manifest_of(student, BitPolicy()), tmp_path / "m", images.numpy(), form(SIZE))
     assert not list(tmp_path.iterdir())

@@ -29,18 +29,13 @@ from quantization.onnx.export import (
     trace_student,
     verify_onnx,
 )
-from schemas.calibration_set import ImageSource, LabelMode
 from schemas.errors import ConfigError, InputError, VerificationError
-from schemas.provenance import Provenance
-from schemas.qat_config import BitPolicy, Policy, QatConfig
+from schemas.qat_config import BitPolicy, Policy
 from schemas.student import (
-    CalibrationSetReference,
     ExportForm,
     OnnxManifest,
     OnnxParity,
     StudentManifest,
-    TrainingMethod,
-    TrainingSummary,
     onnx_manifest_path,
 )
 from schemas.target import Target
@@ -70,7 +65,10 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def export(
-    calibrated: Callable[[BitPolicy], Detector], images: Tensor, tmp_path_factory: pytest.TempPathFactory
+    calibrated: Callable[[BitPolicy], Detector],
+    manifest_of: Callable[[Detector, BitPolicy], StudentManifest],
+    images: Tensor,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Exported]:
     """Export the student of a policy, once for all tests; weights of up to 4 bits as INT4."""
     made: dict[str, Exported] = {}
@@ -78,19 +76,11 @@ def export(
     def run(name: str) -> Exported:
         if name not in made:
             bits = POLICIES[name]
-            student, config = calibrated(bits), QatConfig(bits=bits, ptq_only=True)
-            manifest = StudentManifest(
-                teacher=student.identity, method=TrainingMethod.PTQ, bits=bits, quantizers=(), qat=config,
-                calibration_set=CalibrationSetReference(
-                    digest="of the set", samples=4, image_size=SIZE,
-                    label_mode=LabelMode.SAMPLED, image_source=ImageSource.SYNTHESIZED,
-                ),
-                training=TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None),
-                weights_sha256="5" * 64, provenance=Provenance.of("qat", config.keyed(), {"teacher": "t"}),
-            )  # fmt: skip
+            student = calibrated(bits)
+            manifest = manifest_of(student, bits)
             path = tmp_path_factory.mktemp("exported") / "model.onnx"
             form = ExportForm(target=Target.GENERIC, image_size=SIZE, int4=bits.weight_bits <= 4)
-            described = export_student(student, manifest, trace_student(student), path, images, form)
+            described = export_student(trace_student(student, manifest), path, images, form)
             made[name] = Exported(student, manifest, path, described)
         return made[name]
 
@@ -271,11 +261,12 @@ def test_a_model_that_is_not_the_student_is_refused_and_removed(
     reason: str,
 ) -> None:
     exported, path = export("W8A8 deploy"), tmp_path / "model.onnx"
-    traced = TracedStudent(exported.model, (8,), (8,), ())  # tracing again would take seconds
+    # tracing again would take seconds
+    traced = TracedStudent(exported.student, exported.manifest, exported.model, (8,), (8,), ())
     form = ExportForm(target=Target.GENERIC, image_size=SIZE)
     monkeypatch.setattr(onnx_export, "open_engine", lambda path, name: lambda x: tamper(open_engine(path)(x)))
     with pytest.raises(VerificationError, match=reason):
-        export_student(exported.student, exported.manifest, traced, path, images, form)
+        export_student(traced, path, images, form)
     assert list(tmp_path.iterdir()) == []
 
 
