@@ -1,6 +1,7 @@
 """How well agreement with full precision, which needs no labels, predicts the share of mAP that students keep.
 
-    uv run python -m benchmarks.agreement --teacher yolo11n.pt --set set320 --held-back set320/held-back --data coco-val128
+    uv run python -m benchmarks.agreement --teacher yolo11n.pt --set set320 --held-back set320/held-back \\
+        --data coco-val128
 
 A row for each pair of bits, students that are calibrated only: the divergence of outputs that decides about training,
 agreement on the held-back images and on the validation images without their labels, and the share of mAP on them.
@@ -25,8 +26,7 @@ from eval_job.unlabelled import HeldBack
 from label_formats.images import ValidationImage
 from qat_job.decision import decide
 from qat_job.images import ImageBatches
-from qat_job.job import fit_on_set
-from quantization.calibrate import calibrate
+from qat_job.job import calibrate_student
 from quantization.convert import make_student
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.teacher import TeacherSource
@@ -64,23 +64,21 @@ def main(
     found = look(full, validation.images)
     labels, _ = self_labels(found, CONFIDENCE)
     whole = measure(validation, found, names).summary.map50_95
-    print(
-        "| bits | divergence | on held-back images | on photographs | share of mAP |\n| --- | --- | --- | --- | --- |"
-    )
+    print("| bits | divergence | on held-back images | on photographs | share of mAP |")
+    print("| --- | --- | --- | --- | --- |")
+    stage = Stage("qat")
     for pair in bits.split(","):
         weights, activations = (int(part) for part in pair.split(":"))
         settings = QatConfig(bits=BitPolicy(weight_bits=weights, activation_bits=activations))
-        student = make_student(full, settings.bits)
-        calibrate(student.network, lambda: batches.in_order(settings.calibration_images, 8), student.head_outputs)
-        fit_on_set(student, batches, settings, trained=False)
-        decision = decide(student, full, batches, settings, Stage("qat"))
+        student = calibrate_student(make_student(full, settings.bits), batches, settings, stage)
+        decision = decide(student, full, batches, settings, stage)
         assert decision is not None  # steps are auto
         on_held = measure(held, look(student, held.images), names).summary.map50_95
         found = look(student, validation.images)
         on_photos = evaluate_boxes(labels, found, names).summary.map50_95
         kept = measure(validation, found, names).summary.map50_95 / whole
-        print(f"| W{weights}A{activations} | {decision.divergence:.3f} | {on_held:.3f} | {on_photos:.3f} | {kept:.1%} |",
-              flush=True)  # fmt: skip
+        cells = [f"{value:.3f}" for value in (decision.divergence, on_held, on_photos)]
+        print(f"| W{weights}A{activations} | {' | '.join(cells)} | {kept:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

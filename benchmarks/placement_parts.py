@@ -48,9 +48,8 @@ def main(
     full = timed["full precision"]
     print("| | 1 thread, ms (against FP32) | 2 threads |\n| --- | --- | --- |")
     for name, row in timed.items():
-        cells = [
-            f"{each.median_ms:.1f} ({one.median_ms / each.median_ms:.2f})" for each, one in zip(row, full, strict=True)
-        ]
+        pairs = [(each.median_ms, one.median_ms) for each, one in zip(row, full, strict=True)]
+        cells = [f"{ours:.1f} ({theirs / ours:.2f})" for ours, theirs in pairs]
         print(f"| {name} | {' | '.join(cells)} |")
 
 
