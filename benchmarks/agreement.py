@@ -1,6 +1,6 @@
 """How well agreement with full precision, which needs no labels, predicts the share of mAP that students keep.
 
-    uv run python -m benchmarks.agreement --teacher yolo11n.pt --set set320 --held-back set320/held-back \\
+    uv run python -m benchmarks.agreement --teacher yolo11n.pt --set set320 --held-back set320/held-back \
         --data coco-val128
 
 A row for each pair of bits, students that are calibrated only: the divergence of outputs that decides about training,
