@@ -66,6 +66,20 @@ def in_float(network: nn.Module) -> Iterator[None]:
             module.enabled = True
 
 
+@contextmanager
+def activations_in_float(network: nn.Module) -> Iterator[None]:
+    """Quantizers of activations off inside the block; weights are rounded as ever."""
+    layers = list(quantized_layers(network).values())
+    quantizers = [layer.input_quantizer for layer in layers]
+    for layer in layers:
+        layer.input_quantizer = nn.Identity()  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer, quantizer in zip(layers, quantizers, strict=True):
+            layer.input_quantizer = quantizer
+
+
 def quantizer_records(network: nn.Module) -> tuple[QuantizerRecord, ...]:
     """One record per quantizer of a student."""
     quantizers: list[tuple[str, FakeQuantizer]] = []

@@ -12,6 +12,9 @@ import onnx_ir as ir
 
 from quantization.onnx.quantizers import STORED_BITS
 
+ON_THE_GRID = 1e-3
+"""Share of a step that an end of a grid may be off after arithmetic in float32."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -86,7 +89,8 @@ def take_out_activations(graph: ir.Graph) -> list[Demand]:
     for quantize in [node for node in graph if node.op_type == "QuantizeLinear"]:
         grid = _grid(quantize)
         source, chain = _input(quantize, 0), [quantize]
-        if (clip := source.producer()) is not None and clip.op_type == "Clip" and len(source.uses()) == 1:
+        clip = source.producer()
+        if clip is not None and clip.op_type == "Clip" and len(source.uses()) == 1 and _narrows(clip, grid):
             grid = _clipped(grid, clip)
             source = _input(clip, 0)
             chain.append(clip)
@@ -97,6 +101,33 @@ def take_out_activations(graph: ir.Graph) -> list[Demand]:
         for node in chain:
             graph.remove(node, safe=True)
     return demands
+
+
+def leave_activations_in_float(graph: ir.Graph) -> None:
+    """Remove every activation quantizer of a graph, in place, wherever it lies.
+
+    A Clip in float that stops short of all integers of the storage belongs to a quantizer of fewer bits; any other is
+    the network's own and stays.
+    """
+    for quantize in [node for node in graph if node.op_type == "QuantizeLinear"]:
+        source, integers = _input(quantize, 0), [quantize.outputs[0]]
+        if (clip := source.producer()) is not None and clip.op_type == "Clip" and _narrows(clip, _grid(quantize)):
+            source = _input(clip, 0)
+        for value in integers:
+            for node in list(value.consumers()):
+                if node.op_type == "DequantizeLinear":
+                    node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
+                else:  # a Clip on the integers
+                    integers.append(node.outputs[0])
+
+
+def _narrows(clip: ir.Node, grid: Grid) -> bool:
+    """Whether a Clip before a quantizer is the part of it that holds fewer bits, and not the network's own."""
+    ends = [None if end is None or end.const_value is None else _number(end) for end in clip.inputs[1:]]
+    if len(ends) < 2 or any(end is None for end in ends):
+        return False
+    steps = [float(end) / grid.scale for end in ends if end is not None]
+    return _clipped(grid, clip).bits < STORED_BITS and all(abs(step - round(step)) < ON_THE_GRID for step in steps)
 
 
 def put_in_activation(graph: ir.Graph, value: ir.Value, grid: Grid, name: str, *, clip: bool) -> ir.Value:

@@ -16,8 +16,9 @@ from detectors.registry import load_teacher
 from qat_job.job import quantize
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
-from quantization.onnx.export import export_student, measure_parity, trace_student
+from quantization.onnx.export import export_student, trace_student
 from quantization.onnx.graph import to_onnx, write_onnx
+from quantization.onnx.parity import measure_parity, resized
 from quantization.student import load_student, save_student
 from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMode
 from schemas.labels import LabelOrigin
@@ -219,11 +220,16 @@ def exports(subject: Subject) -> str:
         return f"no: {subject.teacher.export_obstacle}"
     student, manifest = subject.saved(subject.student(8), 8)
     size = max(subject.case.size, 4 * subject.teacher.identity.stride)
-    form = ExportForm(target=Target.GENERIC, image_size=size)
-    exported = export_student(trace_student(student, manifest), subject.folder / "model.onnx", None, form)
+    traced, images = trace_student(student, manifest), resized(subject.images, size)
+    exported, placed = (
+        export_student(
+            traced, subject.folder / f"{target.value}.onnx", images, ExportForm(target=target, image_size=size)
+        )
+        for target in (Target.GENERIC, Target.ONNXRUNTIME)
+    )
     if not student.end_to_end:
         assert exported.parity.score_mean < 1e-2
-        return f"scores within {exported.parity.score_mean:.0e}"
+        return f"scores within {exported.parity.score_mean:.0e}; placed {placed.parity.score_mean:.0e}"
     # Rounding exchanges queries that random weights score alike, so figures are those of the network in float.
     path = subject.folder / "teacher.onnx"
     write_onnx(to_onnx(subject.teacher.deployed(), subject.teacher.identity.stride, {}), path)

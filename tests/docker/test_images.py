@@ -11,9 +11,9 @@ from tests.docker.conftest import STAGES, Project
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 PACKAGES = {
-    "synth": {"schemas", "detectors", "synth_job"},
-    "qat": {"schemas", "detectors", "quantization", "qat_job"},
-    "eval": {"schemas", "detectors", "quantization", "eval_job"},
+    "synth": {"schemas", "stages", "label_formats", "detectors", "synth_job"},
+    "qat": {"schemas", "stages", "label_formats", "detectors", "quantization", "qat_job"},
+    "eval": {"schemas", "stages", "label_formats", "detectors", "quantization", "eval_job"},
 }
 WRITE_ANYWHERE = """
 import os, tempfile

@@ -13,6 +13,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from quantization.calibrate import calibrate
 from quantization.convert import make_student
+from quantization.onnx.export import TracedStudent, trace_student
 from quantization.student import save_student
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.provenance import Provenance
@@ -67,6 +68,22 @@ def manifest_of() -> Callable[[Detector, BitPolicy], StudentManifest]:
         )  # fmt: skip
 
     return describe
+
+
+@pytest.fixture(scope="session")
+def traced(
+    calibrated: Callable[[BitPolicy], Detector], manifest_of: Callable[[Detector, BitPolicy], StudentManifest]
+) -> Callable[[BitPolicy], TracedStudent]:
+    """The graph of a policy's student, traced once; tests must not change it."""
+    made: dict[str, TracedStudent] = {}
+
+    def trace(bits: BitPolicy) -> TracedStudent:
+        key = bits.model_dump_json()
+        if key not in made:
+            made[key] = trace_student(calibrated(bits), manifest_of(calibrated(bits), bits))
+        return made[key]
+
+    return trace
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from ultralytics.nn.tasks import yaml_model_load
 from detectors.ultralytics.yolo import UltralyticsDetector
 from quantization.calibrate import calibrate
 from quantization.convert import make_student
-from quantization.onnx.export import measure_parity
 from quantization.onnx.graph import to_onnx, write_onnx
+from quantization.onnx.parity import measure_parity
 from quantization.onnx.quantizers import replace_quantizers
 from schemas.qat_config import BitPolicy
 from schemas.teacher import TeacherIdentity

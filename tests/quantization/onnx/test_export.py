@@ -4,8 +4,7 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -19,13 +18,10 @@ from ultralytics import YOLO
 
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers
-from quantization.onnx import export as onnx_export
 from quantization.onnx.engine import open_engine
 from quantization.onnx.export import (
-    TracedStudent,
     export_full_precision,
     export_student,
-    measure_parity,
     trace_student,
     verify_onnx,
 )
@@ -34,7 +30,6 @@ from schemas.qat_config import BitPolicy, Policy
 from schemas.student import (
     ExportForm,
     OnnxManifest,
-    OnnxParity,
     StudentManifest,
     onnx_manifest_path,
 )
@@ -239,53 +234,6 @@ def test_a_flipped_byte_another_student_and_a_missing_manifest_are_found(
     path.write_bytes(content)
     with pytest.raises(VerificationError, match="does not match its digest"):
         verify_onnx(path, exported.manifest)
-
-
-@pytest.mark.parametrize(
-    ("tamper", "reason"),
-    [
-        (lambda outputs: np.concatenate([outputs[:, :4], 0 * outputs[:, 4:]], axis=1), "class scores are 100% off"),
-        (lambda outputs: np.concatenate([outputs[:, :4] / 2, outputs[:, 4:]], axis=1), "boxes are .* px off"),
-        (lambda outputs: np.roll(outputs, 1, axis=0), "off on average"),
-        (lambda outputs: outputs * np.nan, "not finite"),
-        (lambda outputs: outputs[:, :-1], "instead of"),
-    ],
-    ids=["no scores", "half the boxes", "other images", "not a number", "a class less"],
-)
-def test_a_model_that_is_not_the_student_is_refused_and_removed(
-    export: Callable[[str], Exported],
-    images: Tensor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tamper: Callable[[np.ndarray], np.ndarray],
-    reason: str,
-) -> None:
-    exported, path = export("W8A8 deploy"), tmp_path / "model.onnx"
-    # tracing again would take seconds
-    traced = TracedStudent(exported.student, exported.manifest, exported.model, (8,), (8,), ())
-    form = ExportForm(target=Target.GENERIC, image_size=SIZE)
-    monkeypatch.setattr(onnx_export, "open_engine", lambda path, name: lambda x: tamper(open_engine(path)(x)))
-    with pytest.raises(VerificationError, match=reason):
-        export_student(traced, path, images, form)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_end_to_end_model_without_a_pair_or_with_other_boxes_is_refused(
-    teacher: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = torch.rand(2, 300, 6) * torch.tensor([SIZE, SIZE, SIZE, SIZE, 0, 0])
-    theirs[..., 4] = 0.5
-    student = cast(Detector, SimpleNamespace(network=teacher.network, decoded=lambda images: theirs, end_to_end=True))
-
-    def parity_of(mine: Tensor) -> OnnxParity:
-        monkeypatch.setattr(onnx_export, "open_engine", lambda path, name: lambda images: mine.numpy())
-        return measure_parity(student, tmp_path / "model.onnx", torch.rand(2, 3, SIZE, SIZE), SIZE)
-
-    assert parity_of(theirs.flip(1)).matched == 1
-    with pytest.raises(VerificationError, match="only 0% of the student's outputs"):
-        parity_of(theirs + torch.tensor([0, 0, 0, 0, 0, 1]))
-    with pytest.raises(VerificationError, match=r"boxes are .* px off"):
-        parity_of(theirs + torch.tensor([SIZE, 0, 0, 0, 0, 0]))
 
 
 def test_an_unreadable_model_is_one_clear_line(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""Whether an exported model is the student that training simulated.
+
+Two comparisons answer that. With every activation left in float, the file and the student compute the same numbers,
+whatever the bits: a file that was put together wrongly fails here. With activations rounded, their outputs differ,
+since engines add up in another order and round more tensors; few bits amplify each difference on its way through the
+network. A YOLO11n at W4A4 is 26 % off itself when its input is changed by less than one step of 8 bits, so that this
+second comparison can refuse a file only at 6 bits and more. Its figures are recorded at any bits.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detectors.protocol import Detector
+from quantization.convert import activations_in_float, quantized_layers
+from quantization.onnx.activations import leave_activations_in_float
+from quantization.onnx.engine import Engine, open_engine
+from schemas.errors import VerificationError
+from schemas.eval_config import EngineName
+from schemas.student import OnnxParity
+
+PARITY_IMAGES = 8
+"""Images that the outputs are compared on."""
+BEST_ANCHORS = 100
+"""Per image, the outputs that a model is accepted or refused by: those that the student scores highest."""
+COMPARABLE_BITS = 6
+"""Fewest bits of activations at which rounded outputs can refuse a file."""
+SMALLEST_MATCH = 0.5
+"""Share of an end-to-end head's best outputs that need one of their class in the model."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest errors that a file may have.
+
+    Attributes:
+        scores: share of the student's scores.
+        boxes: share of the image's side, weighted by score.
+    """
+
+    scores: float
+    boxes: float
+
+
+ROUNDED = Limits(scores=0.5, boxes=0.02)
+"""Of rounding, scores are up to 0.1 off and boxes 0.002; unrelated outputs about 1, another image's boxes 0.03."""
+IN_FLOAT = Limits(scores=0.01, boxes=0.001)
+"""Of adding up in another order, both are about 1e-5 off."""
+
+
+@torch.no_grad()
+def measure_parity(
+    student: Detector, path: Path, images: Tensor | None, image_size: int, engine: EngineName = "onnxruntime"
+) -> OnnxParity:
+    """Errors of an exported model's decoded outputs against the simulated student's.
+
+    Args:
+        student: that the file was made of.
+        path: the file.
+        images: calibration images, `(B, 3, H, W)`; None compares outputs on noise.
+        image_size: side that they are compared at, pixels.
+        engine: that runs the file.
+
+    Raises:
+        VerificationError: the model does not compute what the student computes.
+    """
+    source: Literal["calibration set", "noise"] = "noise" if images is None else "calibration set"
+    compared = _compared(images, image_size)
+    theirs, mine = _outputs(student, compared), _run(open_engine(path, engine), compared)
+    reason = _impossible(mine, theirs)
+    if reason is None and _fewest_bits(student) >= COMPARABLE_BITS:
+        reason = _difference(mine, theirs, student.end_to_end, image_size, ROUNDED)
+    _refuse(path, reason)
+    matched = torch.ones(())
+    if student.end_to_end:
+        mine, theirs, matched = _same_rows(mine, theirs)
+        scores, boxes = (mine - theirs)[:, 4].abs(), (mine - theirs)[:, :4].abs()
+    else:
+        errors = (mine - theirs).abs()
+        boxes, scores = errors[:, :4], errors[:, 4:]
+    return OnnxParity(
+        images=len(compared),
+        image_source=source,
+        score_max=float(scores.max()),
+        score_mean=float(scores.mean()),
+        box_max=float(boxes.max()),
+        box_mean=float(boxes.mean()),
+        matched=float(matched),
+    )
+
+
+@torch.no_grad()
+def check_in_float(student: Detector, path: Path, images: Tensor | None, image_size: int) -> None:
+    """Check that an ONNX model computes what the student computes where both leave every activation in float.
+
+    Args:
+        student: that the file was made of.
+        path: the file.
+        images: as for `measure_parity`.
+        image_size: side that they are compared at, pixels.
+
+    Raises:
+        VerificationError: it computes something else.
+    """
+    compared = _compared(images, image_size)
+    with activations_in_float(student.network):
+        theirs = _outputs(student, compared)
+    model = ir.from_proto(onnx.load(path))
+    leave_activations_in_float(model.graph)
+    with TemporaryDirectory() as folder:
+        in_float = Path(folder) / path.name
+        in_float.write_bytes(ir.to_proto(model).SerializeToString())
+        mine = _run(open_engine(in_float), compared)
+    reason = _impossible(mine, theirs) or _difference(mine, theirs, student.end_to_end, image_size, IN_FLOAT)
+    _refuse(path, reason and f"with activations in float, {reason}")
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images `(B, C, H, W)` as `(B, C, size, size)`."""
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def _compared(images: Tensor | None, size: int) -> Tensor:
+    if images is None:
+        return torch.rand(PARITY_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return resized(images[:PARITY_IMAGES], size)
+
+
+def _outputs(student: Detector, images: Tensor) -> Tensor:
+    device = next(student.network.parameters()).device
+    return student.decoded(images.to(device)).cpu()
+
+
+def _run(engine: Engine, images: Tensor) -> Tensor:
+    return torch.from_numpy(engine(images.cpu().contiguous().numpy()))
+
+
+def _fewest_bits(student: Detector) -> int:
+    """Of the activations; a detector in float counts as 8."""
+    return min((layer.input_quantizer.spec.bits for layer in quantized_layers(student.network).values()), default=8)
+
+
+def _refuse(path: Path, reason: str | None) -> None:
+    if reason is not None:
+        raise VerificationError(
+            f"{path}: the exported model is not the student: {reason}; not kept. Please report this with the "
+            "architecture"
+        )
+
+
+def _impossible(mine: Tensor, theirs: Tensor) -> str | None:
+    """Why outputs cannot be those of any student."""
+    if mine.shape != theirs.shape:
+        return f"its outputs are {tuple(mine.shape)} instead of {tuple(theirs.shape)}"
+    if not mine.isfinite().all():
+        return "it computes values that are not finite"
+    return None
+
+
+def _difference(mine: Tensor, theirs: Tensor, end_to_end: bool, image_size: int, limits: Limits) -> str | None:
+    """Why a model's outputs cannot be the student's, judged by the student's best; None where they can.
+
+    Background is left out: its scores are near 0 in any model, and its boxes are chance.
+    """
+    if end_to_end:
+        mine, theirs, matched = _same_rows(mine, theirs[:, :BEST_ANCHORS])  # sorted by score
+        if not matched >= SMALLEST_MATCH:
+            return f"only {matched:.0%} of the student's outputs have one of their class in it"
+        mine, theirs = mine[:, :5], theirs[:, :5]
+    else:
+        scores = theirs[:, 4:].amax(dim=1)
+        best = scores.topk(min(BEST_ANCHORS, scores.shape[1])).indices[:, None].expand(-1, theirs.shape[1], -1)
+        mine, theirs = (outputs.gather(2, best).transpose(1, 2).flatten(0, 1) for outputs in (mine, theirs))
+    errors, weights = (mine - theirs).abs(), theirs[:, 4:].sum(dim=1)
+    # Written so that an error which is not a number fails.
+    if not errors[:, 4:].sum() <= limits.scores * weights.sum():
+        return f"its class scores are {errors[:, 4:].sum() / weights.sum():.0%} off on average"
+    if not (errors[:, :4].mean(dim=1) * weights).sum() <= limits.boxes * image_size * weights.sum():
+        return f"its boxes are {(errors[:, :4].mean(dim=1) * weights).sum() / weights.sum():.1f} px off on average"
+    return None
+
+
+def _same_rows(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """End-to-end rows `(B, N, 6)` as pairs `(M, 6)`, and the share paired.
+
+    Rows are sorted by score, so that equal objects may stand in other rows: each goes with the nearest of its class.
+    """
+    distances = torch.cdist(theirs[..., :4], mine[..., :4])
+    distance, nearest = distances.where(theirs[..., None, 5] == mine[:, None, :, 5], torch.inf).min(dim=2)
+    paired = distance.isfinite()
+    return mine.gather(1, nearest[..., None].expand_as(theirs))[paired], theirs[paired], paired.float().mean()
