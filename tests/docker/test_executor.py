@@ -62,10 +62,11 @@ def test_a_signal_stops_the_stage_cleanly_and_removes_its_container(
     assert containers() == []
 
 
-def test_a_bad_teacher_in_the_container_is_the_stage_s_line_and_code(images: None, tmp_path: Path) -> None:
+def test_a_bad_teacher_is_refused_before_a_container_starts(images: None, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher.pt"
     teacher.write_bytes(b"not a checkpoint")
     failing = start(tmp_path / "run", teacher__path=teacher)
-    _, errors = failing.communicate()
+    output, errors = failing.communicate()
     assert failing.returncode == 2
-    assert f"zsq synth: teacher {teacher}: not an Ultralytics YOLO checkpoint" in errors
+    assert f"zsq run: teacher {teacher}: not an Ultralytics YOLO checkpoint" in errors
+    assert "synth" not in output
