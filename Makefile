@@ -4,7 +4,7 @@ UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 RUN := $(UV) run --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all images test-docker check lint format types layers schemas clean
+.PHONY: help setup run test test-all images test-docker check lint format types layers schemas pages clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ layers: setup ## Check which package imports which
 
 schemas: setup ## Write the JSON Schema files of the contracts
 	$(RUN) python -m stages.json_schemas docs/schemas
+
+pages: setup ## Write the pages of commands and settings
+	$(RUN) python -m stages.settings_page docs/settings.md
+	$(RUN) python -m typer pipeline.cli utils docs --name zsq --title "Command line" --output docs/cli.md
 
 clean: ## Remove caches and build outputs
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -50,15 +50,15 @@ def main(
 
 def _of_set(folder: Path | None) -> list[ValidationImage]:
     samples = open_calibration_set(folder).samples if folder else []
-    return [_unlabelled(number, sample.image()) for number, sample in enumerate(samples)]
+    return [unlabelled(number, sample.image()) for number, sample in enumerate(samples)]
 
 
 def _of_folder(folder: Path | None) -> list[ValidationImage]:
     files = sorted(folder.iterdir()) if folder else []
-    return [_unlabelled(n, file) for n, file in enumerate(files) if file.suffix.lower() in IMAGE_SUFFIXES]
+    return [unlabelled(n, file) for n, file in enumerate(files) if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _unlabelled(number: int, source: object) -> ValidationImage:
+def unlabelled(number: int, source: object) -> ValidationImage:
     nothing = np.zeros(0, dtype=np.int64)
     return ValidationImage(number, source, np.zeros((0, 4), np.float32), nothing, nothing.astype(np.bool_))  # type: ignore[arg-type]
 

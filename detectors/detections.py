@@ -1,4 +1,4 @@
-"""The one box container: labels and predictions of an image, as tensors."""
+"""Labels and predictions of an image, as tensors."""
 
 from dataclasses import dataclass
 from typing import Any

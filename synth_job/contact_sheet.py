@@ -23,16 +23,17 @@ def write_contact_sheet(path: Path, samples: list[Sample], class_names: tuple[st
     sheet = Image.new("RGB", (columns * (CELL + GAP) + GAP, rows * (CELL + GAP) + GAP), "white")
     for number, sample in enumerate(shown):
         row, column = divmod(number, columns)
-        sheet.paste(_annotated(sample, class_names), (GAP + column * (CELL + GAP), GAP + row * (CELL + GAP)))
+        sheet.paste(annotated(sample, class_names, CELL), (GAP + column * (CELL + GAP), GAP + row * (CELL + GAP)))
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="PNG")
 
 
-def _annotated(sample: Sample, class_names: tuple[str, ...]) -> Image.Image:
-    cell = Image.fromarray(sample.image()).resize((CELL, CELL), Image.Resampling.BICUBIC)
+def annotated(sample: Sample, class_names: tuple[str, ...], side: int) -> Image.Image:
+    """An image with its boxes and their names, `side` × `side` pixels."""
+    cell = Image.fromarray(sample.image()).resize((side, side), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(cell)
     for box in sample.labels.boxes:
-        x, y, w, h = (value * CELL / sample.labels.width for value in box.bbox)
+        x, y, w, h = (value * side / sample.labels.width for value in box.bbox)
         hue = box.category_id * 0.618034 % 1.0  # golden-ratio steps keep neighbouring classes apart
         colour = tuple(int(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, 1.0))
         draw.rectangle((x, y, x + max(w, 3), y + max(h, 3)), outline=colour, width=2)

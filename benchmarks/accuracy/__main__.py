@@ -13,7 +13,7 @@ from schemas.errors import ZsqError
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 RESULTS = Path(__file__).parent.parent / "results" / "accuracy"
-PAGE = Path(__file__).parent.parent.parent / "docs" / "accuracy.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "research" / "accuracy.md"
 
 app = typer.Typer(add_completion=False, help="Experiments on what moves a student's accuracy.")
 
@@ -34,7 +34,7 @@ def run(
 
 @app.command()
 def page() -> None:
-    """Write docs/accuracy.md and its plots from all results."""
+    """Write docs/research/accuracy.md and its plots from all results."""
     write_page(EXPERIMENTS, RESULTS, PAGE)
     typer.echo(os.path.relpath(PAGE))
 
