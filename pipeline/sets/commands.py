@@ -115,10 +115,10 @@ def subset(
 @set_app.command()
 def export(
     folder: Folder,
-    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="empty folder for images and labels")],
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="empty folder for what is written")],
     export_format: Annotated[ExportFormat, typer.Option("--format", help="layout of the folder")],
 ) -> None:
-    """Write a set as ordinary images with COCO or YOLO labels."""
+    """Write a set as other tools take it: images with COCO or YOLO labels, a list, or one array."""
     from pipeline.sets.export import export_set
 
     with run_stage("set export") as stage:

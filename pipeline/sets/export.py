@@ -1,8 +1,9 @@
-"""A set as ordinary images and label files: COCO JSON, or the YOLO layout."""
+"""A set as other tools take it: ordinary images with or without labels, a list of them, or one array."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from label_formats.coco import INSTANCES, write_instances
@@ -12,15 +13,18 @@ from pipeline.sets.choices import ExportFormat
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError
 from schemas.labels import ImageLabels
-from stages.shards import CalibrationSet, open_calibration_set
+from stages.shards import CalibrationSet, Sample, open_calibration_set
 from stages.stage import Stage
-from stages.storage import atomic_path
+from stages.storage import atomic_path, write_text
+
+ARRAY = "calibration.npy"
+LIST = "dataset.txt"
 
 
 def export_set(folder: Path, output: Path, export_format: ExportFormat, stage: Stage) -> CalibrationSetManifest:
-    """Write the set in `folder` as images and labels into `output`; the file that lists them comes last.
+    """Write the set in `folder` into `output`; the file that lists the images comes last.
 
-    Scores and origins of boxes are left behind: neither format has a place for them.
+    Scores and origins of boxes are left behind: no format has a place for them.
 
     Raises:
         ConfigError: `output` is not empty: what lies there would pass for part of the set.
@@ -30,13 +34,43 @@ def export_set(folder: Path, output: Path, export_format: ExportFormat, stage: S
     calibration_set = open_calibration_set(folder)
     if output.is_dir() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty; choose another folder, or remove what lies there")
+    if export_format in (ExportFormat.NCHW, ExportFormat.NHWC):
+        _write_array(calibration_set, output / ARRAY, export_format, stage)
+        return calibration_set.manifest
     names = [f"{number:08d}.png" for number in range(len(calibration_set.samples))]
-    for name, sample in zip(names, stage.reporter.track(calibration_set.samples, "images", unit="image"), strict=True):
-        stage.stop_here_if_asked()
+    for name, sample in zip(names, _samples(calibration_set, stage), strict=True):
         with atomic_path(output / IMAGES / name) as temporary:
             Image.fromarray(sample.image(), "RGB").save(temporary, format="PNG")
     WRITERS[export_format](calibration_set, names, output)
     return calibration_set.manifest
+
+
+def _samples(calibration_set: CalibrationSet, stage: Stage) -> Iterator[Sample]:
+    for sample in stage.reporter.track(calibration_set.samples, "images", unit="image"):
+        stage.stop_here_if_asked()
+        yield sample
+
+
+def _write_array(calibration_set: CalibrationSet, path: Path, export_format: ExportFormat, stage: Stage) -> None:
+    """Write all images as one array, one by one, so that memory does not grow with their number."""
+    count, side = calibration_set.manifest.samples, calibration_set.manifest.image_size
+    channels_first = export_format is ExportFormat.NCHW
+    shape, kind = ((count, 3, side, side), "<f4") if channels_first else ((count, side, side, 3), "|u1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=shape)
+        for number, sample in enumerate(_samples(calibration_set, stage)):
+            pixels = sample.image()
+            array[number] = pixels.transpose(2, 0, 1) / np.float32(255) if channels_first else pixels
+        array.flush()
+
+
+def _write_nothing(calibration_set: CalibrationSet, names: list[str], output: Path) -> None:
+    """A folder of images is all there is."""
+
+
+def _write_list(calibration_set: CalibrationSet, names: list[str], output: Path) -> None:
+    write_text(output / LIST, "".join(f"{IMAGES}/{name}\n" for name in names))
 
 
 def _write_coco(calibration_set: CalibrationSet, names: list[str], output: Path) -> None:
@@ -63,4 +97,6 @@ def _labelled(calibration_set: CalibrationSet, names: list[str]) -> Iterator[tup
 WRITERS: dict[ExportFormat, Callable[[CalibrationSet, list[str], Path], None]] = {
     ExportFormat.COCO: _write_coco,
     ExportFormat.YOLO: _write_yolo,
+    ExportFormat.IMAGES: _write_nothing,
+    ExportFormat.LIST: _write_list,
 }

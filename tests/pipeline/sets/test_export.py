@@ -99,3 +99,27 @@ def test_any_box_survives_both_formats_cut_at_the_edges(labels: ImageLabels) -> 
         assert rows.classes == [category for category, _ in inside]
         for edges, (_, (x, y, w, h)) in zip(rows.edges, inside, strict=True):
             np.testing.assert_allclose(np.array(edges) * sides, [x, y, x + w, y + h], atol=1e-4)
+
+
+@pytest.mark.parametrize(("layout", "shape"), [("nchw", (6, 3, 32, 32)), ("nhwc", (6, 32, 32, 3))])
+def test_an_array_holds_every_pixel(layout: str, shape: tuple[int, ...], set_folder: Path, tmp_path: Path) -> None:
+    assert zsq_set("export", set_folder, "--format", layout, "--output", tmp_path / "out").exit_code == 0
+    array = np.load(tmp_path / "out" / "calibration.npy")
+    assert array.shape == shape
+    expected = np.stack([sample.image() for sample in open_calibration_set(set_folder).samples])
+    if layout == "nchw":
+        assert array.dtype == np.float32 and array.flags.c_contiguous
+        array = (array * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("layout", ["images", "list"])
+def test_images_alone_or_with_their_list(layout: str, set_folder: Path, tmp_path: Path) -> None:
+    assert zsq_set("export", set_folder, "--format", layout, "--output", tmp_path / "out").exit_code == 0
+    images = sorted((tmp_path / "out" / "images").iterdir())
+    assert len(images) == 6
+    listed = tmp_path / "out" / "dataset.txt"
+    assert listed.exists() is (layout == "list")
+    if layout == "list":
+        assert [tmp_path / "out" / line for line in listed.read_text().splitlines()] == images
