@@ -72,6 +72,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     executor: str = "local",
+    max_drop: float | None = None,
     **options: Unpack[Options],
 ) -> RunResult:
     """Run the whole pipeline on a detector, as `zsq run` does; what is finished is not repeated.
@@ -82,6 +83,7 @@ def run(
         settings: every other setting by its dotted key, as in `{"qat.steps": 500}`.
         overwrite: replace what was made with other settings.
         executor: `local` or `docker`.
+        max_drop: points of mAP50-95 that may be lost: the fewest bits that hold are found by trying.
         **options: `bits`, `images`, `size`, `data`, `photos`, `targets`, as on the command line.
 
     Raises:
@@ -93,7 +95,7 @@ def run(
     given = [assignment(key, value) for key, value in (settings or {}).items()]
     chosen = [*given, *RunOptions(**options).assignments()]
     config = read_run_config(source, chosen, None if output is None else Path(output))
-    code = conduct(config, ExecutorName(executor), overwrite, Stage("run"))
+    code = conduct(config, ExecutorName(executor), overwrite, Stage("run"), max_drop)
     if code != ExitCode.DONE:
         raise ERRORS.get(code, ZsqError)(f"a stage of the run ended with exit code {code}; its last line says why")
     return result_of(config.storage)

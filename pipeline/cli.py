@@ -68,6 +68,10 @@ def run(
     targets: Annotated[
         list[str] | None, typer.Option("--target", metavar="NAME", help="engine to export for; can be repeated")
     ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option("--max-drop", metavar="POINTS", min=0.01, max=100, help="fewest bits that lose at most this"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "--storage", metavar="FOLDER", help="where set, student and report go")
     ] = None,
@@ -85,7 +89,7 @@ def run(
             findings = checked(settings, commands, executor, overwrite)
             typer.echo(describe_plan(settings, commands, described(findings, settings) if findings else ()))
             return
-        code = conduct(settings, executor, overwrite, stage)
+        code = conduct(settings, executor, overwrite, stage, max_drop)
         if code:
             sys.exit(code)
         made = artifacts(settings)

@@ -9,7 +9,9 @@ from pipeline.plan import StageCommand, plan_stages
 from pipeline.preflight.findings import Findings, described
 from pipeline.preflight.process import preflight
 from pipeline.settings import check_inputs
+from pipeline.smallest import Search
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
+from schemas.errors import ConfigError
 from schemas.evaluation import REPORT
 from schemas.run_config import RunConfig
 from schemas.student import MANIFEST as STUDENT_MANIFEST
@@ -50,16 +52,29 @@ def checked(
     return preflight(config, containers=executor is ExecutorName.DOCKER)
 
 
-def conduct(config: RunConfig, executor: ExecutorName, overwrite: bool, stage: Stage) -> int:
+def conduct(
+    config: RunConfig, executor: ExecutorName, overwrite: bool, stage: Stage, max_drop: float | None = None
+) -> int:
     """Check a run, say what it will do and how long that takes, do it; the exit code of the stage that failed, or 0.
+
+    Args:
+        config: of the run.
+        executor: where its stages are started.
+        overwrite: replace what was made with other settings.
+        stage: the run.
+        max_drop: points of mAP50-95 that may be lost; None takes the bits as they are set.
 
     Raises:
         ZsqError: the run would fail, or a stage cannot be started.
         Stopped: SIGTERM arrived between two stages.
     """
+    if max_drop is not None and executor is not ExecutorName.LOCAL:
+        raise ConfigError("max-drop: students are tried on this machine alone; leave --executor out")
     commands = plan_stages(config, overwrite=overwrite)
     starter = EXECUTORS[executor]()
     findings = checked(config, commands, executor, overwrite)
     if findings is not None:
         stage.reporter.table("Will do", ("", ""), described(findings, config))
+    if max_drop is not None:
+        return Search(config, max_drop, starter, overwrite, stage).run()
     return run_stages(commands, starter, stage, findings.seconds if findings else {})

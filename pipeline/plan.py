@@ -19,6 +19,7 @@ CALIBRATION_FOLDER = "calibration"
 STUDENT_FOLDER = "student"
 EVAL_FOLDER = "eval"
 CONFIG_FOLDER = "config"
+SEARCH_FOLDER = "search"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,21 @@ def plan_stages(config: RunConfig, *, overwrite: bool = False) -> tuple[StageCom
         _command("synth", config.for_stage("synth"), storage, calibration, (), overwrite),
         _command("qat", config.for_stage("qat"), storage, student, made_with, overwrite),
         _command("eval", config.for_stage("eval"), storage, storage / EVAL_FOLDER, evaluated, overwrite),
+    )
+
+
+def plan_try(config: RunConfig, name: str, *, overwrite: bool = False) -> tuple[StageCommand, StageCommand]:
+    """Qat and eval of a student that is tried, below `search/<name>`: without files, timings and pictures."""
+    storage = Path(config.storage).expanduser()
+    calibration, folder = storage / CALIBRATION_FOLDER, storage / SEARCH_FOLDER / name
+    made_with = ("--calibration-set", str(calibration))
+    qat = config.qat.model_copy(update={"targets": ()})
+    onnx = config.eval.onnx.model_copy(update={"models": "none"})
+    judge = config.eval.model_copy(update={"onnx": onnx, "samples": 0})
+    evaluated = ("--student", str(folder / STUDENT_FOLDER), *made_with)
+    return (
+        _command("qat", qat, storage, folder / STUDENT_FOLDER, made_with, overwrite),
+        _command("eval", judge, storage, folder / EVAL_FOLDER, evaluated, overwrite),
     )
 
 

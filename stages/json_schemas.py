@@ -12,14 +12,15 @@ from schemas.evaluation import EvalReport
 from schemas.labels import ImageLabels
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
+from schemas.search import SearchReport
 from schemas.sensitivity import SensitivityReport
 from schemas.student import OnnxManifest, StudentManifest
 from schemas.synth_config import SynthConfig
 from stages.storage import write_text
 
 EXPORTED: tuple[type[Contract], ...] = (
-    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, OnnxManifest, QatConfig, RunConfig, SensitivityReport,
-    ShardRecord, StudentManifest, SynthConfig,
+    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, OnnxManifest, QatConfig, RunConfig, SearchReport,
+    SensitivityReport, ShardRecord, StudentManifest, SynthConfig,
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import InputError
 from schemas.evaluation import EvalReport
+from schemas.search import SEARCH, SearchReport
 from schemas.sensitivity import SENSITIVITY, SensitivityReport
 from schemas.student import MANIFEST, PTQ_FOLDER, StudentManifest
 from stages.shards import CalibrationSet, open_calibration_set
@@ -24,6 +25,7 @@ class StudentArtifacts:
         steps: its step sizes.
         steps_before: those before training; empty where that state was not kept.
         sensitivity: of its layers, where it was measured.
+        search: what was tried before it was kept, where its bits were searched for.
     """
 
     name: str
@@ -31,6 +33,7 @@ class StudentArtifacts:
     steps: list[LayerSteps]
     steps_before: list[LayerSteps]
     sensitivity: SensitivityReport | None
+    search: SearchReport | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ def _read_student(folder: Path, report: EvalReport) -> StudentArtifacts:
             layer_steps(before, StudentManifest.read(before / MANIFEST)) if (before / MANIFEST).exists() else []
         ),
         sensitivity=_read_sensitivity(folder, manifest),
+        search=_read_search(folder, manifest),
     )
 
 
@@ -113,3 +117,11 @@ def _read_sensitivity(folder: Path, student: StudentManifest) -> SensitivityRepo
     measured = SensitivityReport.read(folder / SENSITIVITY)
     theirs = (measured.teacher.sha256, measured.calibration_set.digest, measured.policy)
     return measured if theirs == (student.teacher.sha256, student.calibration_set.digest, student.bits.policy) else None
+
+
+def _read_search(folder: Path, student: StudentManifest) -> SearchReport | None:
+    """What was tried before this student was kept; None where it was not searched for."""
+    if not (folder / SEARCH).exists():
+        return None
+    found = SearchReport.read(folder / SEARCH)
+    return found if found.kept == student.weights_sha256 else None

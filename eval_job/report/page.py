@@ -100,6 +100,7 @@ def render(artifacts: Artifacts) -> str:
         comparisons=comparisons(report.samples, artifacts.folder, shown, report.measure is Measure.ACCURACY),
         agreement=report.measure is Measure.AGREEMENT,
         further=[headline.DATA_KINDS[each.format] for each in report.agreement_data],
+        searches=[(student.name, student.search) for student in artifacts.students if student.search is not None],
         layers=[layers(student) for student in artifacts.students],
         most_sensitive=MOST_SENSITIVE,
     )

@@ -1,0 +1,100 @@
+"""The fewest bits that hold are found, what was tried is written down, and what no student holds is said."""
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline import smallest
+from pipeline.plan import StageCommand
+from pipeline.smallest import LADDER, Search
+from schemas.errors import ExitCode
+from schemas.evaluation import Measure
+from schemas.qat_config import QatConfig
+from schemas.run_config import RunConfig
+from schemas.search import SEARCH, SearchReport
+from schemas.sensitivity import SENSITIVITY
+from stages.stage import Stage
+
+FULL_PRECISION = 0.5
+
+
+def digest(mean_bits: float) -> str:
+    return hashlib.sha256(f"{mean_bits}".encode()).hexdigest()
+
+
+class FakeStages:
+    """Stages that measure nothing: a student at `b` bits loses `losses[b]` points."""
+
+    def __init__(self, losses: dict[float, float], failing: str | None = None) -> None:
+        self.losses, self.failing = losses, failing
+        self.ran: list[tuple[str, float, bool]] = []
+        self.bits: dict[Path, float] = {}
+
+    def run(self, command: StageCommand) -> int:
+        if command.stage == "qat":
+            config = command.config
+            assert isinstance(config, QatConfig)
+            bits = config.sensitivity.budget if config.sensitivity else 8.0
+            assert bits is not None and config.ptq_only and config.bits.weight_bits == 8
+            self.ran.append(("qat", bits, (command.output / SENSITIVITY).exists()))
+            command.output.mkdir(parents=True, exist_ok=True)
+            if config.sensitivity:
+                (command.output / SENSITIVITY).write_text("measured")
+            self.bits[command.output] = bits
+        return ExitCode.BAD_INPUT if command.stage == self.failing else ExitCode.DONE
+
+    def student(self, manifest: Path) -> Any:
+        return SimpleNamespace(weights_sha256=digest(self.bits[manifest.parent]))
+
+    def evaluation(self, report: Path) -> Any:
+        bits = self.bits[report.parent.parent / "student"]
+        precisions = (("t", FULL_PRECISION), (digest(bits), FULL_PRECISION - self.losses[bits] / 100))
+        models = [SimpleNamespace(weights_sha256=name, precision=SimpleNamespace(map50_95=p)) for name, p in precisions]
+        return SimpleNamespace(measure=Measure.AGREEMENT, data=SimpleNamespace(digest="images"), models=models)
+
+
+def search(
+    stages: FakeStages, max_drop: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, SearchReport | None]:
+    monkeypatch.setattr(smallest, "StudentManifest", SimpleNamespace(read=stages.student))
+    monkeypatch.setattr(smallest, "EvalReport", SimpleNamespace(read=stages.evaluation))
+    config = RunConfig(storage=str(folder))
+    code = Search(config, max_drop, stages, overwrite=False, stage=Stage("run")).run()
+    written = folder / "student" / SEARCH
+    return code, SearchReport.read(written) if written.exists() else None
+
+
+@pytest.mark.parametrize("fewest", LADDER)
+def test_the_fewest_bits_that_hold_are_kept(fewest: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = FakeStages({bits: 0.5 if bits >= fewest else 5.0 for bits in LADDER})
+    code, report = search(stages, 1.0, tmp_path, monkeypatch)
+    assert code == ExitCode.DONE
+    assert report is not None and report.kept == digest(fewest)
+    assert stages.ran[-1][1] == fewest, "the student that is kept is made last, with its files"
+    assert len(report.tried) <= 5
+    assert [each.holds for each in report.tried] == [each.mean_weight_bits >= fewest for each in report.tried]
+
+
+def test_layers_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = FakeStages({bits: 0.5 if bits >= 4 else 5.0 for bits in LADDER})
+    search(stages, 1.0, tmp_path, monkeypatch)
+    planned = [there for _, bits, there in stages.ran if bits < 8]
+    assert planned == [False, *[True] * (len(planned) - 1)]
+
+
+def test_where_no_student_holds_the_one_of_eight_bits_is_kept_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, report = search(FakeStages(dict.fromkeys(LADDER, 2.0)), 1.0, tmp_path, monkeypatch)
+    assert code == ExitCode.BAD_INPUT
+    assert report is not None and report.kept == digest(8.0) and len(report.tried) == 1
+    assert "8 weight bits already lose 2.00 points" in "".join(capsys.readouterr())
+
+
+def test_a_stage_that_fails_ends_the_search_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = FakeStages(dict.fromkeys(LADDER, 0.1), failing="synth")
+    assert search(stages, 1.0, tmp_path, monkeypatch) == (ExitCode.BAD_INPUT, None)
+    assert stages.ran == []
