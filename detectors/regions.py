@@ -11,6 +11,8 @@ from torchvision.ops import nms, roi_align
 NAMESPACE = "zsq"
 REMOVED = -1.0
 """Score of a box that was suppressed or is not there; all others are at least 0."""
+POINTS = 2
+"""Points along a side of a cell of a pooled region, in torchvision's networks."""
 
 
 @torch.library.custom_op(f"{NAMESPACE}::keep_best", mutates_args=())
@@ -42,8 +44,8 @@ def _(boxes: Tensor, scores: Tensor, iou: float, lowest: float, most: int) -> Te
 
 @torch.library.custom_op(f"{NAMESPACE}::pool_levels", mutates_args=())
 def pool_levels(
-    features: list[Tensor], regions: Tensor, levels: Tensor, scales: list[float], side: int, sampling: int, aligned: bool
-) -> Tensor:  # fmt: skip
+    features: list[Tensor], regions: Tensor, levels: Tensor, scales: list[float], side: int, aligned: bool
+) -> Tensor:
     """What RoIAlign takes from the level of a feature pyramid that each region belongs to.
 
     Args:
@@ -52,8 +54,8 @@ def pool_levels(
         levels: `(R,)` int64: which level.
         scales: cells per pixel of each level.
         side: cells along a side of what is taken.
-        sampling: points along a side of a cell; 0 for as many as the region has cells of the level.
-        aligned: whether pixels have an extent, and their centres lie half a pixel inside.
+        aligned: as Detectron2 and MMDetection have it: pixels have an extent, their centres lie half a pixel inside,
+            and a cell has as many points as the level has cells there. Else it has `POINTS` along a side.
 
     Returns:
         `(R, C, side, side)`.
@@ -61,12 +63,15 @@ def pool_levels(
     pooled = features[0].new_zeros(len(regions), features[0].shape[1], side, side)
     for number, (feature, scale) in enumerate(zip(features, scales, strict=True)):
         mine = torch.nonzero(levels == number).flatten()
-        pooled[mine] = roi_align(feature, regions[mine], side, scale, sampling, aligned)
+        pooled[mine] = roi_align(feature, regions[mine], side, scale, points_of(aligned), aligned)
     return pooled
 
 
 @pool_levels.register_fake
-def _(
-    features: list[Tensor], regions: Tensor, levels: Tensor, scales: list[float], side: int, sampling: int, aligned: bool
-) -> Tensor:  # fmt: skip
+def _(features: list[Tensor], regions: Tensor, levels: Tensor, scales: list[float], side: int, aligned: bool) -> Tensor:
     return features[0].new_empty(regions.shape[0], features[0].shape[1], side, side)
+
+
+def points_of(aligned: bool) -> int:
+    """The sampling ratio of RoIAlign; 0 is as many as needed."""
+    return 0 if aligned else POINTS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.regions import REMOVED, keep_best, pool_levels
+from detectors.regions import POINTS, REMOVED, keep_best, pool_levels
 from detectors.torchvision.detector import MAX_CANDIDATES, TorchvisionDetector
 from detectors.torchvision.models import AlignedPooling
 
@@ -143,6 +143,6 @@ def pooled_regions(pool: Any, features: dict[str, Tensor], regions: Tensor) -> T
     side = pool.output_size[0]
     if isinstance(pool, AlignedPooling):
         scales = [pool.scale(number) for number in range(len(maps))]
-        return pool_levels(maps, regions, pool.levels(regions[:, 1:], len(maps)), scales, side, 0, True)
-    levels = pool.map_levels([regions[:, 1:]])
-    return pool_levels(maps, regions, levels, list(pool.scales), side, pool.sampling_ratio, False)
+        return pool_levels(maps, regions, pool.levels(regions[:, 1:], len(maps)), scales, side, True)
+    assert pool.sampling_ratio == POINTS  # as torchvision and `on_backbone` build it
+    return pool_levels(maps, regions, pool.map_levels([regions[:, 1:]]), list(pool.scales), side, False)

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript import INT64
-from onnxscript import opset18 as op
+from onnxscript import INT64, opset18
 
-from detectors.regions import REMOVED, keep_best, pool_levels  # noqa: F401 - defines the operators below
+from detectors.regions import REMOVED, points_of
+
+op: Any = opset18
+"""What PyTorch's own translations are written in; the exporter converts to the opset that is asked for."""
 
 
 def keep_best_in_onnx(boxes: Any, scores: Any, iou: float, lowest: float, most: int) -> Any:
@@ -20,8 +22,8 @@ def keep_best_in_onnx(boxes: Any, scores: Any, iou: float, lowest: float, most: 
 
 
 def pool_levels_in_onnx(
-    features: Sequence[Any], regions: Any, levels: Any, scales: Sequence[float], side: int, sampling: int, aligned: bool
-) -> Any:  # fmt: skip
+    features: Sequence[Any], regions: Any, levels: Any, scales: Sequence[float], side: int, aligned: bool
+) -> Any:
     """The regions of one level after another, and back into their order."""
     image = op.Cast(op.Squeeze(op.Slice(regions, [0], [1], [1]), [1]), to=INT64.dtype)
     corners = op.Slice(regions, [1], [5], [1])
@@ -33,7 +35,7 @@ def pool_levels_in_onnx(
             op.RoiAlign(
                 feature, op.Gather(corners, mine), op.Gather(image, mine),
                 coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
-                output_height=side, output_width=side, sampling_ratio=sampling, spatial_scale=scale,
+                output_height=side, output_width=side, sampling_ratio=points_of(aligned), spatial_scale=scale,
             )
         )  # fmt: skip
     if len(pooled) == 1:
