@@ -33,7 +33,8 @@ class FixedRegions(nn.Module):
         self._detector = detector
         self._rows = rows
         self._confidence = confidence
-        self._regions = int(self.network.rpn.post_nms_top_n())
+        rpn = self.network.rpn
+        self._regions = min(int(rpn.post_nms_top_n()), int(rpn.pre_nms_top_n()) * len(rpn.anchor_generator.sizes))
         pool = self.network.roi_heads.box_roi_pool
         if not isinstance(pool, AlignedPooling) and pool.scales is None:
             with torch.no_grad():  # the library's pooling works its scales out when it is first called
