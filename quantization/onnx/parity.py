@@ -192,9 +192,10 @@ def _difference(mine: Tensor, theirs: Tensor, end_to_end: bool, image_size: int,
 def _same_rows(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """End-to-end rows `(B, N, 6)` as pairs `(M, 6)`, and the share paired.
 
-    Rows are sorted by score, so that equal objects may stand in other rows: each goes with the nearest of its class.
+    Rows are sorted by score, so that equal objects may stand in other rows: each goes with the nearest of its class, of
+    equal boxes the one that scores most alike.
     """
-    distances = torch.cdist(theirs[..., :4], mine[..., :4])
+    distances = torch.cdist(theirs[..., :5], mine[..., :5])  # a score is at most a pixel
     distance, nearest = distances.where(theirs[..., None, 5] == mine[:, None, :, 5], torch.inf).min(dim=2)
     paired = distance.isfinite()
     return mine.gather(1, nearest[..., None].expand_as(theirs))[paired], theirs[paired], paired.float().mean()
