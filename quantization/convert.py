@@ -69,15 +69,17 @@ def in_float(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def activations_in_float(network: nn.Module) -> Iterator[None]:
     """Quantizers of activations off inside the block; weights are rounded as ever."""
-    layers = list(quantized_layers(network).values())
-    quantizers = [layer.input_quantizer for layer in layers]
-    for layer in layers:
-        layer.input_quantizer = nn.Identity()  # type: ignore[assignment]
+    places: list[tuple[nn.Module, str]] = [(each, "input_quantizer") for each in quantized_layers(network).values()]
+    for product in quantized_matmuls(network).values():
+        places += [(product, "left_quantizer"), (product, "right_quantizer")]
+    quantizers = [getattr(module, name) for module, name in places]
+    for module, name in places:
+        setattr(module, name, nn.Identity())
     try:
         yield
     finally:
-        for layer, quantizer in zip(layers, quantizers, strict=True):
-            layer.input_quantizer = quantizer
+        for (module, name), quantizer in zip(places, quantizers, strict=True):
+            setattr(module, name, quantizer)
 
 
 def quantizer_records(network: nn.Module) -> tuple[QuantizerRecord, ...]:

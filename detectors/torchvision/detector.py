@@ -58,6 +58,10 @@ class TorchvisionDetector(ABC):
         """See `Detector`."""
 
     @abstractmethod
+    def decoded(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+
+    @abstractmethod
     def head(self) -> list[str]:
         """Names of the modules after the feature pyramid."""
 

@@ -215,14 +215,23 @@ class AlignedPooling(MultiScaleRoIAlign):
         regions = torch.cat(boxes)
         images = torch.cat([torch.full_like(each[:, :1], index) for index, each in enumerate(boxes)])
         rows = torch.cat((images, regions), dim=1)
-        sides = ((regions[:, 2] - regions[:, 0]) * (regions[:, 3] - regions[:, 1])).clamp(min=0).sqrt()
-        chosen = (sides / FINEST_SIDE + 1e-6).log2().floor().clamp(0, len(levels) - 1)
+        chosen = self.levels(regions, len(levels))
         pooled = levels[0].new_zeros(len(rows), levels[0].shape[1], *self.output_size)
         for number, level in enumerate(levels):
             mine = torch.nonzero(chosen == number).flatten()
-            features = roi_align(level, rows[mine], self.output_size, 0.25 / 2**number, sampling_ratio=0, aligned=True)
+            scale = self.scale(number)
+            features = roi_align(level, rows[mine], self.output_size, scale, sampling_ratio=0, aligned=True)
             pooled = pooled.index_copy(0, mine, features.to(pooled.dtype))
         return pooled
+
+    def levels(self, regions: Tensor, count: int) -> Tensor:
+        """Which of so many levels each of the regions `(R, 4)` is pooled from, `(R,)` int64."""
+        sides = ((regions[:, 2] - regions[:, 0]) * (regions[:, 3] - regions[:, 1])).clamp(min=0).sqrt()
+        return (sides / FINEST_SIDE + 1e-6).log2().floor().clamp(0, count - 1).long()
+
+    def scale(self, level: int) -> float:
+        """Cells per pixel of a level."""
+        return 0.25 / 2**level
 
 
 FINEST_SIDE = 56

@@ -13,6 +13,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from detectors.detections import Detections
 from detectors.protocol import BinaryOutputs, HeadOutputs
 from detectors.torchvision.detector import TorchvisionDetector, best_boxes
+from detectors.torchvision.fixed_regions import FixedRegions
 from schemas.teacher import TeacherIdentity
 
 MASK_REGIONS = 16
@@ -201,11 +202,14 @@ class TwoStageDetector(TorchvisionDetector):
     @property
     def export_obstacle(self) -> str | None:
         """See `Detector`."""
-        return "the number of regions that a two-stage detector looks at depends on the image, which is not exported"
+        return None
 
     def deployed(self) -> nn.Module:
-        """See `Detector`."""
-        raise NotImplementedError(self.export_obstacle)
+        """See `Detector`: with a fixed number of regions; no masks."""
+        twin = self.copy()
+        twin.fold_batch_norm()
+        twin.network.cpu()
+        return FixedRegions(twin, DECODED_ROWS, DECODED_CONFIDENCE)
 
     @property
     def nms_iou(self) -> float:

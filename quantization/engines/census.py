@@ -30,10 +30,16 @@ def is_dequantized(value: ir.Value | None) -> bool:
     return producer is not None and producer.op_type == "DequantizeLinear"
 
 
+def _is_integer(value: ir.Value | None) -> bool:
+    """Whether a layer can take a value as integers; a linear layer's weight is transposed on its way."""
+    producer = value.producer() if value is not None else None
+    return _is_integer(producer.inputs[0]) if producer and producer.op_type == "Transpose" else is_dequantized(value)
+
+
 def between_integers(model: onnx.ModelProto, by: str) -> Census:
     """The census of a file by its Q/DQ: a layer is integer where its input and its weight are dequantized."""
     nodes = [node for node in ir.from_proto(model).graph if node.op_type in LAYERS]
-    integer = [node for node in nodes if all(is_dequantized(value) for value in node.inputs[:2])]
+    integer = [node for node in nodes if all(_is_integer(value) for value in node.inputs[:2])]
     others = [node for node in nodes if node not in integer]
     layers = [FloatLayer(name=node.name or "", reason=ACTIVATION_IN_FLOAT) for node in others]
     return census_of(by, [node.op_type for node in integer], [node.op_type for node in others], layers)

@@ -14,6 +14,7 @@ import onnxruntime
 
 from quantization.engines.census import ACTIVATION_IN_FLOAT, LAYERS, OUTPUT_IN_FLOAT, census_of
 from quantization.engines.first_layer import first_layer_over_blocks
+from quantization.engines.linear_layers import weights_with_zero_points
 from quantization.engines.softmax import spell_out_softmax
 from quantization.engines.target import Images
 from quantization.engines.whole_graph import place_everywhere
@@ -44,7 +45,8 @@ class OnnxRuntime:
 
     def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
         assert images is not None
-        return spell_out_softmax(first_layer_over_blocks(place_everywhere(model, images)))
+        placed = weights_with_zero_points(place_everywhere(model, images))
+        return spell_out_softmax(first_layer_over_blocks(placed))
 
     def census(self, path: Path) -> Census:
         graph = optimised(path).graph
@@ -79,7 +81,7 @@ def optimised(path: Path) -> onnx.ModelProto:
 
 
 def _gives_integers(node: onnx.NodeProto) -> bool:
-    return node.op_type.startswith("QLinear") or node.op_type == "QuantizeLinear"
+    return node.op_type.startswith("QLinear") or node.op_type in ("QGemm", "QuantizeLinear")
 
 
 ENGINE = OnnxRuntime()

@@ -42,6 +42,8 @@ COMPUTES = frozenset({"Sigmoid", "Mul", "Add", "Concat"})
 """Operators with a grid of their own for each input and the output."""
 FOLDS = frozenset({"Relu", "Clip"})
 """Operators that the engine folds into the quantizer behind them, so that none stands before them."""
+PICKS = frozenset({"Gather", "GatherElements", "GatherND", "RoiAlign"})
+"""Operators whose first input holds values, and whose others say where to take them: those are decoded, in float."""
 SIGMOID = Grid.of_bits(1 / 255, 0)
 """Of a Sigmoid's output: 0 to 1."""
 LOWEST_SILU = -0.2815
@@ -202,14 +204,15 @@ def lowest_value(value: ir.Value) -> float:
 
 
 def _producers_before(values: Iterable[ir.Value]) -> set[ir.Node]:
-    """All nodes that the values depend on."""
+    """All nodes that the values are computed from."""
     pending = list(values)
     found: set[ir.Node] = set()
     while pending:
         producer = pending.pop().producer()
         if producer is not None and producer not in found:
             found.add(producer)
-            pending += [value for value in producer.inputs if value is not None]
+            taken = producer.inputs[:1] if producer.op_type in PICKS else producer.inputs
+            pending += [value for value in taken if value is not None]
     return found
 
 

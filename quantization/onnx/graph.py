@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from quantization.onnx.quantizers import OPSET
+from quantization.onnx.regions import TRANSLATIONS
 from stages.storage import atomic_path
 
 INPUT, OUTPUT = "images", "output0"
@@ -38,6 +39,7 @@ def to_onnx(network: nn.Module, stride: int, metadata: dict[str, str]) -> onnx.M
             network, (images,),
             dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch"), 2: stride * rows, 3: stride * columns},), verbose=False,
+            custom_translation_table=TRANSLATIONS,
         )  # fmt: skip
         assert program is not None  # a program is returned with dynamo=True
         model: onnx.ModelProto = onnxslim.slim(program.model_proto)

@@ -234,6 +234,8 @@ def exports(subject: Subject) -> str:
     path = subject.folder / "teacher.onnx"
     write_onnx(to_onnx(subject.teacher.deployed(), subject.teacher.identity.stride, {}), path)
     parity = measure_parity(subject.teacher, path, None, size)
+    if parity.score_max == 0:  # nothing is found on noise
+        parity = measure_parity(subject.teacher, path, images, size)
     assert parity.score_mean < 1e-4 and parity.matched == 1
     return f"in float, scores within {parity.score_mean:.0e}; student {exported.parity.score_mean:.0e}"
 

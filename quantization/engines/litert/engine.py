@@ -17,6 +17,9 @@ from schemas.eval_config import EngineName
 from schemas.student import ExportForm, QuantizerRecord, StudentManifest
 from schemas.target import Census, FloatLayer
 
+REGIONS = "roi_heads."
+"""Beginning of the names of a second stage's layers."""
+
 
 class LiteRt:
     """Implements `quantization.engines.target.OwnFormat`."""
@@ -30,6 +33,11 @@ class LiteRt:
 
     def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
         for record in quantizers:
+            if record.name.startswith(REGIONS):
+                return (
+                    "LiteRT has no operators that pool regions and suppress them between two stages; take litert out "
+                    "of qat.targets"
+                )
             if record.name.endswith((".left", ".right")):
                 product = record.name.rpartition(".")[0]
                 return (

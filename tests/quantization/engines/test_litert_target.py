@@ -88,6 +88,7 @@ def images(count: int = 2) -> NDArray[np.float32]:
     [
         ([record("a.input"), record("b.input", 6)], "activations of 8 bits, not 6; set bits.activation_bits to 8"),
         ([record("a.input"), record("blocks.0.qk.left")], "blocks.0.qk is one; take litert out of qat.targets"),
+        ([record("a.input"), record("roi_heads.a.input")], "between two stages; take litert out of qat.targets"),
         ([record("a.input"), record("a.weight", 4)], r"set ZSQ_LITERT_PYTHON to the Python of .*requirements\.txt"),
     ],
 )

@@ -14,6 +14,7 @@ from onnx import TensorProto
 from detectors.protocol import Detector
 from quantization.engines.census import OUTPUT_IN_FLOAT
 from quantization.engines.first_layer import first_layer_over_blocks
+from quantization.engines.linear_layers import weights_with_zero_points
 from quantization.engines.onnxruntime import ENGINE, optimised
 from quantization.engines.softmax import spell_out_softmax
 from quantization.engines.whole_graph import place_everywhere
@@ -190,3 +191,34 @@ def test_softmax_over_another_axis_is_written_out_and_over_the_last_one_is_not()
     assert "Softmax" not in {node.op_type for node in written.graph.node}
     assert np.allclose(outputs(written, images), outputs(middle, images), atol=1e-6)
     assert [node.op_type for node in spell_out_softmax(last).graph.node] == ["Softmax"]
+
+
+LINEAR = """
+network (float[n, 4] images) => (float[n, 3] output0)
+<
+  float a_scale = {0.01}, uint8 a_zero = {3}, float b_scale = {0.02}, uint8 b_zero = {0},
+  int8[3, 4] w = {20, -30, 40, 50, 1, 2, 3, 4, -9, 8, -7, 6}, float[3] w_scale = {0.05, 0.02, 0.01},
+  float[3] b = {0.5, -0.5, 0.1}
+>
+{
+  images_q = QuantizeLinear(images, a_scale, a_zero)
+  images_d = DequantizeLinear(images_q, a_scale, a_zero)
+  w_d = DequantizeLinear <axis = 0> (w, w_scale)
+  linear = Gemm <transB = 1, beta = 1.0> (images_d, w_d, b)
+  relu = Relu(linear)
+  relu_q = QuantizeLinear(relu, b_scale, b_zero)
+  output0 = DequantizeLinear(relu_q, b_scale, b_zero)
+}
+"""
+
+
+def test_a_linear_layer_is_an_integer_one_once_its_weight_has_a_zero_point(tmp_path: Path) -> None:
+    before = model(LINEAR)
+    after = weights_with_zero_points(before)
+    path = tmp_path / "linear.onnx"
+    onnx.save(after, path)
+    assert "QGemm" in {node.op_type for node in optimised(path).graph.node}
+    assert ENGINE.census(path).integer["QGemm"] == 1
+    values = np.random.default_rng(0).random((5, 4), dtype=np.float32)
+    assert np.array_equal(outputs(after, values), outputs(before, values))
+    assert weights_with_zero_points(after) == after

@@ -96,3 +96,21 @@ def test_an_end_to_end_model_without_a_pair_or_with_other_boxes_is_refused(
         parity_of(theirs + torch.tensor([0, 0, 0, 0, 0, 1]))
     with pytest.raises(VerificationError, match=r"boxes are .* px off"):
         parity_of(theirs + torch.tensor([SIZE, 0, 0, 0, 0, 0]))
+
+
+def test_a_model_is_not_refused_for_what_the_student_differs_from_itself_by(
+    teacher: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, others, mine = (torch.rand(1, 300, 6) * torch.tensor([SIZE, SIZE, SIZE, SIZE, 1, 0]) for _ in range(3))
+    images = torch.rand(1, 3, SIZE, SIZE)
+
+    def decoded(given: Tensor) -> Tensor:
+        return seen if torch.equal(given, images) else others
+
+    student = cast(Detector, SimpleNamespace(network=teacher.network, decoded=decoded, end_to_end=True))
+    monkeypatch.setattr(parity, "open_engine", lambda path, name: lambda images: mine.numpy())
+    monkeypatch.setattr(parity, "ROUNDED", replace(parity.ROUNDED, scores=0.1))
+    assert measure_parity(student, tmp_path / "model.onnx", images, SIZE).score_mean > 0.1
+    others = seen
+    with pytest.raises(VerificationError, match="class scores are"):
+        measure_parity(student, tmp_path / "model.onnx", images, SIZE)

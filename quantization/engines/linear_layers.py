@@ -1,0 +1,32 @@
+"""Weights of linear layers with the zero points that ONNX Runtime asks for.
+
+It makes a QGemm of a Gemm only where its weight is dequantized with a zero point, be it 0; of a Conv it asks none.
+"""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from quantization.engines.census import is_dequantized
+
+
+def weights_with_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose quantized Gemm weights have zero points of 0; it computes the same."""
+    changed = ir.from_proto(model)
+    graph = changed.graph
+    for node in [node for node in graph if node.op_type == "Gemm" and is_dequantized(node.inputs[1])]:
+        dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
+        assert dequantize is not None
+        integers, scale = dequantize.inputs[:2]
+        if len(dequantize.inputs) > 2 or integers is None or integers.dtype is None or scale is None:
+            continue
+        assert scale.const_value is not None
+        name = f"{dequantize.outputs[0].name}_zero_point"
+        values = np.zeros(scale.const_value.shape.numpy(), integers.dtype.numpy())
+        tensor = ir.tensor(values, name=name)
+        zero = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(values.shape))
+        graph.register_initializer(zero)
+        dequantize.resize_inputs(3)
+        dequantize.replace_input_with(2, zero)
+    result: onnx.ModelProto = ir.to_proto(changed)
+    return result
