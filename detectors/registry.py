@@ -15,7 +15,6 @@ from detectors.torchvision import checkpoints as torchvision_checkpoints
 from detectors.ultralytics.rtdetr import RtdetrDetector
 from detectors.ultralytics.yolo import UltralyticsDetector
 from detectors.yolov5.detector import Yolov5Detector
-from label_formats.classes import index_by_name
 from schemas.errors import ConfigError
 from schemas.teacher import EMBEDDED, TeacherIdentity, TeacherSource
 
@@ -57,7 +56,6 @@ def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
     path = checkpoint_path(source)
     teacher = FAMILIES[checkpoint_family(source, path)].load(path, source)
     with reading(path):
-        index_by_name(teacher.identity.class_names)
         teacher.network.to(device)
         examine(teacher, device)
     return teacher

@@ -5,6 +5,7 @@ A safe load builds nothing dangerous, yet every field may hold anything. Each fa
 
 import math
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,7 +126,7 @@ def class_names(stored: object) -> tuple[str, ...]:
     """Names of classes 0, 1, 2, …: a list, or a dictionary by class index.
 
     Raises:
-        VerificationError: they are something else, or a name is empty or no text.
+        VerificationError: they are something else, or a name is empty, no text, or there twice.
     """
     if isinstance(stored, dict):
         indices = [int(key) if isinstance(key, str) and key.isdecimal() else key for key in stored]
@@ -145,7 +146,13 @@ def class_names(stored: object) -> tuple[str, ...]:
                 f"class {index} has no name that can be written down ({repr(name)[:40]}); set model.names and save it "
                 "again"
             )
-    return tuple(str(name) for name in stored)
+    names = tuple(str(name) for name in stored)
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise VerificationError(
+            f"has more than one class of one name ({', '.join(name[:40] for name in repeated[:5])}); give each a name "
+            "of its own: labels and figures could mean either"
+        )
+    return names
 
 
 def _is_broken(text: str) -> bool:

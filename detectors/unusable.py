@@ -17,7 +17,7 @@ OTHER_TASKS = {
     "YOLOESegModel": "YOLOE segmentation",
 }  # fmt: skip
 """Networks of the ultralytics package that are no detector of fixed classes."""
-KNOWN_PACKAGES = ("torch", "torchvision", "ultralytics", "models", "numpy", "collections", "pathlib", "builtins",
+KNOWN_PACKAGES = ("torch", "ultralytics", "models", "numpy", "collections", "pathlib", "builtins",
                   "__builtin__", "argparse", "_codecs", "copyreg", "types", "datetime", "omegaconf")  # fmt: skip
 """Packages whose classes stand in checkpoints that load, or that their loaders refuse by name."""
 
