@@ -7,6 +7,7 @@ from detectors.embedded import WEIGHTS
 from detectors.family import family_of_file
 from detectors.unusable import obstacle
 from schemas.errors import ConfigError, InputError
+from schemas.files import expanded
 from schemas.teacher import EMBEDDED, Family, TeacherSource
 from stages.storage import file_digest
 
@@ -28,7 +29,7 @@ def checkpoint_path(source: TeacherSource) -> Path:
         if source.family not in (None, "ultralytics"):
             raise ConfigError(f"teacher.path: the embedded detector is no {source.family} one; name a checkpoint")
         return WEIGHTS
-    path = Path(source.path).expanduser()
+    path = expanded(source.path)
     if path.is_file():
         return path
     publisher = source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")

@@ -14,12 +14,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from schemas.errors import ConfigError, InputError, VerificationError
+from schemas.files import regular_file
 
 SCHEMA_VERSION = "1.0"
 """Version of the contracts in this package, `major.minor`. A reader refuses a newer major version."""
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 """Largest JSON document that is read, in bytes."""
+LARGEST = 1e39
+"""Largest number of a document: more than single precision holds. Sums and means of such are finite."""
+MAX_TEXT = 10_000
+"""Most characters of a text field."""
 MAX_YAML_BYTES, MAX_YAML_NODES = 2**20, 100_000
 """Largest configuration that is read: bytes of the file, values with every alias written out."""
 
@@ -27,7 +32,7 @@ MAX_YAML_BYTES, MAX_YAML_NODES = 2**20, 100_000
 class Contract(BaseModel):
     """Strict, frozen base: unknown keys, wrong types, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=MAX_TEXT)
 
     def to_json(self) -> str:
         """Indented JSON text, ending in a newline."""
@@ -51,6 +56,8 @@ def _check_unambiguous(text: bytes) -> None:
         value = float(number)
         if not math.isfinite(value):
             raise ValueError(f"{number[:80]} is not a finite number")
+        if abs(value) > LARGEST:
+            raise ValueError(f"{number[:80]} is no number that is ever measured")
         return value
 
     def in_64_bits(number: str) -> int:
@@ -87,7 +94,7 @@ class Document(Contract):
             VerificationError: the content is not a valid document of this kind.
         """
         try:
-            with path.open("rb") as stream:
+            with regular_file(path) as stream:
                 text = stream.read(MAX_DOCUMENT_BYTES + 1)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -211,7 +218,7 @@ def read_config_values(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, carries tags, or is not a mapping.
     """
     try:
-        with path.open("rb") as stream:
+        with regular_file(path) as stream:
             text = stream.read(MAX_YAML_BYTES + 1)
         if len(text) > MAX_YAML_BYTES:
             raise ConfigError(f"configuration file {path}: larger than {MAX_YAML_BYTES} bytes; check the path")

@@ -19,6 +19,7 @@ from schemas.calibration_set import (
     shard_record_path,
 )
 from schemas.errors import InputError, VerificationError
+from schemas.files import regular_file
 from schemas.labels import ImageLabels
 from stages.pixels import UNREADABLE, Pixels, rgb_pixels
 from stages.storage import atomic_path, file_digest, write_text
@@ -47,9 +48,12 @@ class Sample:
         Raises:
             VerificationError: the PNG does not decode or does not have the size its labels say.
         """
-        with self.shard.open("rb") as stream:
-            stream.seek(self.offset)
-            content = stream.read(self.bytes)
+        try:
+            with regular_file(self.shard) as stream:
+                stream.seek(self.offset)
+                content = stream.read(self.bytes)
+        except OSError as error:
+            raise VerificationError(f"{self.shard}: cannot be read any more ({error.strerror or error})") from error
         try:
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 if image.size != (self.labels.width, self.labels.height):
@@ -128,7 +132,7 @@ def read_shard(path: Path, expected: int) -> list[Sample]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, ImageLabels] = {}
     try:
-        with path.open("rb") as stream:
+        with regular_file(path) as stream:
             for name, offset, size in _members(stream):
                 key, _, kind = name.partition(".")
                 if not SAMPLE_KEY.fullmatch(key) or kind not in ("png", "json"):

@@ -34,7 +34,7 @@ from tests.detectors.yolov5.conftest import architecture
 from tests.detectors.yolov5.conftest import identity as yolov5_identity
 from tests.detectors.yolov5.pickled import as_pickled, repository
 
-CASES = int(os.environ.get("ZSQ_FUZZ_CASES", "28"))
+CASES = int(os.environ.get("ZSQ_FUZZ_CASES", "26"))
 SEED = int(os.environ.get("ZSQ_FUZZ_SEED", "0"))
 CPU = torch.device("cpu")
 NAMES = list("abcdefgh")
