@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,10 @@ MAX_GROWTH, SLACK_BYTES = 4, 64 * 2**20
 Half precision doubles; a megabyte that unfolds to gigabytes (compressed, or one number repeated) is refused."""
 SMALLEST_INPUT, DEFAULT_INPUT, LARGEST_INPUT = 32, 640, 4096
 """Sides of training images, pixels: the smallest and the largest that are believed, and the library's default."""
-LARGEST_STRIDE = 512
+LARGEST_STRIDE, MAX_LEVELS = 512, 16
+"""Largest stride that is believed, pixels, and most levels of a pyramid."""
+MAX_VALUES = 20_000
+"""Most values of a description; those of published detectors have 500."""
 
 
 @contextmanager
@@ -122,29 +126,60 @@ def check_tensors(state: Mapping[str, Tensor], file_bytes: int) -> None:
             )
 
 
+def plain_values(stored: object, what: str) -> Any:
+    """Lists, dictionaries, texts and numbers as JSON has them; tuples become lists.
+
+    Raises:
+        VerificationError: there is anything else in it, or more than any detector needs, also where parts are shared.
+    """
+    count = 0
+
+    def convert(value: object, depth: int) -> Any:
+        nonlocal count
+        count += 1
+        if count > MAX_VALUES or depth > MAX_DEPTH:
+            raise VerificationError(f"{what} has more or deeper values than any detector's")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
+                raise VerificationError(f"{what} has keys that are no texts")
+            return {key: convert(below, depth + 1) for key, below in value.items()}
+        if isinstance(value, list | tuple):
+            return [convert(below, depth + 1) for below in value]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise VerificationError(f"{what} holds more than plain values: {brief(value)}")
+
+    return convert(stored, 0)
+
+
+def brief(value: object) -> str:
+    """A foreign value in an error; of anything but texts and numbers only its type, for the rest may be endless."""
+    plain = value is None or isinstance(value, bool | int | float | str | bytes)
+    return repr(value)[:40] if plain else f"a {type(value).__name__}"
+
+
 def class_names(stored: object) -> tuple[str, ...]:
     """Names of classes 0, 1, 2, …: a list, or a dictionary by class index.
 
     Raises:
         VerificationError: they are something else, or a name is empty, no text, or there twice.
     """
-    if isinstance(stored, dict):
+    if isinstance(stored, dict) and len(stored) <= MAX_CLASSES:
         indices = [int(key) if isinstance(key, str) and key.isdecimal() else key for key in stored]
         by_index = dict(zip(indices, stored.values(), strict=True))
         if not all(index in by_index for index in range(len(stored))):
             raise VerificationError(
-                f"its class names are numbered {', '.join(repr(index)[:20] for index in indices[:5])}…, and classes "
+                f"its class names are numbered {', '.join(brief(index) for index in indices[:5])}…, and classes "
                 f"count from 0; set model.names to {{0: …, 1: …}} and save it again"
             )
         stored = [by_index[index] for index in range(len(by_index))]
     if not isinstance(stored, list | tuple) or not 0 < len(stored) <= MAX_CLASSES:
-        raise VerificationError(f"has no list of class names, but {repr(stored)[:40]}; set model.names")
+        raise VerificationError(f"has no list of class names, but {brief(stored)}; set model.names")
     for index, name in enumerate(stored):
         usable = isinstance(name, str | int) and not isinstance(name, bool) and 0 < len(str(name).strip()) <= MAX_NAME
         if not usable or _is_broken(str(name)):
             raise VerificationError(
-                f"class {index} has no name that can be written down ({repr(name)[:40]}); set model.names and save it "
-                "again"
+                f"class {index} has no name that can be written down ({brief(name)}); set model.names and save it again"
             )
     names = tuple(str(name) for name in stored)
     if repeated := [name for name, times in Counter(names).items() if times > 1]:
@@ -173,10 +208,13 @@ def largest_stride(stored: object) -> int:
     Raises:
         VerificationError: they are no strides.
     """
-    values = stored.flatten().tolist() if isinstance(stored, Tensor) else [stored]
+    few = isinstance(stored, Tensor) and stored.numel() <= MAX_LEVELS
+    values = stored.flatten().tolist() if isinstance(stored, Tensor) and few else [stored]
     largest = max((each for each in values if isinstance(each, int | float)), default=math.nan)
     if not (1 <= largest <= LARGEST_STRIDE and largest == int(largest)):
-        raise VerificationError(f"its strides are {repr(values)[:40]}, not pixels from 1 to {LARGEST_STRIDE}")
+        raise VerificationError(
+            f"its strides are {', '.join(map(brief, values))}, not pixels from 1 to {LARGEST_STRIDE}"
+        )
     return int(largest)
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.files import regular_file
+from schemas.text import redacted
 
 SCHEMA_VERSION = "1.0"
 """Version of the contracts in this package, `major.minor`. A reader refuses a newer major version."""
@@ -37,6 +38,23 @@ class Contract(BaseModel):
     def to_json(self) -> str:
         """Indented JSON text, ending in a newline."""
         return self.model_dump_json(indent=2) + "\n"
+
+    def shareable(self) -> Self:
+        """A copy for whoever receives an artifact: of paths from somebody's root or home, and of URLs, the last name.
+
+        Where things lie on their maker's machine says nothing to others, and may say what is nobody's business.
+        """
+        return self.model_copy(update={name: _shareable(getattr(self, name)) for name in type(self).model_fields})
+
+
+def _shareable(value: Any) -> Any:
+    if isinstance(value, Contract):
+        return value.shareable()
+    if isinstance(value, tuple):
+        return tuple(_shareable(each) for each in value)
+    if isinstance(value, str) and (value.startswith(("/", "~")) or "://" in value):
+        return redacted(value).rstrip("/").rpartition("/")[2] or value
+    return value
 
 
 C = TypeVar("C", bound=Contract)

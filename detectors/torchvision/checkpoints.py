@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from detectors.stored import check_packed, check_tensors, class_names, input_size, one_line, reading
+from detectors.stored import check_packed, check_tensors, class_names, input_size, one_line, plain_values, reading
 from detectors.torchvision.build import build
 from detectors.torchvision.mmdetection import converted, is_mmdetection, published_name
 from detectors.torchvision.models import PUBLISHED, Architecture
@@ -67,7 +67,7 @@ def _described(
     """The architecture, as the checkpoint says or as its weights show, and the names of the classes."""
     stored = checkpoint.get("architecture")
     if isinstance(stored, dict):
-        architecture = Architecture.of(stored)
+        architecture = Architecture.of(plain_values(stored, "its architecture"))
         if len(names) != len(architecture.labels):
             raise VerificationError(f"has {len(architecture.labels)} classes and {len(names)} names for them")
         return architecture, names

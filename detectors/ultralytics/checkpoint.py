@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 from ultralytics.nn.tasks import torch_safe_load
 
@@ -17,6 +16,7 @@ from detectors.stored import (
     network_state,
     number,
     one_line,
+    plain_values,
 )
 from detectors.unusable import own_class
 from schemas.errors import InputError, VerificationError
@@ -121,13 +121,7 @@ def plain_architecture(stored: object, keys: Sequence[str]) -> dict[str, Any]:
     """
     if not isinstance(stored, dict):
         raise VerificationError(f"has no description of its network, but a {type(stored).__name__} (model.yaml)")
-    kept = {key: stored[key] for key in keys if key in stored}
-    try:
-        plain: dict[str, Any] = yaml.safe_load(yaml.safe_dump(kept, sort_keys=False))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise VerificationError(
-            f"its description (model.yaml) holds more than plain values ({one_line(error)})"
-        ) from error
+    plain: dict[str, Any] = plain_values({key: stored[key] for key in keys if key in stored}, "its model.yaml")
     scales = plain.get("scales")
     if isinstance(scales, dict) and scales and not plain.get("scale"):
         plain["scale"] = next(iter(scales))  # as the library does; JSON with its keys in another order would lose it

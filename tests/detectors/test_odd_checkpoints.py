@@ -128,6 +128,9 @@ def embedded(path: Path, arguments: Any = None, **attributes: Any) -> Path:
     return path
 
 
+BOMB: Any = "x"
+for _ in range(9):
+    BOMB = [BOMB] * 900
 LARGE: Any = torch.zeros(1).expand(60_000, 60_000)
 
 
@@ -149,13 +152,16 @@ LARGE: Any = torch.zeros(1).expand(60_000, 60_000)
         ({"yaml": None}, "no description of its network"),
         ({"yaml": {"backbone": LARGE}}, "more than plain values"),
         ({"yaml": yaml_model_load("yolo11n.yaml") | {"channels": 1}}, "1 channels; only colour images"),
+        ({"yaml": {"backbone": BOMB}}, "more or deeper values"),
+        ({"names": [BOMB] * 8}, "class 0 has no name"),
+        ({"stride": LARGE}, "its strides are a Tensor"),
         ({"_modules": None}, "odd.pt"),
         ({"_parameters": {"p": 5}, "_state_dict_hooks": {"a": 5}}, None),
         ({"names": {str(index): name for index, name in enumerate(NAMES)}}, None),
         ({"names": dict(reversed(list(enumerate(NAMES))))}, None),
         ({"names": list(range(8))}, None),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value)[:30],
 )  # fmt: skip
 def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path: Path, attributes: dict[str, Any], said: str | None) -> None:
     text = outcome(embedded(tmp_path / "odd.pt", **attributes))
