@@ -113,9 +113,10 @@ def run_stage(name: str) -> Iterator[Stage]:
         stage.reporter.error("interrupted; finished work is kept, run the same command to go on")
         sys.exit(ExitCode.INTERRUPTED)
     finally:
-        if not (interrupted or stage.stop_asked):  # a process that is ending ends as it was asked to first
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
+        # A process that is ending ends as it was asked to first, whatever else it is sent on the way out.
+        ending = interrupted or stage.stop_asked
+        for signum, handler in previous.items():
+            signal.signal(signum, signal.SIG_IGN if ending else handler)
 
 
 def up_to_date(done: Provenance | None, wanted: Provenance, folder: Path, overwrite: bool) -> bool:

@@ -68,7 +68,7 @@ def test_sigterm_waits_for_the_next_safe_point_then_exits_143():
     assert caught.value.code == 143
     assert finished == ["the current step"]
     os.kill(os.getpid(), signal.SIGTERM)  # a second one on the way out does not kill: the exit code stays
-    signal.signal(signal.SIGTERM, before)
+    assert before == signal.SIG_DFL
 
 
 def test_as_a_process_sigterm_exits_143(tmp_path: Path):
