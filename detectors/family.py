@@ -22,18 +22,22 @@ def family_of_file(path: Path) -> Family:
     """
     if path.suffix == ".safetensors":
         return "torchvision"
-    names: set[str] = set()
-    with suppress(
-        Exception
-    ):  # what a foreign file makes the readers of archives and opcodes raise; tensors are neither
-        for name in _named_classes(_pickle(path)):
-            names.add(name)
+    names = named_classes(path)
     for name in names & FAMILY_OF_CLASS.keys():
         return FAMILY_OF_CLASS[name]
     for package, family in FAMILY_OF_MODULE.items():
         if any(name.startswith(package) for name in names):
             return family
     return "torchvision" if any(name.startswith("torch._utils ") for name in names) else "ultralytics"
+
+
+def named_classes(path: Path) -> set[str]:
+    """`module name` of each class or function that a checkpoint's pickles name; none where it is no checkpoint."""
+    names: set[str] = set()
+    with suppress(Exception):  # what a foreign file makes the readers of archives and opcodes raise
+        for name in _named_classes(_pickle(path)):
+            names.add(name)
+    return names
 
 
 def _pickle(path: Path) -> bytes:

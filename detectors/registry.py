@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
+from detectors.examination import examine
 from detectors.protocol import Detector
 from detectors.source import checkpoint_family, checkpoint_path
+from detectors.stored import reading
 from detectors.torchvision import build as torchvision_build
 from detectors.torchvision import checkpoints as torchvision_checkpoints
 from detectors.ultralytics.rtdetr import RtdetrDetector
 from detectors.ultralytics.yolo import UltralyticsDetector
 from detectors.yolov5.detector import Yolov5Detector
-from label_formats.classes import index_by_name
-from schemas.errors import ConfigError, InputError
+from schemas.errors import ConfigError
 from schemas.teacher import EMBEDDED, TeacherIdentity, TeacherSource
 
 
@@ -49,19 +50,14 @@ def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
     """Load a full-precision detector.
 
     Raises:
-        InputError: the checkpoint is missing, is of another family, does not load safely, holds weights that are no
-            numbers, or has two classes of one name.
+        InputError: the checkpoint is missing, is of another family, does not load safely, has two classes of one name,
+            or is found wrong by `examine`.
     """
     path = checkpoint_path(source)
     teacher = FAMILIES[checkpoint_family(source, path)].load(path, source)
-    for name, tensor in teacher.network.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise InputError(
-                f"teacher {path}: {name} holds values that are not finite (its training diverged, or the file is "
-                "damaged); take an earlier checkpoint"
-            )
-    index_by_name(teacher.identity.class_names)
-    teacher.network.to(device)
+    with reading(path):
+        teacher.network.to(device)
+        examine(teacher, device)
     return teacher
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from detectors.embedded import WEIGHTS
 from detectors.family import family_of_file
+from detectors.unusable import obstacle
 from schemas.errors import ConfigError, InputError
+from schemas.files import expanded
 from schemas.teacher import EMBEDDED, Family, TeacherSource
 from stages.storage import file_digest
 
@@ -27,7 +29,7 @@ def checkpoint_path(source: TeacherSource) -> Path:
         if source.family not in (None, "ultralytics"):
             raise ConfigError(f"teacher.path: the embedded detector is no {source.family} one; name a checkpoint")
         return WEIGHTS
-    path = Path(source.path).expanduser()
+    path = expanded(source.path)
     if path.is_file():
         return path
     publisher = source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")
@@ -38,7 +40,13 @@ def checkpoint_path(source: TeacherSource) -> Path:
 
 
 def checkpoint_family(source: TeacherSource, path: Path) -> Family:
-    """The family of a teacher whose checkpoint file is `path`: as configured, else as the file shows."""
+    """The family of a teacher whose checkpoint file is `path`: as configured, else as the file shows.
+
+    Raises:
+        InputError: no family takes the file.
+    """
+    if source.path != EMBEDDED and (why := obstacle(path)):
+        raise InputError(f"teacher {path}: {why}")
     if source.family is not None:
         return source.family
     return "ultralytics" if source.path == EMBEDDED else family_of_file(path)

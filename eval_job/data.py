@@ -16,6 +16,7 @@ from schemas.base import canonical_digest
 from schemas.calibration_set import MANIFEST
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
+from schemas.files import expanded
 from schemas.student import StudentManifest
 from schemas.teacher import EMBEDDED
 from stages.storage import file_digest
@@ -84,7 +85,7 @@ def find_photographs(photos: str) -> Photographs:
     Raises:
         InputError: there is no such folder.
     """
-    folder = Path(photos).expanduser()
+    folder = expanded(photos)
     if not folder.is_dir():
         raise InputError(f"photos {folder}: no such folder; check photos")
     return Photographs(folder)
@@ -103,7 +104,7 @@ def find_validation_data(data: str, images: str | None, split: str | None = None
         ConfigError: `images` or `split` is set for data that it does not go with.
     """
     if data != EMBEDDED:
-        return find_labelled_images(Path(data).expanduser(), images, split)
+        return find_labelled_images(expanded(data), images, split)
     if images:
         raise ConfigError(f"images: got {images!r}, but data is {data!r}; images goes with a COCO JSON file only")
     if split is not None:

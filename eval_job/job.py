@@ -120,7 +120,7 @@ def run(
         ),
         detection_statistics=confident_statistics(validation, full_precision.detections, names),
         samples=write_samples(output, validation, detections, names, config.samples),
-        eval=config,
+        eval=config.shareable(),
         provenance=provenance,
     )
     write_page(report, output)

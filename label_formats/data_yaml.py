@@ -10,6 +10,7 @@ from label_formats.classes import repeated_names
 from label_formats.files import cut, shown, some
 from schemas.base import read_config_values
 from schemas.errors import ConfigError, InputError
+from schemas.files import expanded
 
 DATA = "data.yaml"
 SPLITS = ("train", "val", "test")
@@ -101,7 +102,7 @@ def read_data_yaml(path: Path) -> DataYaml:
             raise _wrong(path, f"{key} is a folder of images, a list of folders, or a text file that lists images")
         if listed:
             entries[key] = tuple(listed)
-    return DataYaml(path, Path(root).expanduser() if root else None, entries, names, classes)
+    return DataYaml(path, expanded(root) if root else None, entries, names, classes)
 
 
 def _names(path: Path, values: dict[str, Any]) -> tuple[tuple[str, ...] | None, int]:

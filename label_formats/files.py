@@ -7,6 +7,7 @@ from os.path import exists, isfile
 from pathlib import Path
 
 from schemas.errors import InputError
+from schemas.files import regular_file
 from stages.storage import file_digest
 
 MAX_LABEL_BYTES = 64 * 2**20
@@ -30,7 +31,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{shown(path)}: cannot be read (not a file); replace it")
-        with path.open("rb") as stream:
+        with regular_file(path) as stream:
             content = stream.read(min(path.stat().st_size, limit) + 1)
     except (OSError, ValueError) as error:
         raise InputError(f"{shown(path)}: cannot be read ({_reason(error)}); replace the file") from error

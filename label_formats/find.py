@@ -18,6 +18,7 @@ from label_formats.yolo_layout import IMAGES, LABELS, in_labels_folder
 from label_formats.yolo_rows import any_names, check_agrees
 from schemas.base import canonical_digest
 from schemas.errors import ConfigError, InputError
+from schemas.files import expanded
 
 FormatName = Literal["coco", "yolo", "voc"]
 
@@ -139,7 +140,7 @@ def _with_labels(source: Path) -> list[Path]:
 
 
 def _coco_data(path: Path, images: str | None) -> CocoData:
-    folder = Path(images).expanduser() if images else coco_images(path)
+    folder = expanded(images) if images else coco_images(path)
     if not folder.is_dir():
         raise InputError(
             f"validation images {shown(folder)}: no such folder; set images to the image folder of {shown(path)}"

@@ -18,6 +18,7 @@ from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ExitCode, InputError, Stopped, VerificationError, ZsqError
 from schemas.evaluation import PAGE, REPORT, EvalReport
+from schemas.files import expanded
 from schemas.student import MANIFEST as STUDENT_MANIFEST
 from schemas.student import StudentManifest
 from stages.stage import Stage
@@ -107,7 +108,7 @@ def result_of(storage: str | Path) -> RunResult:
     Raises:
         InputError: it is not finished.
     """
-    folder = Path(storage).expanduser()
+    folder = expanded(storage)
     calibration_set, student, evaluation = (folder / name for name in (CALIBRATION_FOLDER, STUDENT_FOLDER, EVAL_FOLDER))
     return RunResult(
         folder=folder,

@@ -15,6 +15,7 @@ from pipeline.settings import RunOptions, read_run_config
 from schemas.evaluation import PAGE
 from schemas.provenance import code_version
 from schemas.target import Target
+from schemas.text import redacted
 from stages.options import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
 from stages.stage import run_stage
 
@@ -87,7 +88,8 @@ def run(
         if dry_run:
             commands = plan_stages(settings, overwrite=overwrite)
             findings = checked(settings, commands, executor, overwrite)
-            typer.echo(describe_plan(settings, commands, described(findings, settings) if findings else ()))
+            plan = describe_plan(settings, commands, described(findings, settings) if findings else ())
+            stage.reporter.output(redacted(plan))
             return
         code = conduct(settings, executor, overwrite, stage, max_drop)
         if code:

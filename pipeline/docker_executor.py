@@ -162,8 +162,9 @@ def _copy(output: Iterator[tuple[bytes | None, bytes | None]]) -> None:
     for out, err in output:
         for chunk, stream in ((out, sys.stdout), (err, sys.stderr)):
             if chunk:
-                stream.buffer.write(chunk)
-                stream.flush()
+                with suppress(OSError, ValueError):  # nobody reads it: the work goes on
+                    stream.buffer.write(chunk)
+                    stream.flush()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from schemas.calibration_set import AREA_EDGES, CalibrationSetManifest, LabelMode
+from schemas.text import printable
 
 BAR_WIDTH = 40
 """Length of the longest text bar, characters."""
@@ -16,7 +17,7 @@ LABEL_MODES = {
 
 def describe_set(manifest: CalibrationSetManifest) -> str:
     """Everything a person should know about a verified set, about one screen."""
-    return "\n".join(_printable(line) for line in _lines(manifest))
+    return "\n".join(printable(line) for line in _lines(manifest))
 
 
 def _lines(manifest: CalibrationSetManifest) -> Iterator[str]:
@@ -63,8 +64,3 @@ def _bars(names: Sequence[str], counts: Sequence[int]) -> Iterator[str]:
     for name, count in zip(names, counts, strict=True):
         bar = "█" * (max(1, round(count / longest * BAR_WIDTH)) if count else 0)
         yield f"  {name:<{width}}  {count:6d}  {bar}".rstrip()
-
-
-def _printable(text: str) -> str:
-    """Class names come from whoever made the set: no control sequences for the reader's terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)

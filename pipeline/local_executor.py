@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 
 from pipeline.plan import StageCommand
@@ -53,7 +54,8 @@ def run_process(command: Sequence[str], environment: Mapping[str, str] | None = 
     alone = threading.current_thread() is threading.main_thread()  # only there may handlers be set
     previous = {signum: signal.signal(signum, forward) for signum in FORWARDED if alone}
     try:
-        sys.stdout.flush()
+        with suppress(OSError, ValueError):  # nobody reads it: the work goes on
+            sys.stdout.flush()
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, env=environment, process_group=0, preexec_fn=_end_with_parent
         )

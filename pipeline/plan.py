@@ -11,6 +11,7 @@ from schemas.base import Contract
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ConfigError
 from schemas.evaluation import PAGE
+from schemas.files import expanded
 from schemas.run_config import RunConfig
 from schemas.student import MANIFEST as STUDENT_MANIFEST
 from stages.storage import write_text
@@ -51,7 +52,7 @@ class StageCommand:
 
 def plan_stages(config: RunConfig, *, overwrite: bool = False) -> tuple[StageCommand, ...]:
     """The commands of a run, in order."""
-    storage = Path(config.storage).expanduser()
+    storage = expanded(config.storage)
     calibration, student = storage / CALIBRATION_FOLDER, storage / STUDENT_FOLDER
     made_with = ("--calibration-set", str(calibration))
     evaluated = ("--student", str(student), *made_with)
@@ -79,7 +80,7 @@ def plan_try(config: RunConfig, name: str, *, overwrite: bool = False) -> tuple[
 
 def artifacts(config: RunConfig) -> dict[str, Path]:
     """What a finished run leaves, by what it is."""
-    storage = Path(config.storage).expanduser()
+    storage = expanded(config.storage)
     student = storage / STUDENT_FOLDER
     exported = {f"exported {path.name}": path for path in sorted(student.glob("model*.onnx"))}
     return {

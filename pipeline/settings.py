@@ -12,6 +12,7 @@ from typing import Any
 from schemas.base import Contract, read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
+from schemas.files import expanded
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
@@ -137,7 +138,7 @@ def check_inputs(config: RunConfig) -> None:
                 name = setting if setting == "teacher.path" else f"{stage}.{setting}"
                 raise InputError(f"{name}: {path} does not exist (looked from {Path.cwd()}); correct the path")
     if config.synth.labels.path:
-        check_given(Path(config.synth.labels.path).expanduser())
+        check_given(expanded(config.synth.labels.path))
     data = config.eval.labelled_data
     if data is not None:
         find_validation_data(data, config.eval.images, config.eval.split).check()
@@ -152,7 +153,7 @@ def stage_inputs(config: Contract) -> dict[str, Path]:
     if isinstance(config, SynthConfig | QatConfig | EvalConfig):
         teacher = config.teacher.path
         if "/" in teacher or Path(teacher).is_file():
-            inputs["teacher.path"] = Path(teacher).expanduser()
+            inputs["teacher.path"] = expanded(teacher)
     if isinstance(config, SynthConfig) and config.labels.path:
         inputs |= _labelled("labels.path", config.labels.path)
     if isinstance(config, EvalConfig):
@@ -160,11 +161,11 @@ def stage_inputs(config: Contract) -> dict[str, Path]:
         if data is not None and data != EMBEDDED:
             inputs |= _labelled("data", data)
         if config.images:
-            inputs["images"] = Path(config.images).expanduser()
+            inputs["images"] = expanded(config.images)
         elif data is not None and data != EMBEDDED:
-            inputs |= _images_of_coco(Path(data).expanduser())
+            inputs |= _images_of_coco(expanded(data))
         if config.photos is not None:
-            inputs["photos"] = Path(config.photos).expanduser()
+            inputs["photos"] = expanded(config.photos)
     return inputs
 
 
@@ -172,7 +173,7 @@ def _labelled(setting: str, path: str) -> dict[str, Path]:
     """A file or folder of labels with all that is read beside it, a name for each."""
     from label_formats.find import folders_read  # loads numpy and Pillow
 
-    found = Path(path).expanduser()
+    found = expanded(path)
     paths = folders_read(found) if exists(found) else [found]
     return {f"{setting}{f' ({number})' if number else ''}": each for number, each in enumerate(paths)}
 

@@ -44,7 +44,7 @@ def save_student(
         bits=config.bits,
         quantizers=quantizer_records(student.network),
         calibration_set=calibration_set,
-        qat=config,
+        qat=config.shareable(),
         training=training,
         weights_sha256=file_digest(folder / WEIGHTS),
         export_obstacle=student.export_obstacle,

@@ -4,34 +4,55 @@ import difflib
 import hashlib
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from schemas.errors import ConfigError, InputError, VerificationError
+from schemas.files import regular_file
+from schemas.plain_yaml import load_yaml, plain_value
+from schemas.text import redacted
 
 SCHEMA_VERSION = "1.0"
 """Version of the contracts in this package, `major.minor`. A reader refuses a newer major version."""
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
 """Largest JSON document that is read, in bytes."""
-MAX_YAML_BYTES, MAX_YAML_NODES = 2**20, 100_000
-"""Largest configuration that is read: bytes of the file, values with every alias written out."""
+LARGEST = 1e39
+"""Largest number of a document: more than single precision holds. Sums and means of such are finite."""
+MAX_TEXT = 10_000
+"""Most characters of a text field."""
+MAX_YAML_BYTES = 2**20
+"""Largest configuration that is read, bytes."""
 
 
 class Contract(BaseModel):
     """Strict, frozen base: unknown keys, wrong types, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=MAX_TEXT)
 
     def to_json(self) -> str:
         """Indented JSON text, ending in a newline."""
         return self.model_dump_json(indent=2) + "\n"
+
+    def shareable(self) -> Self:
+        """A copy for whoever receives an artifact: of paths from somebody's root or home, and of URLs, the last name.
+
+        Where things lie on their maker's machine says nothing to others, and may say what is nobody's business.
+        """
+        return self.model_copy(update={name: _shareable(getattr(self, name)) for name in type(self).model_fields})
+
+
+def _shareable(value: Any) -> Any:
+    if isinstance(value, Contract):
+        return value.shareable()
+    if isinstance(value, tuple):
+        return tuple(_shareable(each) for each in value)
+    if isinstance(value, str) and (value.startswith(("/", "~")) or "://" in value):
+        return redacted(value).rstrip("/").rpartition("/")[2] or value
+    return value
 
 
 C = TypeVar("C", bound=Contract)
@@ -51,6 +72,8 @@ def _check_unambiguous(text: bytes) -> None:
         value = float(number)
         if not math.isfinite(value):
             raise ValueError(f"{number[:80]} is not a finite number")
+        if abs(value) > LARGEST:
+            raise ValueError(f"{number[:80]} is no number that is ever measured")
         return value
 
     def in_64_bits(number: str) -> int:
@@ -87,7 +110,7 @@ class Document(Contract):
             VerificationError: the content is not a valid document of this kind.
         """
         try:
-            with path.open("rb") as stream:
+            with regular_file(path) as stream:
                 text = stream.read(MAX_DOCUMENT_BYTES + 1)
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -130,80 +153,6 @@ def validate_config(model: type[C], values: dict[str, Any], where: str) -> C:
         raise ConfigError(f"{where}: holds a value that JSON cannot express ({error})") from error
 
 
-class PlainLoader(yaml.SafeLoader):
-    """Safe YAML in which `1e-4` is a number, as in YAML 1.2; tags, a key given twice and alias bombs are errors."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        if getattr(event, "tag", None) is not None:
-            raise yaml.composer.ComposerError(None, None, f"tag {event.tag!r} is not plain YAML", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None and _written_out(node, {}) > MAX_YAML_NODES:
-            raise yaml.composer.ComposerError(None, None, f"aliases make it more than {MAX_YAML_NODES} values")
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key.value!r} is there twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
-    list("-+.0123456789"),
-)
-
-
-def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
-    """Number of nodes below and with `node` were every alias written out; infinite where one names what it is in."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        pairs = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in pairs)
-    return known[id(node)]
-
-
-def _plain_value(text: str) -> Any:
-    """The value of an assignment: YAML, in which a text stands for itself, with every character that was typed.
-
-    In a file ` #` begins a comment. Where a value is typed on a command line it is part of it, as in `val #1`.
-
-    Raises:
-        ValueError: it is not plain YAML, or something follows the value.
-    """
-    value = _load_yaml(text)
-    node = yaml.compose(text, PlainLoader)
-    plain = node is None or (isinstance(node, yaml.ScalarNode) and node.style is None)
-    rest = text[node.end_mark.index if node else 0 :].strip()
-    if rest and not plain:
-        raise ValueError("something follows the value")
-    return text if plain and (rest or isinstance(value, str)) else value
-
-
-def _load_yaml(text: str) -> Any:
-    """Plain values of a YAML text.
-
-    Raises:
-        ValueError: it is not YAML, or not plain.
-    """
-    try:
-        return yaml.load(text, PlainLoader)  # a SafeLoader: plain values only
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
-
-
 def read_config_values(path: Path) -> dict[str, Any]:
     """The nested plain values of a YAML configuration file.
 
@@ -211,11 +160,11 @@ def read_config_values(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, carries tags, or is not a mapping.
     """
     try:
-        with path.open("rb") as stream:
+        with regular_file(path) as stream:
             text = stream.read(MAX_YAML_BYTES + 1)
         if len(text) > MAX_YAML_BYTES:
             raise ConfigError(f"configuration file {path}: larger than {MAX_YAML_BYTES} bytes; check the path")
-        values = _load_yaml(text.decode("utf-8"))
+        values = load_yaml(text.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path}: cannot be read ({error}); check the path") from error
     except ValueError as error:
@@ -237,7 +186,7 @@ def set_by_dotted_key(values: dict[str, Any], assignment: str) -> dict[str, Any]
     if not equals or not key:
         raise ConfigError(f"--set {assignment!r}: write it as key=value, for example labels.source=random")
     try:
-        value = _plain_value(text)
+        value = plain_value(text)
     except ValueError as error:
         raise ConfigError(f"--set {assignment!r}: the value is not plain YAML") from error
     *sections, last = key.split(".")

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,9 @@ AREA_EDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 """Bin edges of the box-area histogram, as shares of the image area."""
 POSITION_CELLS = 4
 """Side of the grid on which box centres are counted."""
+
+Count = Annotated[int, Field(ge=0)]
+Row = Annotated[tuple[Count, ...], Field(min_length=POSITION_CELLS, max_length=POSITION_CELLS)]
 
 
 class LabelMode(StrEnum):
@@ -42,12 +45,18 @@ class LabelStatistics(Contract):
     images: int = Field(ge=0)
     boxes: int = Field(ge=0)
     boxes_per_image: float = Field(ge=0)
-    class_histogram: dict[str, int] = Field(description="boxes of each class that occurs, most frequent first")
-    area_histogram: tuple[int, ...] = Field(description=f"boxes by share of the image area, edges {AREA_EDGES}")
-    position_histogram: tuple[tuple[int, ...], ...] = Field(
-        description=f"box centres on a {POSITION_CELLS} x {POSITION_CELLS} grid, rows from the top"
+    class_histogram: dict[str, Count] = Field(description="boxes of each class that occurs, most frequent first")
+    area_histogram: tuple[Count, ...] = Field(
+        min_length=len(AREA_EDGES) - 1,
+        max_length=len(AREA_EDGES) - 1,
+        description=f"boxes by share of the image area, edges {AREA_EDGES}",
     )
-    origin_histogram: dict[str, int] = Field(description="boxes of each origin")
+    position_histogram: tuple[Row, ...] = Field(
+        min_length=POSITION_CELLS,
+        max_length=POSITION_CELLS,
+        description=f"box centres on a {POSITION_CELLS} x {POSITION_CELLS} grid, rows from the top",
+    )
+    origin_histogram: dict[str, Count] = Field(description="boxes of each origin")
 
     @classmethod
     def of(cls, labels: list[ImageLabels], class_names: tuple[str, ...]) -> "LabelStatistics":
@@ -102,7 +111,7 @@ class DivergedBatch(Contract):
 class ShardRecord(Document):
     """One tar of the set; also stored beside it as `<shard>.json`."""
 
-    file: str = Field(pattern=r"^calib-\d{6}\.tar$")
+    file: str = Field(pattern=r"^calib-[0-9]{6}\.tar$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=1)
     samples: int = Field(ge=1)

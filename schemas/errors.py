@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from schemas.text import redacted
+
 
 class ExitCode(IntEnum):
     """Process exit codes of every stage, in and out of containers."""
@@ -18,6 +20,10 @@ class ZsqError(Exception):
     """Base of every expected error: its text says what is wrong, where, and what to change."""
 
     exit_code = ExitCode.BUG
+
+    def __str__(self) -> str:
+        """Without the secrets of URLs."""
+        return redacted(super().__str__())
 
 
 class ConfigError(ZsqError):

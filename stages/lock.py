@@ -21,6 +21,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ BEAT_S = 5.0
 STALE_S = 60.0
 """Seconds without a touch after which a holder on another machine counts as dead."""
 POLL_S = 0.5
+MAX_LOCK_BYTES = 2**16
 PREFIX = ".zsq-lock-"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -191,9 +193,13 @@ def _acquire(lock: _Lock, holder: LockHolder, on_wait: Callable[[str], None]) ->
 
 def _require_same_run_or_dead(path: Path, key: str, count: int, on_wait: Callable[[str], None]) -> None:
     try:
-        holder = _read(path.read_bytes())
+        handle = _open(path)
     except FileNotFoundError:
         return
+    try:
+        holder = _read(os.read(handle, MAX_LOCK_BYTES))
+    finally:
+        os.close(handle)
     if holder is None or (holder.key, holder.count) != (key, count):
         _require_dead(path, on_wait)
 
@@ -212,7 +218,7 @@ def _require_dead(path: Path, on_wait: Callable[[str], None]) -> None:
         except FileNotFoundError:
             return
         try:
-            holder = _read(os.read(handle, 2**16))
+            holder = _read(os.read(handle, MAX_LOCK_BYTES))
             status = os.fstat(handle)
             touched = (status.st_ino, status.st_mtime_ns)
             here = holder is not None and holder.kernel is not None and holder.kernel == _kernel()
@@ -241,11 +247,20 @@ def _require_dead(path: Path, on_wait: Callable[[str], None]) -> None:
 
 
 def _open(path: Path) -> int:
-    """An existing lock file; one of another user is opened for reading, which is enough for a kernel lock."""
+    """An existing lock file; one of another user is opened for reading, which is enough for a kernel lock.
+
+    Raises:
+        OSError: it is a link, a pipe or anything else that no writer leaves, or cannot be opened.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDWR | flags)
     except PermissionError:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDONLY | flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(f"its lock {path.name} is no regular file; remove that")
+    return handle
 
 
 def _kernel_lock_is_free(handle: int) -> bool:

@@ -1,20 +1,40 @@
 """How a stage tells people and programs what it does: bars on a terminal, JSON lines elsewhere."""
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from schemas.errors import InputError
+from schemas.text import printable, redacted, shown
 
 T = TypeVar("T")
 
 EVENT_INTERVAL_S = 5.0
 """Shortest time between two progress events of one task where output is not a terminal, in seconds."""
+
+
+def open_standard_streams() -> None:
+    """Put the null device where a process was started without a standard stream.
+
+    Else the next file that is opened would take its number, and whatever a library prints would land in it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 class Reporter:
@@ -28,18 +48,31 @@ class Reporter:
     def __init__(self, stage: str, terminal: bool | None = None) -> None:
         self.stage = stage
         self._console = Console(highlight=False)
+        self._silent = False
         self._terminal = sys.stdout.isatty() if terminal is None else terminal
 
     def message(self, text: str, **fields: Any) -> None:
         """One line of what happened; `fields` are added to the JSON event."""
         if self._terminal:
-            self._console.print(f"[bold]{self.stage}[/bold]  {text}", soft_wrap=True)
+            line = Text.assemble((self.stage, "bold"), "  ", shown(text))
+            self._say(lambda: self._console.print(line, soft_wrap=True))
         else:
-            self._event("message", text=text, **fields)
+            self._event("message", text=shown(text), **fields)
 
     def error(self, text: str) -> None:
         """One line of what went wrong, to standard error."""
-        print(f"zsq {self.stage}: {text}", file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # there may be nobody left to read it; the exit code says it too
+            print(f"zsq {self.stage}: {shown(text)}", file=sys.stderr, flush=True)
+
+    def output(self, text: str) -> None:
+        """What a command was asked for, of any number of lines, to standard output.
+
+        Raises:
+            InputError: it cannot be written there.
+        """
+        self._say(lambda: print(printable(text, keep="\n").rstrip("\n"), flush=True))
+        if self._silent:
+            raise InputError("standard output cannot be written (closed, or its disk is full); give it another place")
 
     def track(self, items: Sequence[T], task: str, unit: str = "step") -> Iterator[T]:
         """Iterate `items` while showing rate and time left; `unit` names what is counted in the rate."""
@@ -50,27 +83,39 @@ class Reporter:
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A short closing table; the first column is left-aligned, the others right-aligned."""
-        rows = [list(row) for row in rows]
+        rows = [[shown(cell) for cell in row] for row in rows]
         if not self._terminal:
             self._event("table", title=title, columns=list(columns), rows=rows)
             return
-        table = Table(title=title, title_justify="left")
+        table = Table(title=Text(shown(title)), title_justify="left")
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right")
+            table.add_column(Text(shown(column)), justify="left" if number == 0 else "right")
         for row in rows:
-            table.add_row(*row)
-        self._console.print(table)
+            table.add_row(*map(Text, row))
+        self._say(lambda: self._console.print(table))
+
+    def _say(self, write: Callable[[], None]) -> None:
+        """Write to standard output; where that fails, say so once and go on with the work without it."""
+        if self._silent:
+            return
+        try:
+            write()
+        except (OSError, ValueError) as error:  # closed, a full disk, a reader that is gone
+            self._silent = True
+            with suppress(OSError, ValueError):  # what Python still holds would fail again when the process ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.error(f"standard output cannot be written ({error}); going on without it")
 
     def _bar(self, items: Sequence[T], task: str, unit: str) -> Iterator[T]:
         columns = (
-            TextColumn(f"[bold]{self.stage}[/bold]  {{task.description}}"),
+            TextColumn(f"{self.stage}  {{task.description}}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self._console) as progress:
+        with Progress(*columns, console=self._console, disable=self._silent) as progress:
             shown = progress.add_task(task, total=len(items), rate="")
             start = time.monotonic()
             for done, item in enumerate(items, start=1):
@@ -92,4 +137,5 @@ class Reporter:
 
     def _event(self, event: str, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        print(json.dumps({"time": now, "stage": self.stage, "event": event, **fields}), flush=True)
+        line = json.dumps({"time": now, "stage": self.stage, "event": event, **fields})
+        self._say(lambda: print(redacted(line), flush=True))

@@ -1,6 +1,7 @@
 """Reading and writing the shards of a calibration set. A reader trusts no byte before its digest is checked."""
 
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from schemas.calibration_set import (
     shard_record_path,
 )
 from schemas.errors import InputError, VerificationError
+from schemas.files import regular_file
 from schemas.labels import ImageLabels
 from stages.pixels import UNREADABLE, Pixels, rgb_pixels
 from stages.storage import atomic_path, file_digest, write_text
@@ -40,16 +42,26 @@ class Sample:
     offset: int
     bytes: int
     labels: ImageLabels
+    state: tuple[int, ...] = ()
+    """Of the shard's file when it was verified, see `_state`; empty: not known."""
 
     def image(self) -> Pixels:
         """The image, `(height, width, 3)` uint8 RGB.
 
         Raises:
-            VerificationError: the PNG does not decode or does not have the size its labels say.
+            VerificationError: the shard was changed or is gone, or the PNG does not decode or does not have the size
+                its labels say.
         """
-        with self.shard.open("rb") as stream:
-            stream.seek(self.offset)
-            content = stream.read(self.bytes)
+        try:
+            with regular_file(self.shard) as stream:
+                if self.state and _state(stream) != self.state:
+                    raise VerificationError(
+                        f"{self.shard}: was changed after it was verified; run the same command again"
+                    )
+                stream.seek(self.offset)
+                content = stream.read(self.bytes)
+        except OSError as error:
+            raise VerificationError(f"{self.shard}: cannot be read any more ({error.strerror or error})") from error
         try:
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 if image.size != (self.labels.width, self.labels.height):
@@ -128,7 +140,8 @@ def read_shard(path: Path, expected: int) -> list[Sample]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, ImageLabels] = {}
     try:
-        with path.open("rb") as stream:
+        with regular_file(path) as stream:
+            state = _state(stream)
             for name, offset, size in _members(stream):
                 key, _, kind = name.partition(".")
                 if not SAMPLE_KEY.fullmatch(key) or kind not in ("png", "json"):
@@ -145,7 +158,13 @@ def read_shard(path: Path, expected: int) -> list[Sample]:
         raise VerificationError(f"{path}: not a readable tar ({error})") from error
     if images.keys() != labels.keys() or len(images) != expected:
         raise VerificationError(f"{path}: {len(images)} images and {len(labels)} labels, its record says {expected}")
-    return [Sample(path, *images[key], labels[key]) for key in images]
+    return [Sample(path, *images[key], labels[key], state) for key in images]
+
+
+def _state(stream: BinaryIO) -> tuple[int, ...]:
+    """What changes when somebody writes or replaces an open file: its number, size and time of change."""
+    status = os.fstat(stream.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _members(stream: BinaryIO) -> Iterator[tuple[str, int, int]]:

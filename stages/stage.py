@@ -10,8 +10,11 @@ from types import FrameType
 from schemas.errors import ConfigError, ExitCode, InputError, Stopped, ZsqError
 from schemas.provenance import Provenance
 from stages.lock import folder_lock
-from stages.progress import Reporter
+from stages.progress import Reporter, open_standard_streams
 from stages.ranks import Rank
+
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a stage to stop where finished work is on disk; SIGHUP: its terminal is gone."""
 
 
 class Stage:
@@ -58,7 +61,8 @@ class Stage:
 
     def request_stop(self, signum: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
         """Signal handler: remember the request; the stage stops at its next safe point."""
-        self._stop = self._stop or Stopped("stopped by SIGTERM; finished work is kept, run the same command to go on")
+        name = signal.Signals(signum).name
+        self._stop = self._stop or Stopped(f"stopped by {name}; finished work is kept, run the same command to go on")
 
     @contextmanager
     def output(self, folder: Path, key: str, rank: Rank, finished: Callable[[], bool]) -> Iterator[bool]:
@@ -86,22 +90,33 @@ class Stage:
 
 @contextmanager
 def run_stage(name: str) -> Iterator[Stage]:
-    """Run the block as stage `name`: expected errors become one line and their exit code, SIGTERM a clean stop."""
+    """Run the block as stage `name`: expected errors become one line and their exit code, signals a clean stop."""
+    open_standard_streams()
     stage = Stage(name)
-    previous = signal.signal(signal.SIGTERM, stage.request_stop)
+    previous = {signum: signal.getsignal(signum) for signum in STOPPING}
+    for signum, handler in previous.items():
+        if handler != signal.SIG_IGN:  # as under nohup
+            signal.signal(signum, stage.request_stop)
+    interrupted = False
     try:
         yield stage
     except ZsqError as error:
         stage.reporter.error(str(error))
         sys.exit(error.exit_code)
-    except PermissionError as error:
-        stage.reporter.error(f"{error.filename}: {error.strerror}; check who owns it and its folders")
+    except OSError as error:  # what a path or a disk made the system say where nobody expected it
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "check who owns it and its folders" if isinstance(error, PermissionError) else "check the path"
+        stage.reporter.error(f"{where}{error.strerror or error}; {hint}")
         sys.exit(ExitCode.BAD_INPUT)
     except KeyboardInterrupt:
+        interrupted = True
         stage.reporter.error("interrupted; finished work is kept, run the same command to go on")
         sys.exit(ExitCode.INTERRUPTED)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        # A process that is ending ends as it was asked to first, whatever else it is sent on the way out.
+        ending = interrupted or stage.stop_asked
+        for signum, handler in previous.items():
+            signal.signal(signum, signal.SIG_IGN if ending else handler)
 
 
 def up_to_date(done: Provenance | None, wanted: Provenance, folder: Path, overwrite: bool) -> bool:

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from schemas.errors import InputError
+from schemas.files import regular_file
 
 TEMPORARY_SUFFIX = ".zsq-tmp"
 """Ends the name of every file that is not whole yet."""
@@ -20,7 +22,7 @@ def file_digest(path: Path) -> str:
         InputError: the file cannot be read.
     """
     try:
-        with path.open("rb") as stream:
+        with regular_file(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -34,9 +36,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     new one, also after a power cut.
 
     Raises:
-        InputError: the folder cannot be created or written, or the storage fails (full, read-only, gone) on the way.
+        InputError: something else than a regular file is there, the folder cannot be created or written, or the
+            storage fails (full, read-only, gone) on the way.
     """
     make_folder(path.parent)
+    try:
+        status = path.lstat()
+    except OSError:
+        status = None  # not there; or whatever it is shows below
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is no regular file, but a folder, a link, a pipe or a device; name another file")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX)
     except OSError as error:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from label_formats.files import shown
 from label_formats.find import given_digest, read_given
 from schemas.errors import InputError
+from schemas.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ def given_labels_digest(path: Path) -> str:
     Raises:
         InputError: there is nothing here.
     """
-    return given_digest(path.expanduser())
+    return given_digest(expanded(path))
 
 
 def read_given_labels(
@@ -40,7 +41,7 @@ def read_given_labels(
     """
     from detectors.detections import Detections
 
-    given = read_given(path.expanduser(), class_names)
+    given = read_given(expanded(path), class_names)
     left_out = f" ({'; '.join(given.left_out)})" if given.left_out else ""
     if not given.images:
         raise InputError(f"labels.path {shown(path)}: holds no box{left_out}; point it at labels that do")

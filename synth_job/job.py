@@ -99,7 +99,7 @@ def synthesize(
     manifest = CalibrationSetManifest(
         teacher=teacher.identity,
         label_mode=LabelMode.GIVEN if settings.labels.source is LabelSource.GIVEN else LabelMode.SAMPLED,
-        synth=settings,
+        synth=settings.shareable(),
         image_size=size,
         seed=settings.seed,
         shards=tuple(shards),

@@ -3,8 +3,9 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"needs {path.relative_to(_SHARED.parent)} beside the repository, which is not there")
     return path
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A stage that was stopped ignores further signals until its process ends, which in tests it does not."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="session")

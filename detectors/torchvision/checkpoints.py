@@ -9,11 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from detectors.stored import check_packed, check_tensors, class_names, input_size, one_line, plain_values, reading
 from detectors.torchvision.build import build
 from detectors.torchvision.mmdetection import converted, is_mmdetection, published_name
 from detectors.torchvision.models import PUBLISHED, Architecture
 from detectors.torchvision.one_stage import OneStageDetector
 from detectors.torchvision.two_stage import TwoStageDetector
+from detectors.unusable import own_class
 from schemas.errors import InputError, VerificationError
 from schemas.teacher import PixelFormat, TeacherIdentity, TeacherSource
 from stages.storage import file_digest
@@ -32,11 +34,11 @@ def load(path: Path, source: TeacherSource) -> OneStageDetector | TwoStageDetect
     Raises:
         InputError: it does not load safely, is of another architecture, or its classes have no names.
     """
-    checkpoint = _read(path)
-    state = _weights(checkpoint)
-    names = source.class_names or _class_names(checkpoint)
-    try:
-        architecture, names = _described(path, source, checkpoint, state, names)
+    with reading(path):
+        checkpoint = _read(path)
+        state = _weights(checkpoint)
+        check_tensors(state, path.stat().st_size)
+        architecture, names = _described(path, source, checkpoint, state, _class_names(source, checkpoint))
         if is_mmdetection(state):
             state = converted(state)
         detector = build(
@@ -50,12 +52,12 @@ def load(path: Path, source: TeacherSource) -> OneStageDetector | TwoStageDetect
                 pixels=PixelFormat(padding=PADDING),
             )
         )
-        detector.network.load_state_dict(state)
-    except VerificationError as error:
-        raise InputError(f"teacher {path}: {error}") from error
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"teacher {path}: its weights are not those of {architecture.model} ({reason})") from error
+        try:
+            detector.network.load_state_dict(state)
+        except RuntimeError as error:
+            raise VerificationError(
+                f"its weights are not those of {architecture.model} ({one_line(error, 300)})"
+            ) from error
     return detector
 
 
@@ -65,7 +67,7 @@ def _described(
     """The architecture, as the checkpoint says or as its weights show, and the names of the classes."""
     stored = checkpoint.get("architecture")
     if isinstance(stored, dict):
-        architecture = Architecture.of(stored)
+        architecture = Architecture.of(plain_values(stored, "its architecture"))
         if len(names) != len(architecture.labels):
             raise VerificationError(f"has {len(architecture.labels)} classes and {len(names)} names for them")
         return architecture, names
@@ -82,6 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it does not load without running code of its own.
     """
+    check_packed(path)
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
@@ -89,7 +92,8 @@ def _read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors errors, whatever a foreign file makes PyTorch raise
-        reason = " ".join(str(error).split())[:200]
+        own = own_class(path)
+        reason = f"it needs the class {own}, which is not of the package" if own else one_line(error)
         raise InputError(
             f"teacher {path}: not a torchvision checkpoint that loads safely ({reason}); check teacher.family, or save "
             "the model's state_dict() alone"
@@ -104,18 +108,24 @@ def _weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break
-    return {name.removeprefix("module."): value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    return {
+        name.removeprefix("module."): value
+        for name, value in checkpoint.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
 
 
-def _class_names(checkpoint: dict[str, Any]) -> tuple[str, ...]:
-    """Names that the checkpoint holds; MMDetection's stand in its meta data."""
+def _class_names(source: TeacherSource, checkpoint: dict[str, Any]) -> tuple[str, ...]:
+    """Names as configured, or that the checkpoint holds; MMDetection's stand in its meta data. None: empty."""
+    if source.class_names:
+        return class_names(source.class_names)
     meta = checkpoint.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     stored = meta.get("dataset_meta") if isinstance(meta.get("dataset_meta"), dict) else meta
     assert isinstance(stored, dict)
     for names in (checkpoint.get("class_names"), stored.get("CLASSES"), stored.get("classes")):
         if isinstance(names, list | tuple) and names:
-            return tuple(str(name) for name in names)
+            return class_names(names)
     return ()
 
 
@@ -141,12 +151,13 @@ def network_outputs(state: dict[str, Tensor]) -> int:
     """
     for name in ("roi_heads.box_predictor.cls_score.bias", "roi_head.bbox_head.fc_cls.bias"):
         if name in state:
-            return len(state[name])
+            return state[name].numel()
     for level in ("cls_logits.bias", "module_list.0.bias", "module_list.0.1.bias"):
         scores = state.get(f"head.classification_head.{level}")
         boxes = state.get(f"head.regression_head.{level.replace('cls_logits', 'bbox_reg')}")
         if scores is not None and boxes is not None:
-            return len(scores) // (len(boxes) // 4)  # both have them for each anchor of a place
+            anchors = max(boxes.numel() // 4, 1)
+            return scores.numel() // anchors  # both have them for each anchor of a place
     raise VerificationError("holds no weights of a torchvision detector")
 
 
@@ -172,10 +183,8 @@ def numbered(outputs: int, names: tuple[str, ...]) -> tuple[list[int], tuple[str
 
 
 def _input_size(checkpoint: dict[str, Any], architecture: Architecture) -> int:
-    stored = checkpoint.get("input_size")
-    if isinstance(stored, int) and 32 <= stored <= 4096:
-        return stored
-    return PUBLISHED[architecture.model].input_size if architecture.model in PUBLISHED else 320
+    usual = PUBLISHED[architecture.model].input_size if architecture.model in PUBLISHED else 320
+    return input_size(checkpoint.get("input_size"), 1, usual)
 
 
 def download(name: str) -> Path:

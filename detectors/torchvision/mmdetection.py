@@ -66,8 +66,8 @@ def converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         new = torchvision_name(name)
         if name.endswith("relative_position_index"):
-            side = round(value.shape[0] ** 0.5)
-            if not torch.equal(value.flatten(), relative_positions(side)):
+            side = round(value.shape[0] ** 0.5) if value.dim() else 0
+            if value.numel() != side**4 or not torch.equal(value.flatten(), relative_positions(side)):
                 raise InputError(f"{name}: counts the positions in a window in an order that is not MMDetection's")
             value = value.flatten()
         elif ".downsample." in name:

@@ -1,7 +1,12 @@
 """Bounds on an architecture that came with somebody's artifact, checked before a library builds it."""
 
+import copy
 import re
 from typing import Any
+
+import torchvision
+from torch import nn
+from ultralytics.nn import tasks
 
 from schemas.errors import VerificationError
 
@@ -16,6 +21,41 @@ MAX_REPEATS, MAX_MULTIPLE = 100, 8
 ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w.=, ]*\)")
 """One module of torch.nn with plain arguments. The library evaluates this text as code, unless its safe loading was on
 before it was first imported, by whomever."""
+
+
+def buildable(architecture: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the architecture that the library may build: within bounds, of known layers, asking no network.
+
+    A layer of torchvision's networks would fetch their published weights, which the checkpoint's own replace at once.
+
+    Raises:
+        VerificationError: it is beyond the bounds, names a layer that the library does not have, or takes images of
+            another number of channels than 3.
+    """
+    check_limits(architecture)
+    made = copy.deepcopy(architecture)
+    if made.get("channels", 3) != 3:
+        raise VerificationError(
+            f"the teacher takes images of {made['channels']} channels; only colour images, of 3, fit"
+        )
+    for entry in [*made.get("backbone", []), *made.get("head", [])]:
+        kind, arguments = [*entry, None, None, None][2:4]
+        if not (isinstance(kind, str) and isinstance(arguments, list) and _is_layer(kind)):
+            raise VerificationError(
+                f"the architecture of the teacher names the layer {str(kind)[:60]!r}, which the ultralytics package "
+                "does not have; only detectors of the package's own layers fit"
+            )
+        if kind == "TorchVision":  # [channels, name, weights, unwrap, truncate, split]
+            arguments[2:3] = ["None"]
+    return made
+
+
+def _is_layer(name: str) -> bool:
+    """Whether the library knows a layer of that name; whole networks, which read files and URLs, are none."""
+    known = {"nn": vars(nn), "torchvision.ops": vars(torchvision.ops), "": vars(tasks) | {"Silence": nn.Identity}}
+    package, _, kind = name.rpartition(".")
+    layer = known.get(package, {}).get(kind)
+    return isinstance(layer, type) and issubclass(layer, nn.Module) and not issubclass(layer, tasks.BaseModel)
 
 
 def check_limits(architecture: dict[str, Any]) -> None:

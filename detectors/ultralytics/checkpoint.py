@@ -1,20 +1,36 @@
 """Reading checkpoints of the ultralytics package: the network that is stored, and what it says of itself."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from torch import Tensor
 from ultralytics.nn.tasks import torch_safe_load
 
-from schemas.errors import InputError
+from detectors.stored import (
+    check_packed,
+    check_tensors,
+    class_names,
+    input_size,
+    largest_stride,
+    network_state,
+    number,
+    one_line,
+    plain_values,
+)
+from detectors.unusable import own_class
+from schemas.errors import InputError, VerificationError
 from schemas.teacher import Family, PixelFormat, TeacherIdentity
 from stages.storage import file_digest
 
-LOSS_GAINS = ("box", "cls", "dfl")
-SMALLEST_INPUT, DEFAULT_INPUT, LARGEST_INPUT = 32, 640, 4096
-"""Sides of training images, pixels: the smallest and the largest that are believed, and the library's default."""
+LOSS_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
+"""Weights of the loss terms, and the library's defaults."""
+LARGEST_GAIN = 1e4
+DESCRIPTION = (
+    "nc", "scales", "scale", "depth_multiple", "width_multiple", "activation", "reg_max", "end2end", "channels",
+    "backbone", "head",
+)  # fmt: skip
+"""What the library builds a network from. Whatever else a description holds, as its owner's paths, stays at home."""
 
 
 def read_checkpoint(path: Path, family: Family, heads: Sequence[str], trust_pickle: bool) -> tuple[Any, dict[str, Any]]:
@@ -29,31 +45,39 @@ def read_checkpoint(path: Path, family: Family, heads: Sequence[str], trust_pick
     Raises:
         InputError: not an Ultralytics detection checkpoint, or it needs classes beyond the allow-list.
     """
+    check_packed(path)
     try:
         checkpoint, _ = torch_safe_load(path, safe_only=not trust_pickle)
     except Exception as error:  # the library raises TypeError, RuntimeError, pickle and import errors alike
-        reason = " ".join(str(error).split())[:200]
+        own = None if trust_pickle else own_class(path)
+        reason = f"it needs the class {own}, which is not of the package" if own else one_line(error)
         raise InputError(
             f"teacher {path}: not an Ultralytics YOLO checkpoint that loads safely ({reason}); "
             "check teacher.family, or set teacher.trust_pickle for a file you made yourself"
         ) from error
-    stored = checkpoint.get("ema") or checkpoint.get("model")
-    if type(getattr(stored, "model", [None])[-1]).__name__ not in heads:
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    stored = content.get("ema") if content.get("ema") is not None else content.get("model")
+    if _head_name(stored) not in heads:
         raise InputError(
             f"teacher {path}: holds no Ultralytics *detection* model of family {family} (segmentation, pose "
             "and others do not fit)"
         )
-    return stored, checkpoint.get("train_args") or {}
+    arguments = content.get("train_args")
+    return stored, arguments if isinstance(arguments, dict) else {}
 
 
 def described(path: Path, family: Family, stored: Any, arguments: dict[str, Any]) -> TeacherIdentity:
-    """What a stored network and the arguments of its training say of it."""
-    names, stride = stored.names, int(stored.stride.max())
+    """What a stored network and the arguments of its training say of it.
+
+    Raises:
+        VerificationError: it says nothing that a detector could be.
+    """
+    names, stride = class_names(stored.names), largest_stride(stored.stride)
     return TeacherIdentity(
         family=family,
-        architecture=_plain_architecture(stored.yaml | {"nc": len(names)}),
+        architecture=plain_architecture(stored.yaml, DESCRIPTION) | {"nc": len(names)},
         sha256=file_digest(path),
-        class_names=tuple(str(names[index]) for index in range(len(names))),
+        class_names=names,
         input_size=input_size(arguments.get("imgsz"), stride),
         stride=stride,
         pixels=PixelFormat(),
@@ -62,20 +86,49 @@ def described(path: Path, family: Family, stored: Any, arguments: dict[str, Any]
 
 def loss_gains(arguments: dict[str, Any]) -> dict[str, float]:
     """The weights of the loss terms that the network was trained with, as far as they are stored."""
-    return {gain: float(arguments[gain]) for gain in LOSS_GAINS if gain in arguments}
+    return {
+        gain: min(number(arguments, gain, default), LARGEST_GAIN)
+        for gain, default in LOSS_GAINS.items()
+        if gain in arguments
+    }
 
 
-def input_size(stored: object, stride: int) -> int:
-    """Side of the training images, pixels: the longer one of a rectangle, up to a multiple of the stride.
+def weights(stored: Any, built: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of a stored network, for one that was built with the tensors `built`.
 
-    What is no size of an image counts as not stored.
+    Raises:
+        VerificationError: they are not the weights of such a network.
     """
-    sides = stored if isinstance(stored, list | tuple) else [stored]
-    believed = [each for each in sides if isinstance(each, int | float) and SMALLEST_INPUT <= each <= LARGEST_INPUT]
-    return math.ceil(max(believed, default=DEFAULT_INPUT) / stride) * stride
+    state = network_state(stored)
+    check_tensors(state, path.stat().st_size)
+    if not any("running_mean" in name for name in state) and any("running_mean" in name for name in built):
+        raise VerificationError(
+            "was fused: its batch norm was folded into the convolutions (model.fuse()), and with it went the "
+            "statistics that images are made from; take the checkpoint as training wrote it"
+        )
+    strange = sorted(state.keys() ^ built.keys())
+    strange += [name for name in state.keys() & built.keys() if state[name].shape != built[name].shape]
+    if strange:
+        raise VerificationError(f"its weights do not fit its own architecture ({strange[0][:100]})")
+    return state
 
 
-def _plain_architecture(architecture: dict[str, Any]) -> dict[str, Any]:
-    """The architecture as JSON has it: no tuples, no paths."""
-    plain: dict[str, Any] = yaml.safe_load(yaml.safe_dump(architecture))
+def plain_architecture(stored: object, keys: Sequence[str]) -> dict[str, Any]:
+    """A description of a network as JSON has it, no tuples and no paths, of `keys` alone; the scale written out.
+
+    Raises:
+        VerificationError: it is no such description.
+    """
+    if not isinstance(stored, dict):
+        raise VerificationError(f"has no description of its network, but a {type(stored).__name__} (model.yaml)")
+    plain: dict[str, Any] = plain_values({key: stored[key] for key in keys if key in stored}, "its model.yaml")
+    scales = plain.get("scales")
+    if isinstance(scales, dict) and scales and not plain.get("scale"):
+        plain["scale"] = next(iter(scales))  # as the library does; JSON with its keys in another order would lose it
     return plain
+
+
+def _head_name(stored: object) -> str:
+    """Name of the class of a stored network's last layer."""
+    layers = getattr(getattr(stored, "model", None), "_modules", None)
+    return type(list(layers.values())[-1]).__name__ if isinstance(layers, dict) and layers else ""

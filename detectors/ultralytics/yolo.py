@@ -22,9 +22,10 @@ from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
 from detectors.protocol import HeadOutputs, StatisticsKind
-from detectors.ultralytics.architecture_limits import check_limits
-from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint
-from schemas.errors import InputError, VerificationError
+from detectors.stored import largest_stride, one_line, reading
+from detectors.ultralytics.architecture_limits import buildable
+from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint, weights
+from schemas.errors import VerificationError
 from schemas.teacher import Family, TeacherIdentity
 from stages.storage import file_digest
 
@@ -59,13 +60,12 @@ class UltralyticsDetector:
         Raises:
             InputError: not an Ultralytics detection checkpoint, or it needs classes beyond the allow-list.
         """
-        stored, arguments = read_checkpoint(path, cls.FAMILY, cls.HEADS, trust_pickle)
-        detector = cls.build(described(path, cls.FAMILY, stored, arguments), loss_gains(arguments))
-        try:
-            detector.network.load_state_dict(stored.float().state_dict())
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"teacher {path}: its weights do not fit its own architecture ({reason})") from error
+        with reading(path):
+            stored, arguments = read_checkpoint(path, cls.FAMILY, cls.HEADS, trust_pickle)
+            detector = cls.build(described(path, cls.FAMILY, stored, arguments), loss_gains(arguments))
+            detector.network.load_state_dict(weights(stored, detector.network.state_dict(), path))
+            if (stride := largest_stride(detector.network.stride)) != detector.identity.stride:
+                raise VerificationError(f"says that its stride is {detector.identity.stride}, and it is {stride}")
         return detector
 
     @classmethod
@@ -75,13 +75,11 @@ class UltralyticsDetector:
         Raises:
             VerificationError: it does not build, or is larger than any detector.
         """
-        check_limits(identity.architecture)
+        architecture = buildable(identity.architecture)
         try:
-            network: Any = cls.NETWORK(
-                copy.deepcopy(identity.architecture), ch=3, nc=len(identity.class_names), verbose=False
-            )
+            network: Any = cls.NETWORK(architecture, ch=3, nc=len(identity.class_names), verbose=False)
         except Exception as error:  # whatever a foreign architecture makes the library raise
-            raise VerificationError(f"the architecture of the teacher does not build ({error})") from error
+            raise VerificationError(f"the architecture of the teacher does not build ({one_line(error)})") from error
         if type(network.model[-1]).__name__ not in cls.HEADS:
             raise VerificationError("the architecture of the teacher has no detection head")
         network.names = dict(enumerate(identity.class_names))

@@ -4,7 +4,6 @@ Their pickles hold whole networks, as instances of modules that exist only in th
 unpickler reads them; every class it is allowed to meet, those of torch.nn included, is a container without behaviour.
 """
 
-import math
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
+from detectors.stored import check_packed, one_line
+from detectors.unusable import own_class
 from schemas.errors import InputError
 
 MAX_MODULES, MAX_DEPTH = 10_000, 16
@@ -87,10 +88,12 @@ def read_checkpoint(path: Path) -> tuple[StoredModule, dict[str, Any]]:
     Raises:
         InputError: the file is no such checkpoint, or names a class beyond those above.
     """
+    check_packed(path)
     try:
         content = _load_inert(path)
     except Exception as error:  # torch raises pickle, zip, runtime, key and index errors alike
-        reason = " ".join(str(error).split())[:200]
+        own = own_class(path)
+        reason = f"it needs the class {own}, which is not of that repository" if own else one_line(error)
         raise InputError(
             f"teacher {path}: not a YOLOv5 checkpoint that loads safely ({reason}); check teacher.family"
         ) from error
@@ -138,10 +141,3 @@ def _module(top: Inert, path: Path) -> StoredModule:
         )
 
     return convert(top, 0)
-
-
-def number(values: object, name: str, default: float) -> float:
-    """A finite number of at least 0 from stored settings, or the default."""
-    value = values.get(name) if isinstance(values, dict) else None
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    return float(value) if usable else default  # type: ignore[arg-type]

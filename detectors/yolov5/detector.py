@@ -1,26 +1,28 @@
 """The anchor-based YOLOv5 as a detector family, with the library's letterboxing and NMS."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs
-from detectors.ultralytics.architecture_limits import check_limits
+from detectors.stored import check_tensors, class_names, input_size, number, one_line, reading
+from detectors.ultralytics.architecture_limits import buildable, check_limits
+from detectors.ultralytics.checkpoint import plain_architecture
 from detectors.ultralytics.yolo import UltralyticsDetector
-from detectors.yolov5.checkpoint import StoredModule, number, read_checkpoint
+from detectors.yolov5.checkpoint import StoredModule, read_checkpoint
 from detectors.yolov5.loss import Gains, detection_loss
 from detectors.yolov5.network import Yolov5Network, difference
-from schemas.errors import InputError, VerificationError
+from schemas.errors import VerificationError
 from schemas.teacher import TeacherIdentity
 from stages.storage import file_digest
 
+DESCRIPTION = ("nc", "depth_multiple", "width_multiple", "activation", "anchors", "backbone", "head")
+"""What the network is built from; whatever else its description holds stays at home."""
 SCALE = 100.0
 """The repository's gains are that much smaller (a box term of 0.05 where the library has 7.5), and the weights of
 `LossWeights` and `DistillationWeights` are to mean the same for every family. On noise of 320 px with a box in each of
@@ -48,42 +50,31 @@ class Yolov5Detector(UltralyticsDetector):
         Raises:
             InputError: not such a checkpoint, or one of a network that would not be built as it was.
         """
-        stored, content = read_checkpoint(path)
-        names: Any = stored.attributes.get("names")
-        try:
-            names = [names[index] for index in range(len(names))]  # a list, or a dictionary from 0
-            architecture = yaml.safe_load(yaml.safe_dump(stored.attributes.get("yaml")))
-            check_limits(architecture)
-            network = Yolov5Network(architecture, len(names))
-            found = difference(network.model, stored.modules["model"])
-        except Exception as error:  # whatever a foreign architecture makes the libraries raise
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"teacher {path}: its architecture does not build ({reason})") from error
-        if found:
-            raise InputError(f"teacher {path}: is not the YOLOv5 that would be built: {found}")
-        _load_weights(network, stored, path)
-        stride = max(network.head.strides)
-        identity = TeacherIdentity(
-            family="yolov5",
-            architecture=architecture,
-            sha256=file_digest(path),
-            class_names=tuple(str(name) for name in names),
-            input_size=_image_size(content.get("opt"), stride),
-            stride=stride,
-        )
-        detector = cls(identity, network)
-        detector.gains = _gains(stored.attributes.get("hyp"), detector.gains)
+        with reading(path):
+            stored, content = read_checkpoint(path)
+            names = class_names(stored.attributes.get("names"))
+            architecture = plain_architecture(stored.attributes.get("yaml"), DESCRIPTION) | {"nc": len(names)}
+            network = _built(architecture, len(names))
+            if found := difference(network.model, stored.modules["model"]):
+                raise VerificationError(f"is not the YOLOv5 that would be built: {found}")
+            _load_weights(network, stored, path)
+            stride = max(network.head.strides)
+            identity = TeacherIdentity(
+                family="yolov5",
+                architecture=architecture,
+                sha256=file_digest(path),
+                class_names=names,
+                input_size=_image_size(content.get("opt"), stride),
+                stride=stride,
+            )
+            detector = cls(identity, network)
+            detector.gains = _gains(stored.attributes.get("hyp"), detector.gains)
         return detector
 
     @classmethod
     def build(cls, identity: TeacherIdentity, gains: Any = None) -> Self:
         """See `UltralyticsDetector.build`."""
-        check_limits(identity.architecture)
-        try:
-            network = Yolov5Network(identity.architecture, len(identity.class_names))
-        except Exception as error:  # whatever a foreign architecture makes the library raise
-            raise VerificationError(f"the architecture of the teacher does not build ({error})") from error
-        return cls(identity, network, gains)
+        return cls(identity, _built(identity.architecture, len(identity.class_names)), gains)
 
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """See `Detector`.
@@ -141,25 +132,39 @@ def joint_logits(objectness: Tensor, classes: Tensor) -> Tensor:
     return log_p - torch.logaddexp(F.logsigmoid(-objectness), F.logsigmoid(objectness) + F.logsigmoid(-classes))
 
 
+def _built(architecture: dict[str, Any], classes: int) -> Yolov5Network:
+    """The network of an architecture, weights unset.
+
+    Raises:
+        VerificationError: it does not build, or is larger than any detector.
+    """
+    layers = buildable(architecture | {"head": list(architecture.get("head", []))[:-1]})
+    check_limits(architecture)
+    try:
+        return Yolov5Network(architecture | {"backbone": layers["backbone"]}, classes)
+    except Exception as error:  # whatever a foreign architecture makes the library raise
+        raise VerificationError(f"the architecture of the teacher does not build ({one_line(error)})") from error
+
+
 def _load_weights(network: Yolov5Network, stored: StoredModule, path: Path) -> None:
     """Copy tensors of equal shapes; others are refused before anything is converted."""
     expected = network.state_dict()
     # Releases before 6 stored the anchors once more, in pixels.
     tensors = {name: tensor for name, tensor in stored.state_dict().items() if not name.endswith(".anchor_grid")}
-    if other := sorted(tensors.keys() ^ expected.keys()):
-        raise InputError(f"teacher {path}: its weights do not fit its own architecture ({other[0]})")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or tensor.is_sparse:
-            raise InputError(f"teacher {path}: its weights do not fit its own architecture ({name})")
+    check_tensors(tensors, path.stat().st_size)
+    strange = sorted(tensors.keys() ^ expected.keys())
+    strange += [name for name in tensors.keys() & expected.keys() if tensors[name].shape != expected[name].shape]
+    if strange:
+        raise VerificationError(f"its weights do not fit its own architecture ({strange[0][:100]})")
     network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
-    if not bool((network.head.anchors > 0).all() & network.head.anchors.isfinite().all()):
-        raise InputError(f"teacher {path}: its anchors are not positive sizes")
+    if not bool((network.head.anchors > 0).all()):
+        raise VerificationError("its anchors are not positive sizes")
 
 
 def _image_size(options: object, stride: int) -> int:
     """Side of the training images, from the options stored beside the network."""
-    size = number(options, "imgsz", INPUT_SIZE.get(stride, 640))
-    return min(max(math.ceil(size / stride) * stride, 32), 4096)
+    stored = options.get("imgsz") if isinstance(options, dict) else None
+    return input_size(stored, stride, INPUT_SIZE.get(stride, 640))
 
 
 def _gains(stored: object, default: Gains) -> Gains:

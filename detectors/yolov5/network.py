@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.tasks import parse_model
 
+from detectors.stored import brief
 from detectors.yolov5.checkpoint import StoredModule
 
 BLOCKS = {"Conv", "C3", "SPP", "SPPF", "Focus", "Concat", "nn.Upsample"}
@@ -146,7 +147,7 @@ def difference(module: nn.Module, stored: StoredModule, name: str = "model") -> 
         mine = getattr(module, key, None)
         plain = isinstance(value, bool | int | float | str | tuple) and not isinstance(module, AnchorHead)
         if plain and key not in BOOKKEEPING and key in vars(module) and mine != value:
-            return f"{name}.{key} is {str(value)[:20]}, and would be built as {str(mine)[:20]}"
+            return f"{name}.{key} is {brief(value)}, and would be built as {brief(mine)}"
     children = dict(module.named_children())
     if children.keys() != stored.modules.keys():
         return f"{name} has parts {', '.join(stored.modules)[:80]}, and would be built with {', '.join(children)[:80]}"

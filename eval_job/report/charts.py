@@ -10,6 +10,8 @@ WIDTH, HEIGHT = 460.0, 280.0
 """Size of a chart in its own units: about CSS pixels where two stand side by side on a desktop page."""
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 14.0, 44.0
 """Margins around the plotting area, for tick labels and axis titles."""
+SMALLEST = 1e-100
+"""Smallest value that is told from 0."""
 
 Point = tuple[float, float]
 
@@ -61,7 +63,7 @@ class Axis:
 def linear_axis(title: str, values: Sequence[float]) -> Axis:
     """An axis from zero to a round number above the largest value."""
     high = max(values, default=0.0)
-    if high <= 0:
+    if high < SMALLEST:
         return Axis(title, 0.0, 1.0)
     step = _round_step(high)
     return Axis(title, 0.0, math.ceil(high / step - 1e-9) * step)
@@ -69,7 +71,7 @@ def linear_axis(title: str, values: Sequence[float]) -> Axis:
 
 def log_axis(title: str, values: Sequence[float]) -> Axis:
     """A logarithmic axis a little wider than all positive values."""
-    positive = [value for value in values if value > 0] or [1.0]
+    positive = [value for value in values if value > SMALLEST] or [1.0]
     return Axis(title, min(positive) / 1.6, max(positive) * 1.6, log=True)
 
 

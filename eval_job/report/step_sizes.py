@@ -47,11 +47,13 @@ def layer_steps(folder: Path, manifest: StudentManifest) -> list[LayerSteps]:
                 )
                 for name in layers
             ]
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise VerificationError(f"{path}: does not hold the quantizers that its manifest names ({error})") from error
 
 
 def _steps(name: str, weight_bits: int, input_bits: int, weight: np.ndarray, steps: np.ndarray) -> LayerSteps:
+    if any(each.size == 0 or not np.isfinite(each).all() for each in (weight, steps)):
+        raise VerificationError(f"{name}: has step sizes that are no finite numbers; run qat again")
     return LayerSteps(
         name=name,
         weight_bits=weight_bits,

@@ -14,6 +14,7 @@ from pipeline.preflight.findings import Findings, gigabytes
 from quantization.convert import make_student
 from quantization.onnx.engine import check_engine
 from schemas.errors import ConfigError, InputError
+from schemas.files import expanded
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
 from stages.event_files import require_tensorboard
@@ -46,7 +47,7 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
     _check_settings(config, teacher, size, containers)
     validation, photos = _validation(config, teacher.identity.class_names)
     needed = bytes_needed(synth, size, teacher)
-    free = bytes_free(Path(config.storage).expanduser())
+    free = bytes_free(expanded(config.storage))
     if free < needed:
         raise InputError(
             f"storage {config.storage}: {gigabytes(free)} are free and about {gigabytes(needed)} are needed; make "

@@ -1,10 +1,9 @@
 """What the checks before a run found, as one JSON document, and how it reads for a person."""
 
-from pathlib import Path
-
 from pydantic import Field
 
 from schemas.base import Document
+from schemas.files import expanded
 from schemas.run_config import RunConfig
 from schemas.teacher import EMBEDDED, Family
 
@@ -42,7 +41,7 @@ def described(findings: Findings, config: RunConfig) -> list[tuple[str, str]]:
         ("student", f"{qat.bits.name}, training: {steps}"),
         ("calibration set", made),
         ("evaluation", _evaluation(findings, config)),
-        ("output", f"{Path(config.storage).expanduser()}, about {gigabytes(findings.bytes_needed)} of "
+        ("output", f"{expanded(config.storage)}, about {gigabytes(findings.bytes_needed)} of "
                    f"{gigabytes(findings.bytes_free)} free"),
         ("time", f"about {total} on this machine ({parts})"),
     ]  # fmt: skip

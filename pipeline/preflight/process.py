@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.preflight.findings import Findings
 from schemas.errors import ConfigError, ExitCode, InputError, VerificationError, ZsqError
 from schemas.run_config import RunConfig
+from schemas.text import printable
 from stages.options import CONFIGURATION_VARIABLES
 
 ERRORS: dict[int, type[ZsqError]] = {
@@ -42,7 +43,7 @@ def preflight(config: RunConfig, *, containers: bool) -> Findings:
     lines = [line for line in finished.stderr.splitlines() if line.startswith("zsq run: ")]
     if finished.returncode in ERRORS and lines:
         raise ERRORS[finished.returncode](lines[-1].removeprefix("zsq run: "))
-    sys.stderr.write(finished.stderr)
+    sys.stderr.write(printable(finished.stderr, keep="\n"))
     if finished.returncode < 0:
         raise ConfigError(
             f"the checks before the run were killed by signal {-finished.returncode}, most often for lack of memory; "

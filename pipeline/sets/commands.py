@@ -27,9 +27,9 @@ def inspect(
     from pipeline.inspection import describe_set
     from stages.shards import open_calibration_set
 
-    with run_stage("set inspect"):
+    with run_stage("set inspect") as stage:
         manifest = open_calibration_set(folder).manifest
-        typer.echo(manifest.to_json() if as_json else describe_set(manifest), nl=not as_json)
+        stage.reporter.output(manifest.to_json() if as_json else describe_set(manifest))
 
 
 @set_app.command()

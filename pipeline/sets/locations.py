@@ -9,6 +9,7 @@ from typing import IO, Any
 from urllib.parse import unquote
 
 from schemas.errors import ConfigError, InputError
+from schemas.files import expanded, regular_file
 from stages.shards import REMOTE
 
 PROTOCOLS = ("file", "http", "https", "s3")
@@ -64,6 +65,10 @@ class Store:
                 # Block size 0 streams one response; a size, whatever it is, spares a HEAD request before it.
                 with self._filesystem().open(url, "rb", block_size=0, size=1, headers=headers) as stream:
                     yield stream, start if start and stream.r.status == 206 else 0
+            elif self.protocol == "file":
+                with regular_file(Path(url)) as stream:
+                    stream.seek(start)
+                    yield stream, start
             else:
                 with self._filesystem().open(url, "rb") as stream:
                     stream.seek(start)
@@ -126,7 +131,7 @@ def locate(location: str) -> Store:
         ConfigError: a protocol that is not one of `PROTOCOLS`, or a URL that is not that of a folder.
     """
     if not REMOTE.match(location):
-        return Store(str(Path(location).expanduser().absolute()), "file")
+        return Store(str(expanded(location).absolute()), "file")
     protocol, _, rest = location.partition(":")
     if protocol not in PROTOCOLS or "::" in location or not rest.startswith("//"):
         raise ConfigError(

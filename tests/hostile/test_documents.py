@@ -161,6 +161,10 @@ def test_manifests_that_are_no_json_object_are_refused(hostile_set: Path, conten
 def test_a_manifest_that_never_ends_is_read_no_further_than_its_bound(hostile_set: Path) -> None:
     (hostile_set / MANIFEST).unlink()
     (hostile_set / MANIFEST).symlink_to("/dev/zero")
+    assert "no regular file" in refused(lambda: open_calibration_set(hostile_set))
+    (hostile_set / MANIFEST).unlink()
+    with (hostile_set / MANIFEST).open("wb") as stream:
+        stream.truncate(2**40)
     assert "larger than" in refused(lambda: open_calibration_set(hostile_set))
 
 

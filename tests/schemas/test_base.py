@@ -6,6 +6,7 @@ import pytest
 
 from schemas.base import Document, canonical_digest, read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import ConfigError, InputError, VerificationError
+from schemas.eval_config import EvalConfig
 from schemas.labels import ImageLabels
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
@@ -192,3 +193,13 @@ def test_what_is_no_plain_text_is_yaml(text, value):
 def test_what_follows_a_value_is_not_dropped(text):
     with pytest.raises(ConfigError, match="not plain YAML"):
         set_by_dotted_key({}, f"data={text}")
+
+
+def test_what_is_shared_does_not_say_where_things_lie_on_their_makers_machine() -> None:
+    config = EvalConfig.model_validate_json(
+        '{"teacher": {"path": "/home/user/secret/best.pt"}, "data": "~/secret/val", "images": "val/images"}'
+    )
+    shared = config.shareable()
+    assert (shared.teacher.path, shared.data, shared.images) == ("best.pt", "val", "val/images")
+    assert "secret" not in shared.to_json()
+    assert EvalConfig.model_validate_json(shared.to_json()) == shared

@@ -214,3 +214,19 @@ def test_a_png_of_16_bit_grey_is_as_bright_as_one_of_8_bits(tmp_path: Path) -> N
         (sample,) = read_shard(path, 1)
         images.append(sample.image())
     np.testing.assert_array_equal(*images)
+
+
+@pytest.mark.parametrize("change", ["written", "replaced", "gone"])
+def test_a_shard_that_changes_after_it_was_verified_is_not_read(
+    tmp_path: Path, make_calibration_set: Callable[[Path], CalibrationSetManifest], change: str
+) -> None:
+    make_calibration_set(tmp_path)
+    sample = open_calibration_set(tmp_path).samples[0]
+    assert sample.image().shape[2] == 3
+    content = sample.shard.read_bytes()
+    if change != "written":
+        sample.shard.unlink()
+    if change != "gone":
+        sample.shard.write_bytes(content[:600] + bytes(8) + content[608:])
+    with pytest.raises(VerificationError, match=r"changed after|cannot be read any more"):
+        sample.image()

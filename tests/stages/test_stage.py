@@ -67,7 +67,8 @@ def test_sigterm_waits_for_the_next_safe_point_then_exits_143():
         finished.append("never")
     assert caught.value.code == 143
     assert finished == ["the current step"]
-    assert signal.getsignal(signal.SIGTERM) == before
+    os.kill(os.getpid(), signal.SIGTERM)  # a second one on the way out does not kill: the exit code stays
+    assert before == signal.SIG_DFL
 
 
 def test_as_a_process_sigterm_exits_143(tmp_path: Path):
@@ -123,3 +124,31 @@ def test_a_stage_whose_folder_was_taken_over_stops_at_its_next_safe_point(monkey
             stage.stop_here_if_asked()
             time.sleep(0.01)
     assert not stage.stop_asked, "there is nothing to save: the folder is somebody else's"
+
+
+def test_a_terminal_that_is_gone_stops_a_stage_and_leaves_no_lock(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from stages.ranks import Rank\n"
+        "from stages.stage import run_stage\n"
+        "with run_stage('qat') as stage, stage.output(Path(sys.argv[1]), 'key', Rank(), lambda: False):\n"
+        "    Path(sys.argv[1], 'ready').touch()\n"
+        "    while True:\n"
+        "        time.sleep(0.02); stage.stop_here_if_asked()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "stopped by SIGHUP" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["ready"]
+
+
+def test_what_the_system_says_of_a_path_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, run_stage("set inspect"):
+        (tmp_path / ("a" * 300)).stat()
+    assert caught.value.code == 2
+    assert "File name too long; check the path\n" in capsys.readouterr().err
