@@ -29,9 +29,10 @@ def examine(teacher: Detector, device: torch.device) -> None:
             f"does not compute on a colour image of {side} x {side} pixels ({type(error).__name__}: {one_line(error)})"
         ) from error
     classes = len(teacher.identity.class_names)
+    told = max(logits.shape[1] for logits in outputs.class_logits)  # a first stage tells objects from background alone
+    if told < classes:
+        raise VerificationError(f"tells {told} classes apart and has {classes} names for them")
     for logits in outputs.class_logits:
-        if logits.shape[1] < classes:
-            raise VerificationError(f"tells {logits.shape[1]} classes apart and has {classes} names for them")
         if not bool(logits.isfinite().all()):
             raise VerificationError(
                 "gives outputs that are not finite, on a plain grey image; take an earlier checkpoint"

@@ -71,7 +71,8 @@ class Search:
     def with_bits(self, mean_bits: float) -> RunConfig:
         """The run of a student that is calibrated at so many mean weight bits."""
         bits = self.config.qat.bits.model_copy(update={"weight_bits": 8})
-        sensitivity = SensitivityConfig(budget=mean_bits) if mean_bits < LADDER[-1] else None
+        measured = (self.config.qat.sensitivity or SensitivityConfig()).model_copy(update={"max_drop": None})
+        sensitivity = measured.model_copy(update={"budget": mean_bits}) if mean_bits < LADDER[-1] else None
         qat = self.config.qat.model_copy(update={"bits": bits, "ptq_only": True, "sensitivity": sensitivity})
         return self.config.model_copy(update={"qat": qat})
 

@@ -116,7 +116,11 @@ def run_stage(name: str) -> Iterator[Stage]:
         # A process that is ending ends as it was asked to first, whatever else it is sent on the way out.
         ending = interrupted or stage.stop_asked
         for signum, handler in previous.items():
-            signal.signal(signum, signal.SIG_IGN if ending else handler)
+            signal.signal(signum, _ignore if ending else handler)
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    """Signal handler of a process that is ending. Not SIG_IGN, which its next stage would take for its caller's wish."""
 
 
 def up_to_date(done: Provenance | None, wanted: Provenance, folder: Path, overwrite: bool) -> bool:

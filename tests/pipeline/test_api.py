@@ -17,7 +17,9 @@ from tests.pipeline.test_end_to_end import SMALLEST
 def test_the_same_settings_reach_the_run_and_its_failure_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def conduct(config: RunConfig, executor: ExecutorName, overwrite: bool, stage: object) -> int:
+    def conduct(
+        config: RunConfig, executor: ExecutorName, overwrite: bool, stage: object, max_drop: float | None
+    ) -> int:
         asked.append((config, executor, overwrite))
         return 143
 

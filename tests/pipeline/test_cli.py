@@ -67,6 +67,7 @@ def test_the_public_command_line_is_frozen():
             "--dry-run",
             "--executor",
             "--images",
+            "--max-drop",
             "--output",
             "--overwrite",
             "--photos",
