@@ -120,7 +120,7 @@ def run_stage(name: str) -> Iterator[Stage]:
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:
-    """Signal handler of a process that is ending. Not SIG_IGN, which its next stage would take for its caller's wish."""
+    """Handle a signal in a process that is ending. Not SIG_IGN, which a next stage would take for its caller's wish."""
 
 
 def up_to_date(done: Provenance | None, wanted: Provenance, folder: Path, overwrite: bool) -> bool:
