@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.executor import Executor, run_stages
-from pipeline.plan import STUDENT_FOLDER, plan_stages, plan_try
+from pipeline.plan import SEARCH_FOLDER, STUDENT_FOLDER, plan_stages, plan_try
 from schemas.errors import ExitCode
 from schemas.evaluation import REPORT, EvalReport
 from schemas.qat_config import SensitivityConfig
@@ -78,7 +78,8 @@ class Search:
 
     def _reuse_sensitivity(self, student: Path) -> None:
         """What was measured of the layers once holds for every plan."""
-        measured = sorted(student.parent.parent.glob(f"*/{STUDENT_FOLDER}/{SENSITIVITY}"))
+        tried = Path(self.config.storage).expanduser() / SEARCH_FOLDER
+        measured = sorted(tried.glob(f"*/{STUDENT_FOLDER}/{SENSITIVITY}"))
         if measured and not (student / SENSITIVITY).exists():
             student.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(measured[0], student / SENSITIVITY)
