@@ -94,28 +94,20 @@ def run(
         stage.reporter.message(f"timing {len(exported)} exported models, {config.onnx.repetitions} runs each")
     latencies = time_files(exported, image_size, config.onnx)
 
-    names = teacher.identity.class_names
+    names, validation = teacher.identity.class_names, measured_on.validation
     measured: list[tuple[_Model, _Measured]] = []
     for model in _models(teacher, named, exported, config.onnx, device):
         found = _measure(model, measured_on, further, looking, names)
-        _write_detections(output / detections_file(model.name), measured_on.validation, found.detections)
+        _write_detections(output / detections_file(model.name), validation, found.detections)
         measured.append((model, found))
     full_precision = measured[0][1]
     detections = {model.name: found.detections for model, found in measured}
-
-    validation = measured_on.validation
     report = EvalReport(
         measure=Measure.ACCURACY if data.labelled else Measure.AGREEMENT,
         data=measured_on.described,
         agreement_data=tuple(each.described for each in further),
         models=tuple(
-            _row(
-                model,
-                found,
-                full_precision,
-                latencies.get(model.name, ()),
-                config.onnx.providers,
-            )
+            _row(model, found, full_precision, latencies.get(model.name, ()), config.onnx.providers)
             for model, found in measured
         ),
         detection_statistics=confident_statistics(validation, full_precision.detections, names),

@@ -1,6 +1,6 @@
 """From a full-precision detector to a student with quantized layers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -66,19 +66,27 @@ def in_float(network: nn.Module) -> Iterator[None]:
             module.enabled = True
 
 
-@contextmanager
-def activations_in_float(network: nn.Module) -> Iterator[None]:
-    """Quantizers of activations off inside the block; weights are rounded as ever."""
+def replace_activation_quantizers(
+    network: nn.Module, stand_in: Callable[[FakeQuantizer], nn.Module]
+) -> list[tuple[nn.Module, str, FakeQuantizer]]:
+    """Put a module in the place of every activation quantizer, in place; gives each with where it was an attribute."""
     places: list[tuple[nn.Module, str]] = [(each, "input_quantizer") for each in quantized_layers(network).values()]
     for product in quantized_matmuls(network).values():
         places += [(product, "left_quantizer"), (product, "right_quantizer")]
-    quantizers = [getattr(module, name) for module, name in places]
-    for module, name in places:
-        setattr(module, name, nn.Identity())
+    replaced = [(module, name, getattr(module, name)) for module, name in places]
+    for module, name, quantizer in replaced:
+        setattr(module, name, stand_in(quantizer))
+    return replaced
+
+
+@contextmanager
+def activations_in_float(network: nn.Module) -> Iterator[None]:
+    """Quantizers of activations off inside the block; weights are rounded as ever."""
+    replaced = replace_activation_quantizers(network, lambda quantizer: nn.Identity())
     try:
         yield
     finally:
-        for (module, name), quantizer in zip(places, quantizers, strict=True):
+        for module, name, quantizer in replaced:
             setattr(module, name, quantizer)
 
 

@@ -116,12 +116,12 @@ class Reporter:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console, disable=self._silent) as progress:
-            shown = progress.add_task(task, total=len(items), rate="")
+            bar = progress.add_task(task, total=len(items), rate="")
             start = time.monotonic()
             for done, item in enumerate(items, start=1):
                 yield item
                 rate = done / max(time.monotonic() - start, 1e-9)
-                progress.update(shown, completed=done, rate=f"{rate:.2f} {unit}/s")
+                progress.update(bar, completed=done, rate=f"{rate:.2f} {unit}/s")
 
     def _lines(self, items: Sequence[T], task: str, unit: str) -> Iterator[T]:
         start = last = time.monotonic()

@@ -12,9 +12,9 @@ from stages.storage import write_text
 
 INTRODUCTION = f"""# Settings
 
-Every setting of a run, which `zsq run` takes in a YAML file or by `--set section.key=value`. A stage that runs alone
-takes its own section without the heading: `qat.bits.weight_bits` of a run is `bits.weight_bits` of `zsq qat`.
-{", ".join(f"`{name}`" for name in SHARED)} are given once for a run; a stage may have its own.
+These are all settings of a run. `zsq run` takes them in a YAML file or by `--set section.key=value`. A stage that runs
+alone takes its own section without the heading: `qat.bits.weight_bits` of a run is `bits.weight_bits` of `zsq qat`.
+The settings {", ".join(f"`{name}`" for name in SHARED)} are given once for a run; a stage may have its own.
 
 This page is written by `make pages` from `schemas/`.
 """
@@ -80,9 +80,7 @@ def _takes(field: dict[str, Any], named: dict[str, Any]) -> str:
         items = field.get("items", {})
         return f"list of {_takes(items, named)}" if items else "list"
     limits = [
-        text.format(field[key])
-        for key, text in LIMITS.items()
-        if abs(field.get(key, 2 * LARGEST_SHOWN)) < LARGEST_SHOWN
+        text.format(field[key]) for key, text in LIMITS.items() if key in field and abs(field[key]) < LARGEST_SHOWN
     ]
     kind = {"object": "mapping", "string": "text", "boolean": "true or false"}.get(
         field.get("type", ""), field.get("type", "any")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.detection.image_list import ImageList
 
 from detectors.regions import POINTS, REMOVED, keep_best, pool_levels
 from detectors.torchvision.detector import MAX_CANDIDATES, TorchvisionDetector
@@ -43,16 +44,17 @@ class FixedRegions(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """`(B, rows, 6)`, [x1, y1, x2, y2, score, class], of `(B, 3, H, W)`; rows that are not used are 0."""
         size = (images.shape[2], images.shape[3])
-        features = self.network.backbone(self._detector.prepared(images).tensors)
-        regions, there = self.proposed(images, features, size)
+        prepared = self._detector.prepared(images)
+        features = self.network.backbone(prepared.tensors)
+        regions, there = self.proposed(prepared, features, size)
         logits, deltas = self.classified(features, regions)
         scores = self._detector.of_classes(logits.softmax(dim=2)) * there[..., None]
         return self.rows(regions, scores, deltas, size)
 
-    def proposed(self, images: Tensor, features: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def proposed(self, images: ImageList, features: dict[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Regions `(B, K, 4)` of the first stage, best first, and which are there, `(B, K)` float."""
         rpn, levels = self.network.rpn, list(features.values())
-        anchors = rpn.anchor_generator(self._detector.prepared(images), levels)[0]
+        anchors = rpn.anchor_generator(images, levels)[0]
         boxes, scores, start = [], [], 0
         for objectness, deltas in zip(*rpn.head(levels), strict=True):
             logits = objectness.permute(0, 2, 3, 1).flatten(1)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quantization.engines.census import is_dequantized
+from quantization.onnx.initializers import add_initializer
 
 BLOCK = 2
 FEW_CHANNELS = 4
@@ -54,12 +55,8 @@ def _over_blocks(graph: ir.Graph, node: ir.Node) -> None:
     dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
     assert dequantize is not None
     values, before, after = kernel_over_blocks(weight, padding)
-    tensor = ir.tensor(values, name=f"{node.name}_block_integers")
-    kind, shape = ir.TensorType(tensor.dtype), ir.Shape(values.shape)
-    integers = ir.Value(name=tensor.name, const_value=tensor, type=kind, shape=shape)
     old = dequantize.inputs[0]
-    graph.register_initializer(integers)
-    dequantize.replace_input_with(0, integers)
+    dequantize.replace_input_with(0, add_initializer(graph, f"{node.name}_block_integers", values))
     if old is not None and not old.uses():
         del graph.initializers[str(old.name)]
     for name, numbers in {

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from quantization.engines.census import is_dequantized
+from quantization.onnx.initializers import add_initializer
 
 
 def weights_with_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -23,10 +24,7 @@ def weights_with_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
         assert scale.const_value is not None
         name = f"{dequantize.outputs[0].name}_zero_point"
         values = np.zeros(scale.const_value.shape.numpy(), integers.dtype.numpy())
-        tensor = ir.tensor(values, name=name)
-        zero = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(values.shape))
-        graph.register_initializer(zero)
         dequantize.resize_inputs(3)
-        dequantize.replace_input_with(2, zero)
+        dequantize.replace_input_with(2, add_initializer(graph, name, values))
     result: onnx.ModelProto = ir.to_proto(changed)
     return result

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from quantization.onnx.initializers import add_initializer
+
 
 def spell_out_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model with every Softmax over another axis than the last as exp(x − max x) / Σ exp(x − max x)."""
@@ -21,11 +23,7 @@ def spell_out_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
         if value.shape is None or axis in (-1, len(value.shape) - 1):
             continue
         name = node.name or node.outputs[0].name
-        axes = ir.Value(
-            name=f"{name}_axes", const_value=ir.tensor(np.array([axis]), name=f"{name}_axes"),
-            type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]),
-        )  # fmt: skip
-        graph.register_initializer(axes)
+        axes = add_initializer(graph, f"{name}_axes", np.array([axis]))
         largest = ir.node("ReduceMax", [value, axes], name=f"{name}_max")
         shifted = ir.node("Sub", [value, largest.outputs[0]], name=f"{name}_shift")
         exponential = ir.node("Exp", [shifted.outputs[0]], name=f"{name}_exp")

@@ -14,7 +14,8 @@ import onnx_ir as ir
 from quantization.engines.census import between_integers
 from quantization.engines.target import Images
 from quantization.engines.tensorrt_rules import broken_rules, is_narrow, quantizers_of, scale_of, skips
-from quantization.onnx.activations import Grid, put_in_activation, remove_unused_initializers
+from quantization.onnx.activations import Grid, put_in_activation
+from quantization.onnx.initializers import add_initializer, remove_unused_initializers
 from schemas.errors import VerificationError
 from schemas.eval_config import EngineName
 from schemas.student import QuantizerRecord
@@ -82,12 +83,7 @@ def _leave_in_float(graph: ir.Graph, node: ir.Node) -> None:
     integers, scale = (value.const_value.numpy() for value in dequantize.inputs[:2] if value and value.const_value)
     scale = scale.reshape(-1, *[1] * (integers.ndim - 1)) if scale.size > 1 else scale
     name = f"{node.name}_weight"
-    values = integers.astype(np.float32) * scale
-    tensor = ir.tensor(values, name=name)
-    kind, shape = ir.TensorType(tensor.dtype), ir.Shape(values.shape)
-    initializer = ir.Value(name=name, const_value=tensor, type=kind, shape=shape)
-    graph.register_initializer(initializer)
-    node.replace_input_with(1, initializer)
+    node.replace_input_with(1, add_initializer(graph, name, integers.astype(np.float32) * scale))
     if not dequantize.outputs[0].uses():
         graph.remove(dequantize, safe=True)
 

@@ -29,9 +29,9 @@ from quantization.onnx.activations import (
     Demand,
     Grid,
     put_in_activation,
-    remove_unused_initializers,
     take_out_activations,
 )
+from quantization.onnx.initializers import remove_unused_initializers
 from quantization.onnx.observe import observe
 from quantization.onnx.quantizers import STORED_BITS
 from quantization.plan import QuantizerSpec

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from quantization.onnx.initializers import add_initializer
 from quantization.onnx.quantizers import STORED_BITS
 
 ON_THE_GRID = 1e-3
@@ -159,12 +160,6 @@ def put_in_activation(graph: ir.Graph, value: ir.Value, grid: Grid, name: str, *
     return nodes[-1].outputs[0]
 
 
-def remove_unused_initializers(graph: ir.Graph) -> None:
-    """Drop what no node takes any more."""
-    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
-        del graph.initializers[name]
-
-
 def _grid(quantize: ir.Node) -> Grid:
     zero = _number(_input(quantize, 2))
     return Grid.of_bits(float(_number(_input(quantize, 1))), int(zero), signed=zero.dtype == np.int8)
@@ -190,8 +185,4 @@ def _number(value: ir.Value) -> np.generic:
 def _constant(graph: ir.Graph, number: np.generic) -> ir.Value:
     """A scalar initializer; equal ones are there once."""
     name = f"activation_{number.dtype.name}_{number.tobytes().hex()}"
-    if name not in graph.initializers:
-        tensor = ir.tensor(np.asarray(number), name=name)
-        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape([]))
-        graph.register_initializer(value)
-    return graph.initializers[name]
+    return graph.initializers[name] if name in graph.initializers else add_initializer(graph, name, np.asarray(number))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from quantization.convert import quantized_layers, quantized_matmuls
+from quantization.convert import quantized_layers, replace_activation_quantizers
 from quantization.fake_quantize import SMALLEST_STEP, FakeQuantizer
 
 OPSET = 21
@@ -19,10 +19,7 @@ def replace_quantizers(network: nn.Module) -> None:
     """
     for layer in quantized_layers(network).values():
         layer.weight_quantizer = IntegerWeight(layer.weight_quantizer, layer.weight)  # type: ignore[assignment]
-        layer.input_quantizer = QuantizeDequantize(layer.input_quantizer)  # type: ignore[assignment]
-    for product in quantized_matmuls(network).values():
-        product.left_quantizer = QuantizeDequantize(product.left_quantizer)  # type: ignore[assignment]
-        product.right_quantizer = QuantizeDequantize(product.right_quantizer)  # type: ignore[assignment]
+    replace_activation_quantizers(network, QuantizeDequantize)
 
 
 class IntegerWeight(nn.Module):
