@@ -87,8 +87,8 @@ def run(
         settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
         if dry_run:
             commands = plan_stages(settings, overwrite=overwrite)
-            findings = checked(settings, commands, executor, overwrite)
-            plan = describe_plan(settings, commands, described(findings, settings) if findings else ())
+            findings = checked(settings, commands, executor, overwrite, max_drop)
+            plan = describe_plan(settings, commands, described(findings, settings, max_drop) if findings else ())
             stage.reporter.output(redacted(plan))
             return
         code = conduct(settings, executor, overwrite, stage, max_drop)

@@ -38,13 +38,19 @@ EXECUTORS: dict[ExecutorName, Callable[[], Executor]] = {
 
 
 def checked(
-    config: RunConfig, commands: Sequence[StageCommand], executor: ExecutorName, overwrite: bool
+    config: RunConfig,
+    commands: Sequence[StageCommand],
+    executor: ExecutorName,
+    overwrite: bool,
+    max_drop: float | None = None,
 ) -> Findings | None:
     """Check a run before anything starts; None where all that it makes is there, and each stage will say so itself.
 
     Raises:
         ConfigError, InputError: the run would fail.
     """
+    if max_drop is not None and executor is not ExecutorName.LOCAL:
+        raise ConfigError("max-drop: students are tried on this machine alone; leave --executor out")
     check_inputs(config)
     made = (SET_MANIFEST, STUDENT_MANIFEST, REPORT)
     if not overwrite and all((c.output / file).exists() for c, file in zip(commands, made, strict=True)):
@@ -68,13 +74,11 @@ def conduct(
         ZsqError: the run would fail, or a stage cannot be started.
         Stopped: SIGTERM arrived between two stages.
     """
-    if max_drop is not None and executor is not ExecutorName.LOCAL:
-        raise ConfigError("max-drop: students are tried on this machine alone; leave --executor out")
     commands = plan_stages(config, overwrite=overwrite)
     starter = EXECUTORS[executor]()
-    findings = checked(config, commands, executor, overwrite)
+    findings = checked(config, commands, executor, overwrite, max_drop)
     if findings is not None:
-        stage.reporter.table("Will do", ("", ""), described(findings, config))
+        stage.reporter.table("Will do", ("", ""), described(findings, config, max_drop))
     if max_drop is not None:
         return Search(config, max_drop, starter, overwrite, stage).run()
     return run_stages(commands, starter, stage, findings.seconds if findings else {})

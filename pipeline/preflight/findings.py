@@ -23,8 +23,14 @@ class Findings(Document):
     seconds: dict[str, float] = Field(description="expected time of each stage, measured on this machine")
 
 
-def described(findings: Findings, config: RunConfig) -> list[tuple[str, str]]:
-    """What a run will do and how long it takes, as pairs of a term and a text."""
+def described(findings: Findings, config: RunConfig, max_drop: float | None = None) -> list[tuple[str, str]]:
+    """What a run will do and how long it takes, as pairs of a term and a text.
+
+    Args:
+        findings: what was found out about the run.
+        config: of the run.
+        max_drop: points that may be lost, where bits are searched for.
+    """
     qat, synth = config.qat, config.for_stage("synth")
     steps = "none" if qat.ptq_only else f"{qat.training_steps} steps"
     if qat.steps == "auto" and not qat.ptq_only:
@@ -32,18 +38,25 @@ def described(findings: Findings, config: RunConfig) -> list[tuple[str, str]]:
     held_back = getattr(synth, "held_back", None)
     made = f"{config.synth.images} synthetic images" + (f", {held_back} more held back" if held_back else "")
     size = f"{findings.image_size} px" + (" (what the detector was trained at)" if findings.own_size else "")
+    student = f"{qat.bits.name}, training: {steps}"
+    if max_drop is not None:
+        student = (
+            f"the fewest weight bits that lose at most {max_drop:g} points (A{qat.bits.activation_bits}, calibrated "
+            "alone); the weight bits that are set are not used"
+        )
+    of_one = ", of one student; several are tried" if max_drop is not None else ""
     total = duration(sum(findings.seconds.values()))
     parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in findings.seconds.items())
     return [
         ("detector", f"{config.teacher.path}: {findings.family}, {findings.classes} classes, "
                      f"{findings.parameters / 1e6:.1f} M parameters"),
         ("image size", size),
-        ("student", f"{qat.bits.name}, training: {steps}"),
+        ("student", student),
         ("calibration set", made),
         ("evaluation", _evaluation(findings, config)),
         ("output", f"{expanded(config.storage)}, about {gigabytes(findings.bytes_needed)} of "
                    f"{gigabytes(findings.bytes_free)} free"),
-        ("time", f"about {total} on this machine ({parts})"),
+        ("time", f"about {total} on this machine ({parts}){of_one}"),
     ]  # fmt: skip
 
 

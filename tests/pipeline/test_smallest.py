@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline import smallest
+from pipeline.conductor import ExecutorName, checked
 from pipeline.plan import StageCommand
+from pipeline.preflight.findings import Findings, described
 from pipeline.smallest import LADDER, Search
-from schemas.errors import ExitCode
+from schemas.errors import ConfigError, ExitCode
 from schemas.evaluation import Measure
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
@@ -98,3 +100,19 @@ def test_a_stage_that_fails_ends_the_search_with_its_code(tmp_path: Path, monkey
     stages = FakeStages(dict.fromkeys(LADDER, 0.1), failing="synth")
     assert search(stages, 1.0, tmp_path, monkeypatch) == (ExitCode.BAD_INPUT, None)
     assert stages.ran == []
+
+
+def test_what_will_be_done_says_that_bits_are_searched_for() -> None:
+    findings = Findings(
+        family="ultralytics", classes=3, parameters=800_000, image_size=160, own_size=True, labelled_images=None,
+        photos=0, seconds={"synth": 60.0, "qat": 30.0, "eval": 10.0}, bytes_needed=1, bytes_free=2,
+    )  # fmt: skip
+    rows = dict(described(findings, RunConfig(), max_drop=1.5))
+    assert rows["student"].startswith("the fewest weight bits that lose at most 1.5 points (A8")
+    assert rows["time"].endswith("of one student; several are tried")
+    assert "W8A8" in dict(described(findings, RunConfig()))["student"]
+
+
+def test_a_search_in_containers_is_refused_before_anything_is_looked_at() -> None:
+    with pytest.raises(ConfigError, match="leave --executor out"):
+        checked(RunConfig(), (), ExecutorName.DOCKER, overwrite=False, max_drop=1.0)
