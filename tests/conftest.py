@@ -60,6 +60,14 @@ def signals_as_before() -> Iterator[None]:
         signal.signal(signum, handler)
 
 
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Some entry points set PyTorch's threads for their process, and a sum of floats depends on how many there are."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared_path() -> Path:
     """The folder `shared` beside the repository: public weights and images too large or not free to commit."""
