@@ -3,9 +3,9 @@
     uv run --with nncf python -m benchmarks.peers --fp32 eval/teacher-fp32.onnx --student student --set set \
         --real coco-train128 --data coco-val128 --teacher yolo11n.pt --output peers
 
-Every tool is calibrated on real images and on the synthetic set. mAP differences are against our file in the same
-engine, with 95 % intervals from a bootstrap over the same images; models take turns when they are timed. Without nncf
-its rows are left out.
+Every tool is calibrated on real images, on the synthetic set and on as many images of noise. mAP differences are to
+our file in the same engine, with 95 % intervals from a bootstrap over the same images; models take turns when they are
+timed. Without nncf its rows are left out.
 """
 
 import importlib.util
@@ -49,6 +49,11 @@ def real_images(folder: Path, teacher: Detector, size: int) -> Images:
     files = sorted((folder / "images").iterdir())
     canvases = [teacher.letterbox(np.asarray(Image.open(file).convert("RGB")), size)[0] for file in files]
     return np.stack(canvases).transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+
+def noise(like: Images) -> Images:
+    """Every pixel drawn evenly from [0, 1]: what calibration gives without any image at all."""
+    return np.random.default_rng(0).random(like.shape, dtype=np.float32)
 
 
 class Reader:
@@ -151,7 +156,8 @@ def main(
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
     family = load_teacher(TeacherSource(path=teacher), torch.device("cpu"))
-    sources = {"real": real_images(real, family, size), "synthetic": synthetic_images(calibration_set)}
+    synthetic = synthetic_images(calibration_set)
+    sources = {"real": real_images(real, family, size), "synthetic": synthetic, "noise": noise(synthetic)}
     files = list(made(fp32, output, sources))
     for target, engine in ((Target.ONNXRUNTIME, "onnxruntime"), (Target.OPENVINO, "openvino")):
         rows: list[tuple[str, Path]] = [("full precision", fp32), ("ours", exported_path(student, target))]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from detectors.hooks import hooked
 from detectors.protocol import Detector
 
 PROBE_CELLS = 4
@@ -94,11 +95,8 @@ def _watched(detector: Detector, sites: Sequence[nn.Module]) -> tuple[list[Tenso
     handles = [module.register_forward_hook(leave) for module in convolutions]
     handles += [site.register_forward_hook(take) for site in sites]
     image = torch.rand(1, 3, *[PROBE_CELLS * detector.identity.stride] * 2, generator=torch.Generator().manual_seed(0))
-    try:
+    with hooked(handles):
         detector.head_outputs(image.to(next(detector.network.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
     changed = {site for site, output in given if output._version}  # a ResNet adds in place: nothing to measure is left
     producers = {}
     for site, sources in taken.items():

@@ -20,65 +20,47 @@ from eval_job.evaluate import Looking, Predictor
 from eval_job.latency import time_files
 from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher, why_left_out
+from eval_job.resolution import Evaluation
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.summary import show
-from eval_job.unlabelled import UnlabelledSource
-from label_formats.images import ValidationImage, ValidationSet, ValidationSource
+from label_formats.images import ValidationImage, ValidationSet
 from quantization.onnx.engine import ONNX_ENGINES, check_engine, installed_engines, open_engine
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
-from schemas.eval_config import EvalConfig, OnnxEvaluation
+from schemas.eval_config import OnnxEvaluation
 from schemas.evaluation import (
     DETECTIONS,
     PAGE,
-    REPORT,
     EvalReport,
     EvaluatedModel,
     Latency,
     Measure,
     VocPrecision,
 )
-from schemas.provenance import Provenance
-from schemas.student import MANIFEST, StudentManifest
+from schemas.student import StudentManifest
+from stages.output import Job
 from stages.stage import Stage
 from stages.storage import remove_file, write_text
 
 FULL_PRECISION = "full precision"
 
 
-@dataclass(frozen=True)
-class EvaluationData:
-    """What there is to measure on.
+def evaluate(
+    evaluation: Evaluation, write_page: Callable[[EvalReport, Path], None], job: Job[EvalReport]
+) -> EvalReport:
+    """Evaluate the teacher and its students; write detections, the page, then `report.json`.
 
-    Attributes:
-        labelled: images with labels, or None.
-        unlabelled: images to measure agreement on; without labelled ones the first of them counts.
-        digests: of the labelled images, then of the unlabelled ones.
-    """
-
-    labelled: ValidationSource | None
-    unlabelled: Sequence[UnlabelledSource]
-    digests: Sequence[str]
-
-
-def run(
-    config: EvalConfig,
-    students: Sequence[Path],
-    output: Path,
-    data: EvaluationData,
-    provenance: Provenance,
-    write_page: Callable[[EvalReport, Path], None],
-    stage: Stage,
-) -> None:
-    """Evaluate the teacher and the students in `students`; write detections, the page, then `report.json`.
-
-    `write_page` is called with the report and the folder where its sample pictures lie.
+    Args:
+        evaluation: what is asked for.
+        write_page: called with the report and the folder where its sample pictures lie.
+        job: this run.
 
     Raises:
         ConfigError: the image size does not fit the teacher, or the device or an engine is not there.
         InputError: the teacher or the validation data cannot be read, or they do not fit each other.
         VerificationError: a student or its exported model does not match its manifest.
     """
+    config, stage, output = evaluation.settings, job.stage, job.output.folder
     device = resolve_device(config.device)
     teacher = load_teacher(config.teacher, device)
     image_size = config.image_size or teacher.identity.input_size
@@ -86,9 +68,10 @@ def run(
     if config.onnx.models != "none":
         check_engine("onnxruntime", config.onnx.providers)
     looking = Looking(config, image_size, device, stage)
-    measured_on, *further = _measured_on(teacher, data, looking, stage)
+    measured_on, *further = _measured_on(teacher, evaluation, looking, stage)
+    job.output.withdraw()
     _remove_previous(output)
-    named = _names(students)
+    named = _names(evaluation.students)
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)
     if exported:
         stage.reporter.message(f"timing {len(exported)} exported models, {config.onnx.repetitions} runs each")
@@ -103,7 +86,7 @@ def run(
     full_precision = measured[0][1]
     detections = {model.name: found.detections for model, found in measured}
     report = EvalReport(
-        measure=Measure.ACCURACY if data.labelled else Measure.AGREEMENT,
+        measure=Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT,
         data=measured_on.described,
         agreement_data=tuple(each.described for each in further),
         models=tuple(
@@ -113,18 +96,20 @@ def run(
         detection_statistics=confident_statistics(validation, full_precision.detections, names),
         samples=write_samples(output, validation, detections, names, config.samples),
         eval=config.shareable(),
-        provenance=provenance,
+        provenance=evaluation.provenance,
     )
     write_page(report, output)
-    write_text(output / REPORT, report.to_json())
+    job.output.publish(report)
     show(report, output, stage)
+    return report
 
 
-def _measured_on(teacher: Detector, data: EvaluationData, looking: Looking, stage: Stage) -> list[MeasuredOn]:
+def _measured_on(teacher: Detector, evaluation: Evaluation, looking: Looking, stage: Stage) -> list[MeasuredOn]:
     """The labelled images, then those on which agreement is measured."""
-    names, found, digests = teacher.identity.class_names, [], list(data.digests)
-    if data.labelled is not None:
-        validation = data.labelled.read(names)
+    names, found, digests = teacher.identity.class_names, [], list(evaluation.digests.values())
+    sources = evaluation.sources
+    if sources.labelled is not None:
+        validation = sources.labelled.read(names)
         if validation.remarks:
             stage.reporter.message(f"{validation.name}: left out, or background: {validation.remarks}")
         found.append(labelled(validation, digests.pop(0), looking.image_size))
@@ -133,7 +118,7 @@ def _measured_on(teacher: Detector, data: EvaluationData, looking: Looking, stag
         return looking.predict(teacher, images, "labels by full precision").detections
 
     confidence = looking.config.label_confidence
-    for source, digest in zip(data.unlabelled, digests, strict=True):
+    for source, digest in zip(sources.unlabelled, digests, strict=True):
         found.append(self_labelled(source, digest, looking.image_size, look, confidence, names))
     return found
 
@@ -219,12 +204,11 @@ def _row(
     )
 
 
-def _names(students: Sequence[Path]) -> dict[str, Path]:
+def _names(students: Mapping[Path, StudentManifest]) -> dict[str, Path]:
     """Student folders by the name of their row."""
     named: dict[str, Path] = {}
     taken = {detections_file(FULL_PRECISION)}
-    for folder in students:
-        manifest = StudentManifest.read(folder / MANIFEST)
+    for folder, manifest in students.items():
         name = f"{manifest.method.value} {manifest.bits.name}"
         number = 1
         while detections_file(name) in taken:
@@ -266,8 +250,7 @@ def _write_detections(path: Path, validation: ValidationSet, detections: Sequenc
 
 
 def _remove_previous(output: Path) -> None:
-    """Remove an earlier evaluation, its report first: where there is a report, everything it names is whole."""
-    remove_file(output / REPORT)
+    """Remove the files of an earlier evaluation."""
     remove_file(output / PAGE)
     remove_samples(output)
     for path in (*output.glob(DETECTIONS.replace(".", "-*.")), output / SINGLE, output / HALF):

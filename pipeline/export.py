@@ -14,8 +14,9 @@ from schemas.student import (
     onnx_manifest_path,
 )
 from schemas.target import Target, exported_path
+from stages.output import Output
 from stages.ranks import Rank
-from stages.stage import Stage, up_to_date
+from stages.stage import Stage
 from stages.storage import file_digest
 
 LARGEST_IMAGE = 4096
@@ -50,10 +51,10 @@ def export(
     written = onnx_manifest_path(path)
     if path.exists() and not written.exists() and output is not None and not overwrite:
         raise ConfigError(f"{path} exists and is no export of zsq; choose another file, or replace it with --overwrite")
-    done = OnnxManifest.read(written) if written.exists() else None
-    wanted = export_provenance(student, form)
-    if up_to_date(done.provenance if done else None, wanted, path, overwrite):
-        if done is not None and path.is_file() and file_digest(path) == done.sha256:
+    exported = Output(written, OnnxManifest, export_provenance(student, form), overwrite, named=path)
+    done = exported.finished()
+    if done is not None:
+        if path.is_file() and file_digest(path) == done.sha256:
             stage.reporter.message(f"up to date: {path}", path=str(path))
             return
         stage.reporter.message(f"{path} does not match its digest: exporting again")
@@ -72,7 +73,7 @@ def export(
     if set_folder is not None:
         batches = ImageBatches(open_calibration_set(set_folder), device)
         images = next(batches.in_order(OBSERVED_IMAGES, OBSERVED_IMAGES))
-    with stage.output(path.parent, wanted.key, Rank(), lambda: False):
+    with stage.claim(exported.folder, exported.key, Rank(), lambda: False):
         described = export_student(trace_student(detector, manifest), path, images, form)
     _show(described, path, stage)
 

@@ -13,8 +13,9 @@ from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.student import MANIFEST, StudentManifest, is_exported
 from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.output import Job, Output
 from stages.ranks import Rank
-from stages.stage import run_stage, up_to_date
+from stages.stage import run_stage
 
 
 def main(
@@ -36,28 +37,22 @@ def main(
             )
         set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
         inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}
-        provenance = Provenance.of("qat", settings.keyed(), inputs)
-        manifest = output / MANIFEST
+        wanted = Provenance.of("qat", settings.keyed(), inputs)
+        job = Job(stage, Output(output / MANIFEST, StudentManifest, wanted, overwrite), rank)
 
-        def trained() -> bool:
-            done = StudentManifest.read(manifest).provenance if manifest.exists() else None
-            return up_to_date(done, provenance, output, overwrite)
+        def exported(student: StudentManifest) -> bool:
+            return student.export_obstacle is not None or all(is_exported(output, each) for each in settings.targets)
 
-        def finished() -> bool:
-            if not trained():
-                return False
-            exported = all(is_exported(output, target) for target in settings.targets)
-            return exported or StudentManifest.read(manifest).export_obstacle is not None
-
-        with stage.output(output, provenance.key, rank, finished) as wanted:
-            if not wanted:
+        with job.output.claim(stage, rank, whole=exported) as is_wanted:
+            if not is_wanted:
                 stage.reporter.message(f"up to date: {output}")
                 return
 
-            from qat_job import exported_files, job  # loads torch, which an up-to-date run need not wait for
+            from qat_job import exported_files  # loads torch, which an up-to-date run need not wait for
+            from qat_job.job import quantize
 
-            if not trained():
-                job.quantize(settings, provenance, calibration_set, output, stage, rank=rank, overwrite=overwrite)
+            if job.output.finished() is None:
+                quantize(settings, calibration_set, job)
             elif rank.index == 0:  # stopped between training and export, or trained for other targets
                 exported_files.export_again(settings, calibration_set, output, stage)
 

@@ -111,7 +111,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, provenance: Provenance, keep: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self._provenance = provenance
         self._keep = keep
 
@@ -143,7 +143,7 @@ class Checkpoints:
         if not overwrite:
             differences = "; ".join(other.provenance.differences(self._provenance))
             raise ConfigError(
-                f"{self._folder.parent} holds an unfinished training with other settings ({differences}); "
+                f"{self.folder.parent} holds an unfinished training with other settings ({differences}); "
                 "choose another folder, or start anew with --overwrite"
             )
         self.clear()
@@ -157,7 +157,7 @@ class Checkpoints:
         for path in self._records():
             if path.stem > f"step-{steps:08d}":
                 _remove(path)
-        tensors = self._folder / f"step-{steps:08d}.safetensors"
+        tensors = self.folder / f"step-{steps:08d}.safetensors"
         with atomic_path(tensors) as temporary:
             temporary.write_bytes(save(state.tensors()))
         record = CheckpointRecord(
@@ -177,13 +177,13 @@ class Checkpoints:
         """Delete them all, and the folder if nothing else is in it."""
         for path in self._records():
             _remove(path)
-        for path in self._folder.glob("step-*.safetensors"):  # written, but killed before its record
+        for path in self.folder.glob("step-*.safetensors"):  # written, but killed before its record
             remove_file(path)
-        if self._folder.is_dir() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _records(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*.json"))
+        return sorted(self.folder.glob("step-*.json"))
 
 
 def _remove(record: Path) -> None:

@@ -1,12 +1,14 @@
 """What the student learns from the teacher: head outputs and features."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.hooks import hooked
 from detectors.protocol import BinaryOutputs, HeadOutputs
 from qat_job.team import Team
 from quantization.fake_quantize import inner_product
@@ -132,16 +134,15 @@ class FeatureTap:
     def __init__(self, network: nn.Module, sites: Sequence[str]) -> None:
         self._modules = [network.get_submodule(site) for site in sites]
         self._features: list[Tensor | None] = [None] * len(self._modules)
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = ExitStack()
 
     def __enter__(self) -> "FeatureTap":
-        for index, module in enumerate(self._modules):
-            self._handles.append(module.register_forward_hook(self._keep(index)))
+        keep = (module.register_forward_hook(self._keep(index)) for index, module in enumerate(self._modules))
+        self._hooks.enter_context(hooked(keep))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.close()
 
     def features(self) -> list[Tensor]:
         """The outputs of the last forward pass; they are forgotten here, so that no graph outlives its step."""

@@ -1,7 +1,6 @@
 """The story of stage 2: load teacher and set, quantize, calibrate, keep the student so far, train, save, export."""
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,20 +8,20 @@ import torch
 from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
 from qat_job.calibration_set import check_same_teacher, reference
-from qat_job.checkpoint import CHECKPOINTS, Checkpoints
+from qat_job.checkpoint import CHECKPOINTS, Checkpoint, Checkpoints
 from qat_job.decision import decide
 from qat_job.event_record import EventRecord
 from qat_job.exported_files import check_targets, export, remove_exported
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.job import make_plan, measure
 from qat_job.team import Team, assembled
-from qat_job.training import train
+from qat_job.training import Training, train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, mean_weight_bits, quantized_layers
 from quantization.fitting import fit_to_float
 from quantization.student import save_student
+from schemas.base import Contract
 from schemas.errors import InputError
-from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.sensitivity import SENSITIVITY
 from schemas.student import (
@@ -30,27 +29,59 @@ from schemas.student import (
     PTQ_FOLDER,
     WEIGHTS,
     StudentManifest,
-    TrainingDecision,
     TrainingMethod,
     TrainingSummary,
 )
 from stages.event_files import events_folder
-from stages.ranks import Rank
+from stages.output import Job
 from stages.shards import CalibrationSet, open_calibration_set
 from stages.stage import Stage
 from stages.storage import remove_file
 
+StudentJob = Job[StudentManifest]
 
-def quantize(
-    settings: QatConfig,
-    provenance: Provenance,
-    set_folder: Path,
-    folder: Path,
-    stage: Stage,
-    *,
-    rank: Rank,
-    overwrite: bool = False,
-) -> StudentManifest | None:
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a student is made from."""
+
+    teacher: Detector
+    calibration_set: CalibrationSet
+    images: ImageBatches
+
+
+class Start(Contract):
+    """Where every rank begins to train, as the leading one says it.
+
+    Attributes:
+        bits: of the student, as planned.
+        steps: of the checkpoint to go on at; 0 where there is none.
+        trains: whether there is anything to train.
+    """
+
+    bits: BitPolicy
+    steps: int
+    trains: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A student before its training.
+
+    Attributes:
+        student: calibrated, or to be restored from the checkpoint.
+        start: what the other ranks are told.
+        checkpoint: where an earlier run stopped.
+        untrained: the manifest of the student that was saved without training.
+    """
+
+    student: Detector
+    start: Start
+    checkpoint: Checkpoint | None
+    untrained: StudentManifest
+
+
+def quantize(settings: QatConfig, set_folder: Path, job: StudentJob) -> StudentManifest | None:
     """Make the student `settings` describes from the set in `set_folder`, going on at the last checkpoint.
 
     Several ranks share each batch of the training; the first one does all else, and alone writes.
@@ -62,103 +93,119 @@ def quantize(
         ZsqError: bad input, a set that fails verification, a foreign unfinished training in the folder, a batch that
             the ranks cannot share, or a stop request.
     """
-    device = resolve_device(settings.device, rank.local_index)
-    with assembled(rank, device) as team:
+    device = resolve_device(settings.device, job.rank.local_index)
+    checkpoints = Checkpoints(job.output.folder / CHECKPOINTS, job.output.wanted, settings.checkpoints_kept)
+    with assembled(job.rank, device) as team:
         team.share(settings.batch)
-        if team.leads:
-            return lead(settings, provenance, set_folder, folder, stage, team, device, overwrite=overwrite)
-        follow(settings, provenance, set_folder, folder, stage, team, device)
-        return None
+        inputs = load_inputs(settings, set_folder, device)
+        prepared = prepare(settings, inputs, checkpoints, job) if team.leads else None
+        start = team.agree(Start, prepared.start if prepared else None)
+        settings = settings.model_copy(update={"bits": start.bits, "sensitivity": None})
+        if prepared is None:
+            if start.trains:
+                follow(settings, inputs, checkpoints, start, team, job.stage)
+            return None
+        manifest = lead(settings, inputs, checkpoints, prepared, team, job) if start.trains else prepared.untrained
+    checkpoints.clear()
+    export_finished(manifest, prepared.student, inputs.images, settings, job)
+    return manifest
 
 
-def follow(
-    settings: QatConfig, provenance: Provenance, set_folder: Path, folder: Path, stage: Stage, team: Team,
-    device: torch.device,
-) -> None:  # fmt: skip
-    """The part of a rank that only trains: a student of the same bits, its state as the leading rank has it.
-
-    Raises:
-        ZsqError: bad input, another checkpoint than the leading rank's, or a stop request.
-    """
+def load_inputs(settings: QatConfig, set_folder: Path, device: torch.device) -> Inputs:
+    """The teacher, and the set that was made from it."""
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set)
-    start = team.text("")  # once the leading rank has calibrated
-    if not start:
-        return
-    bits = BitPolicy.model_validate_json(start)
-    checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
-    checkpoint = checkpoints.latest(False, stage.reporter.message)
-    theirs, mine = team.text(""), str(checkpoint.record.steps if checkpoint else 0)
-    if mine != theirs:
-        raise InputError(f"{folder}: this rank sees the checkpoint of step {mine}, the first one that of {theirs}; "
-                         "all ranks need the same shared folder")  # fmt: skip
-    student = make_student(teacher, bits)
-    settings = settings.model_copy(update={"bits": bits, "sensitivity": None})
-    images = ImageBatches(calibration_set, device)
-    train(student, teacher, images, settings, stage, checkpoints, checkpoint, team=team)
+    return Inputs(teacher, calibration_set, ImageBatches(calibration_set, device))
+
+
+def prepare(settings: QatConfig, inputs: Inputs, checkpoints: Checkpoints, job: StudentJob) -> Prepared:
+    """The student as training takes it: calibrated, or where an earlier run stopped.
+
+    Where calibration alone is the result, or training is to follow, the calibrated student is saved.
+    """
+    folder, stage = job.output.folder, job.stage
+    check_targets(inputs.teacher, settings)
+    checkpoint = checkpoints.latest(job.output.overwrite, stage.reporter.message)
+    job.output.withdraw()
+    remove_exported(folder)
+    if checkpoint is not None:
+        steps, bits = checkpoint.record.steps, checkpoint.record.bits
+        stage.reporter.message(f"going on after step {steps} of {settings.training_steps}")
+        untrained = StudentManifest.read(folder / PTQ_FOLDER / MANIFEST)
+        start = Start(bits=bits, steps=steps, trains=True)
+        return Prepared(make_student(inputs.teacher, bits), start, checkpoint, untrained)
+
+    remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
+    if settings.sensitivity is None:
+        remove_file(folder / SENSITIVITY)  # of an overwritten student; a report would show it as this one's
+    settings = with_planned_bits(settings, inputs, folder, stage)
+    student = make_student(inputs.teacher, settings.bits)
+    calibrated = calibrate_student(student, inputs.images, settings, stage)
+    decision = decide(calibrated, inputs.teacher, inputs.images, settings, stage)
+    trains = not (settings.ptq_only or (decision is not None and decision.is_enough))
+    training = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None, decision=decision)
+    place = folder / PTQ_FOLDER if trains else folder
+    untrained = save(calibrated, place, training, settings, inputs, job)
+    if trains:
+        fit_on_set(student, inputs.images, settings, trained=True)
+    start = Start(bits=settings.bits, steps=0, trains=trains)
+    return Prepared(student if trains else calibrated, start, None, untrained)
 
 
 def lead(
-    settings: QatConfig,
-    provenance: Provenance,
-    set_folder: Path,
-    folder: Path,
-    stage: Stage,
-    team: Team,
-    device: torch.device,
-    *,
-    overwrite: bool,
+    settings: QatConfig, inputs: Inputs, checkpoints: Checkpoints, prepared: Prepared, team: Team, job: StudentJob
 ) -> StudentManifest:
-    """All of the stage; in the training, this rank's share of each batch."""
-    teacher = load_teacher(settings.teacher, device)
-    calibration_set = open_calibration_set(set_folder)
-    check_same_teacher(teacher, calibration_set)
-    check_targets(teacher, settings)
-    images = ImageBatches(calibration_set, device)
-    checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)
-    checkpoint = checkpoints.latest(overwrite, stage.reporter.message)
-    events = EventRecord(events_folder(folder)) if settings.tensorboard else None
-    remove_file(folder / MANIFEST)
-    remove_exported(folder)
-
-    if checkpoint is None:
-        remove_student(folder / PTQ_FOLDER)  # of an overwritten student; evaluation would take it for this one's
-        if settings.sensitivity is None:
-            remove_file(folder / SENSITIVITY)  # of an overwritten student; a report would show it as this one's
-        settings = with_planned_bits(settings, teacher, calibration_set, folder, stage)
-    else:
-        stage.reporter.message(f"going on after step {checkpoint.record.steps} of {settings.training_steps}")
-        settings = settings.model_copy(update={"bits": checkpoint.record.bits, "sensitivity": None})
-    student = make_student(teacher, settings.bits)
-    save = partial(save_student, config=settings, calibration_set=reference(calibration_set), provenance=provenance)
-    if checkpoint is None:
-        untrained = calibrate_student(student, images, settings, stage)
-        decision = decide(untrained, teacher, images, settings, stage)
-        manifest = save_untrained(untrained, decision, settings.ptq_only, folder, save)
-    else:
-        decision = StudentManifest.read(folder / PTQ_FOLDER / MANIFEST).training.decision
-    if checkpoint is None and ends_untrained(settings.ptq_only, decision):
-        student = untrained
-        team.text("")
-    else:
-        if checkpoint is None:
-            fit_on_set(student, images, settings, trained=True)
-        team.text(settings.bits.model_dump_json())
-        team.text(str(checkpoint.record.steps if checkpoint else 0))
-        summary = train(student, teacher, images, settings, stage, checkpoints, checkpoint, events, team)
-        stage.require_output()
-        summary = summary.model_copy(update={"decision": decision})
-        manifest = save(student, folder, method=TrainingMethod.QAT, training=summary)
-    checkpoints.clear()
+    """Train as the rank that writes: checkpoints on the way, the student at the end."""
+    events = EventRecord(events_folder(job.output.folder)) if settings.tensorboard else None
+    training = Training(prepared.student, inputs.teacher, settings, team, prepared.checkpoint)
+    summary = train(training, inputs.images, job.stage, checkpoints, events)
     if events is not None:
         events.close()
+    job.stage.require_output()
+    summary = summary.model_copy(update={"decision": prepared.untrained.training.decision})
+    return save(prepared.student, job.output.folder, summary, settings, inputs, job)
+
+
+def follow(
+    settings: QatConfig, inputs: Inputs, checkpoints: Checkpoints, start: Start, team: Team, stage: Stage
+) -> None:
+    """Train as a rank that does nothing else: a student of the same bits, its state as the leading rank has it.
+
+    Raises:
+        InputError: this rank sees another checkpoint than the leading one.
+    """
+    checkpoint = checkpoints.latest(False, stage.reporter.message)
+    steps = checkpoint.record.steps if checkpoint else 0
+    if steps != start.steps:
+        raise InputError(
+            f"{checkpoints.folder}: this rank sees the checkpoint of step {steps}, the first one that of "
+            f"{start.steps}; all ranks need the same shared folder"
+        )
+    student = make_student(inputs.teacher, start.bits)
+    train(Training(student, inputs.teacher, settings, team, checkpoint), inputs.images, stage, checkpoints)
+
+
+def save(
+    student: Detector, folder: Path, training: TrainingSummary, settings: QatConfig, inputs: Inputs, job: StudentJob
+) -> StudentManifest:
+    """Write a student made of `inputs`, trained or not."""
+    method = TrainingMethod.QAT if training.steps else TrainingMethod.PTQ
+    return save_student(
+        student, folder, method=method, training=training, config=settings,
+        calibration_set=reference(inputs.calibration_set), provenance=job.output.wanted,
+    )  # fmt: skip
+
+
+def export_finished(
+    manifest: StudentManifest, student: Detector, images: ImageBatches, settings: QatConfig, job: StudentJob
+) -> None:
+    """The file of each target, or why there is none; then the closing table."""
     if settings.targets and student.export_obstacle is not None:
-        stage.reporter.message(f"no exported model: {student.export_obstacle}")
+        job.stage.reporter.message(f"no exported model: {student.export_obstacle}")
     else:
-        export(student, manifest, images, folder, settings.targets, stage)
-    report(manifest, folder, stage)
-    return manifest
+        export(student, manifest, images, job.output.folder, settings.targets, job.stage)
+    report(manifest, job.output.folder, job.stage)
 
 
 def calibrate_student(student: Detector, images: ImageBatches, settings: QatConfig, stage: Stage) -> Detector:
@@ -173,21 +220,6 @@ def calibrate_student(student: Detector, images: ImageBatches, settings: QatConf
     return untrained
 
 
-def save_untrained(
-    untrained: Detector, decision: TrainingDecision | None, ptq_only: bool, folder: Path,
-    save: Callable[..., StudentManifest],
-) -> StudentManifest:  # fmt: skip
-    """Save the student that is not trained: as the student itself, or beside the one that training will give."""
-    training = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None, decision=decision)
-    place = folder if ends_untrained(ptq_only, decision) else folder / PTQ_FOLDER
-    return save(untrained, place, method=TrainingMethod.PTQ, training=training)
-
-
-def ends_untrained(ptq_only: bool, decision: TrainingDecision | None) -> bool:
-    """Whether the calibrated student is the result."""
-    return ptq_only or (decision is not None and decision.is_enough)
-
-
 def fit_on_set(student: Detector, images: ImageBatches, settings: QatConfig, *, trained: bool) -> None:
     """Bring a calibrated student, to be `trained` or not, close to the float network."""
     if settings.correction_images:
@@ -195,15 +227,13 @@ def fit_on_set(student: Detector, images: ImageBatches, settings: QatConfig, *, 
         fit_to_float(student, fitted, compensate=settings.compensates(trained=trained))
 
 
-def with_planned_bits(
-    settings: QatConfig, teacher: Detector, calibration_set: CalibrationSet, folder: Path, stage: Stage
-) -> QatConfig:
+def with_planned_bits(settings: QatConfig, inputs: Inputs, folder: Path, stage: Stage) -> QatConfig:
     """`settings` with the mixed precision they ask for; `sensitivity.json` goes beside the student.
 
     Raises:
         ConfigError: the target cannot be met, or `bits.layers` names a layer that is not there.
     """
-    bits = settings.bits
+    bits, teacher, calibration_set = settings.bits, inputs.teacher, inputs.calibration_set
     if settings.sensitivity is not None:
         measured = measure(teacher, calibration_set, settings, folder, overwrite=True, stage=stage)
         if settings.sensitivity.plans:

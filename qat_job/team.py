@@ -3,14 +3,18 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from schemas.base import Contract
 from schemas.errors import ConfigError, InputError
 from stages.ranks import Rank
+
+C = TypeVar("C", bound=Contract)
 
 TIMEOUT = timedelta(hours=12)
 """How long ranks wait for each other: while the first one calibrates or measures sensitivity, the others have no work.
@@ -69,19 +73,24 @@ class Team:
                 dist.broadcast(sent, src=0)
             tensor.detach().copy_(sent)
 
-    def text(self, text: str) -> str:
-        """The leading rank's text."""
+    def agree(self, kind: type[C], mine: C | None) -> C:
+        """The leading rank's document, on every rank.
+
+        Args:
+            kind: of document.
+            mine: what the leading rank says; None on the others.
+        """
         if self.count == 1:
-            return text
-        data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+            assert mine is not None
+            return mine
+        data = torch.tensor(list(mine.to_json().encode()) if mine else [], dtype=torch.uint8)
         length = torch.tensor([len(data)])
         with _peers():
             dist.broadcast(length, src=0)
             if not self.leads:
                 data = torch.empty(int(length), dtype=torch.uint8)
-            if int(length):
-                dist.broadcast(data, src=0)
-        return bytes(data.tolist()).decode()
+            dist.broadcast(data, src=0)
+        return kind.model_validate_json(bytes(data.tolist()))
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; it goes over the CPU, so that no GPU is waited for.

@@ -2,7 +2,9 @@
 
 import math
 import time
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,75 +17,138 @@ from qat_job.event_record import EventRecord
 from qat_job.images import ImageBatches
 from qat_job.optimizer import Adam
 from qat_job.team import Team
-from quantization.convert import quantized_layers
+from quantization.convert import activation_quantizers, quantized_layers
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
 from schemas.qat_config import DistillationWeights, QatConfig
 from schemas.student import TrainingSummary
-from stages.ranks import Rank
 from stages.stage import Stage
 
 CHECK_INTERVAL = 25
 """Steps between checks that the loss is finite; each check waits for the device."""
 
 
-def train(
-    student: Detector,
-    teacher: Detector,
-    images: ImageBatches,
-    config: QatConfig,
-    stage: Stage,
-    checkpoints: Checkpoints,
-    checkpoint: Checkpoint | None = None,
-    events: EventRecord | None = None,
-    team: Team | None = None,
-) -> TrainingSummary:
-    """Train a calibrated student in place; batch-norm statistics stay as they are.
+@dataclass(frozen=True)
+class Seen:
+    """What a detector makes of a batch: its head outputs, and its features at the distillation sites."""
+
+    outputs: HeadOutputs
+    features: list[Tensor]
+
+
+class Training:
+    """A student that learns, its teacher, and how far it has come; batch-norm statistics stay as they are.
+
+    Use it as a context, inside which the features of both networks are kept.
 
     Args:
-        student: calibrated, or with any step sizes where there is a `checkpoint`.
+        student: calibrated, or with any step sizes where there is a `checkpoint`; trained in place.
         teacher: guides it.
-        images: of the calibration set.
         config: settings.
-        stage: shows progress.
-        checkpoints: takes the state every `config.checkpoint_interval` steps and when the stage is asked to stop.
-        checkpoint: where to go on; the steps from there are those of a training that was never interrupted.
-        events: takes the progress where it is given.
         team: processes that share each batch; the leading one's student is where all start. Gradients are averaged, so
             that a step is that of one process on the whole batch, but for the order of sums and for what the family's
             task loss divides by (each process its own labels).
+        checkpoint: where to go on; the steps from there are those of a training that was never interrupted.
+    """
+
+    def __init__(
+        self, student: Detector, teacher: Detector, config: QatConfig, team: Team, checkpoint: Checkpoint | None = None
+    ) -> None:
+        if checkpoint is None:
+            team.take_over(student.network.state_dict().values())
+        self.student, self.config, self.team = student, config, team
+        self._teacher = teacher.copy()
+        self._teacher.fold_batch_norm()  # the same function, one pass over every activation less
+        self._optimizer = Adam(parameter_groups(student, config))
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, T_max=config.training_steps)
+        for parameter in student.network.parameters():
+            parameter.requires_grad_(False)
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(True)
+        sites = student.distillation_sites()
+        self._hooks = ExitStack()
+        self._taps = [FeatureTap(each.network, sites) for each in (student, self._teacher)]
+        self.state = TrainingState(student.network, self._optimizer, self._schedule, [])
+        if checkpoint is not None:
+            self.state.restore(checkpoint)
+        for place in activation_quantizers(student.network):
+            place.quantizer.parts = team.count
+
+    def __enter__(self) -> Self:
+        for tap in self._taps:
+            self._hooks.enter_context(tap)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
+
+    @property
+    def steps(self) -> int:
+        """Steps done."""
+        return len(self.state.losses)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the weights now."""
+        return float(self._schedule.get_last_lr()[0])
+
+    def step(self, batch: Tensor, labels: list[Detections]) -> None:
+        """One step on this process's part of a batch, `(B, 3, H, W)`."""
+        losses, (student_tap, teacher_tap) = self.state.losses, self._taps
+        with torch.no_grad():
+            teacher_outputs = self._teacher.head_outputs(batch)
+        try:
+            student_outputs = self.student.head_outputs(batch, like=teacher_outputs)
+        except RuntimeError:  # PyTorch's operator refuses a zero point that is not a number
+            check_finite(losses, self.config)
+            raise
+        seen, expected = Seen(student_outputs, student_tap.features()), Seen(teacher_outputs, teacher_tap.features())
+        loss = training_loss(self.student, self.config.weights, labels, seen, expected, self.team)
+        self._optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.detach())
+        self.team.average([*self._optimizer.gradients(), losses[-1]])
+        self._optimizer.step()
+        self._schedule.step()
+
+    def summary(self, seconds: float) -> TrainingSummary:
+        """The course of a training that took `seconds`."""
+        curve = torch.stack(self.state.losses).tolist()
+        tail = curve[-max(1, len(curve) // 10) :]
+        return TrainingSummary(
+            steps=self.steps,
+            seconds=round(seconds, 1),
+            first_loss=curve[0],
+            last_loss=math.fsum(tail) / len(tail),
+            losses=tuple(curve),
+        )
+
+
+def train(
+    training: Training, images: ImageBatches, stage: Stage, checkpoints: Checkpoints, events: EventRecord | None = None
+) -> TrainingSummary:
+    """Train to the last step.
+
+    Args:
+        training: goes on where it stands.
+        images: of the calibration set.
+        stage: shows progress.
+        checkpoints: takes the state every `checkpoint_interval` steps and when the stage is asked to stop.
+        events: takes the progress where it is given.
 
     Raises:
         ConfigError: the batch cannot be split evenly.
         InputError: the loss is no longer finite; the last checkpoint is of a step where it was.
         Stopped: SIGTERM arrived, the state is saved.
     """
-    team = team or Team(Rank(), next(student.network.parameters()).device)
-    share = team.share(config.batch)
-    if checkpoint is None:
-        team.take_over(student.network.state_dict().values())
-    teacher = teacher.copy()
-    teacher.fold_batch_norm()  # the same function, one pass over every activation less
-    optimizer = Adam(parameter_groups(student, config))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.training_steps)
-    for parameter in student.network.parameters():
-        parameter.requires_grad_(False)
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.requires_grad_(True)
-
-    sites = student.distillation_sites()
-    losses: list[Tensor] = []
-    state = TrainingState(student.network, optimizer, schedule, losses)
-    if checkpoint is not None:
-        state.restore(checkpoint)
-    for layer in quantized_layers(student.network).values():
-        layer.input_quantizer.parts = team.count
-    first = saved = len(losses)
-    batches = images.shuffled(config.training_steps, config.batch, config.seed, config.augmentation, first, share)
+    config, team, state = training.config, training.team, training.state
+    last, share = config.training_steps, team.share(config.batch)
+    first = saved = training.steps
+    batches = images.shuffled(last, config.batch, config.seed, config.augmentation, first, share)
     start = time.monotonic() - state.seconds
-    with FeatureTap(student.network, sites) as student_tap, FeatureTap(teacher.network, sites) as teacher_tap:
-        for step in stage.reporter.track(range(first, config.training_steps), "training"):
+    with training:
+        for step in stage.reporter.track(range(first, last), "training"):
             stopping = team.any(stage.stop_asked)
             due = step % config.checkpoint_interval == 0 or stopping
             if due and step > saved and team.leads and state.is_finite():
@@ -94,59 +159,40 @@ def train(
                 team.wait()  # for what the leading rank saves
                 stage.request_stop()
             stage.stop_here_if_asked()
-            batch, labels = next(batches)
-            with torch.no_grad():
-                teacher_outputs = teacher.head_outputs(batch)
-            try:
-                student_outputs = student.head_outputs(batch, like=teacher_outputs)
-            except RuntimeError:  # PyTorch's operator refuses a zero point that is not a number
-                check_finite(losses, config)
-                raise
-            loss = training_loss(
-                student, config.weights, labels, student_outputs, teacher_outputs,
-                student_tap.features(), teacher_tap.features(), team,
-            )  # fmt: skip
-            optimizer.zero_grad()
-            loss.backward()
-            losses.append(loss.detach())
-            team.average([*optimizer.gradients(), losses[-1]])
-            optimizer.step()
-            schedule.step()
-            if len(losses) % CHECK_INTERVAL == 0 or len(losses) == config.training_steps:
-                check_finite(losses, config)
+            training.step(*next(batches))
+            if training.steps % CHECK_INTERVAL == 0 or training.steps == last:
+                check_finite(state.losses, config)
                 if events is not None:
-                    events.write(losses, float(schedule.get_last_lr()[0]), student.network)
-    curve = torch.stack(losses).tolist()
-    tail = curve[-max(1, len(curve) // 10) :]
-    return TrainingSummary(
-        steps=config.training_steps,
-        seconds=round(time.monotonic() - start, 1),
-        first_loss=curve[0],
-        last_loss=math.fsum(tail) / len(tail),
-        losses=tuple(curve),
-    )
+                    events.write(state.losses, training.learning_rate, training.student.network)
+    return training.summary(time.monotonic() - start)
 
 
 def training_loss(
     student: Detector,
     weights: DistillationWeights,
     labels: list[Detections],
-    student_outputs: HeadOutputs,
-    teacher_outputs: HeadOutputs,
-    student_features: list[Tensor],
-    teacher_features: list[Tensor],
+    seen: Seen,
+    expected: Seen,
     team: Team | None = None,
 ) -> Tensor:
-    """α · task loss + β · KL(teacher ‖ student) on head outputs + γ · feature error (arXiv 2507.16782), a scalar."""
-    loss = student_outputs.class_logits[0].new_zeros(())
+    """α · task loss + β · KL(teacher ‖ student) on head outputs + γ · feature error (arXiv 2507.16782), a scalar.
+
+    Args:
+        student: knows its family's task loss.
+        weights: α, β and γ, and the temperature of the divergence.
+        labels: of each image.
+        seen: by the student.
+        expected: seen by the teacher.
+        team: whose processes share the batch, over which the variance of features is taken.
+    """
+    loss = seen.outputs.class_logits[0].new_zeros(())
     if weights.task:
-        loss = loss + weights.task * student.task_loss(student_outputs, labels)
+        loss = loss + weights.task * student.task_loss(seen.outputs, labels)
     if weights.outputs:
-        loss = loss + weights.outputs * output_divergence(student_outputs, teacher_outputs, weights.temperature)
+        loss = loss + weights.outputs * output_divergence(seen.outputs, expected.outputs, weights.temperature)
     if weights.features:
-        loss = loss + weights.features * feature_error(
-            student_features, teacher_features, feature_variances(teacher_features, team)
-        )
+        variances = feature_variances(expected.features, team)
+        loss = loss + weights.features * feature_error(seen.features, expected.features, variances)
     return loss
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from quantization.convert import in_float, quantized_layers, quantized_matmuls
-from quantization.fake_quantize import FakeQuantizer
+from detectors.hooks import hooked
+from quantization.convert import activation_quantizers, in_float, quantized_layers
 from quantization.layers import QuantizedLayer
 from quantization.plan import QuantizerSpec
 
@@ -31,31 +31,26 @@ def calibrate(network: nn.Module, batches: Callable[[], Iterable[Tensor]], forwa
         batches: gives the calibration images anew at each call (they are seen twice: ranges, then histograms).
         forward: runs the student on one batch.
     """
-    layers = quantized_layers(network).values()
-    for layer in layers:
+    for layer in quantized_layers(network).values():
         calibrate_weight(layer)
 
-    products = quantized_matmuls(network).values()
-    taken: list[tuple[nn.Module, int, FakeQuantizer]] = [(layer, 0, layer.input_quantizer) for layer in layers]
-    for product in products:
-        taken += [(product, 0, product.left_quantizer), (product, 1, product.right_quantizer)]
-    observers = [HistogramObserver() for _ in taken]
+    places = activation_quantizers(network)
+    observers = [HistogramObserver() for _ in places]
+    pairs = list(zip(places, observers, strict=True))
     handles = [
-        module.register_forward_pre_hook(lambda _, inputs, at=at, observer=observer: observer.observe(inputs[at]))
-        for (module, at, _), observer in zip(taken, observers, strict=True)
+        place.module.register_forward_pre_hook(
+            lambda _, inputs, at=place.argument, observer=observer: observer.observe(inputs[at])
+        )
+        for place, observer in pairs
     ]
-    try:
-        with in_float(network):
-            for _ in ("ranges", "histograms"):
-                for images in batches():
-                    forward(images)
-                for observer in observers:
-                    observer.finish_pass()
-    finally:
-        for handle in handles:
-            handle.remove()
-    for (_, _, quantizer), observer in zip(taken, observers, strict=True):
-        quantizer.initialise(*activation_step_size(observer, quantizer.spec))
+    with hooked(handles), in_float(network):
+        for _ in ("ranges", "histograms"):
+            for images in batches():
+                forward(images)
+            for observer in observers:
+                observer.finish_pass()
+    for place, observer in pairs:
+        place.quantizer.initialise(*activation_step_size(observer, place.quantizer.spec))
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -45,6 +47,54 @@ def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a quantizer of a student sits.
+
+    Attributes:
+        module: the layer or the product of activations.
+        role: weight or input of a layer, left or right side of a product.
+    """
+
+    module: QuantizedLayer | QuantizedMatMul
+    role: Literal["weight", "input", "left", "right"]
+
+    @property
+    def attribute(self) -> str:
+        """Name of the module's attribute."""
+        return f"{self.role}_quantizer"
+
+    @property
+    def quantizer(self) -> FakeQuantizer:
+        """What sits there."""
+        found: FakeQuantizer = getattr(self.module, self.attribute)
+        return found
+
+    @property
+    def argument(self) -> int:
+        """Which of the module's inputs an activation's quantizer takes, from 0."""
+        return int(self.role == "right")
+
+
+def quantizers(network: nn.Module) -> dict[str, Place]:
+    """The place of every quantizer of a student by its name, `<module>.<role>`: those of layers, then of products."""
+    places = {
+        f"{name}.{role}": Place(layer, role)
+        for name, layer in quantized_layers(network).items()
+        for role in ("weight", "input")
+    }
+    return places | {
+        f"{name}.{role}": Place(product, role)
+        for name, product in quantized_matmuls(network).items()
+        for role in ("left", "right")
+    }
+
+
+def activation_quantizers(network: nn.Module) -> list[Place]:
+    """The places of quantizers whose input is an activation."""
+    return [place for place in quantizers(network).values() if place.role != "weight"]
+
+
 def mean_weight_bits(network: nn.Module) -> float:
     """Mean bits of a student over the weights of all quantized layers, those at fixed bits included; no biases."""
     layers = quantized_layers(network).values()
@@ -55,8 +105,7 @@ def mean_weight_bits(network: nn.Module) -> float:
 @contextmanager
 def in_float(network: nn.Module) -> Iterator[None]:
     """Quantizers off inside the block."""
-    modules: list[QuantizedLayer | QuantizedMatMul] = [*quantized_layers(network).values()]
-    modules += quantized_matmuls(network).values()
+    modules = [place.module for place in quantizers(network).values()]
     for module in modules:
         module.enabled = False
     try:
@@ -68,14 +117,11 @@ def in_float(network: nn.Module) -> Iterator[None]:
 
 def replace_activation_quantizers(
     network: nn.Module, stand_in: Callable[[FakeQuantizer], nn.Module]
-) -> list[tuple[nn.Module, str, FakeQuantizer]]:
-    """Put a module in the place of every activation quantizer, in place; gives each with where it was an attribute."""
-    places: list[tuple[nn.Module, str]] = [(each, "input_quantizer") for each in quantized_layers(network).values()]
-    for product in quantized_matmuls(network).values():
-        places += [(product, "left_quantizer"), (product, "right_quantizer")]
-    replaced = [(module, name, getattr(module, name)) for module, name in places]
-    for module, name, quantizer in replaced:
-        setattr(module, name, stand_in(quantizer))
+) -> list[tuple[Place, FakeQuantizer]]:
+    """Put a module in the place of every activation quantizer, in place; gives each with where it was."""
+    replaced = [(place, place.quantizer) for place in activation_quantizers(network)]
+    for place, quantizer in replaced:
+        setattr(place.module, place.attribute, stand_in(quantizer))
     return replaced
 
 
@@ -86,24 +132,16 @@ def activations_in_float(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, name, quantizer in replaced:
-            setattr(module, name, quantizer)
+        for place, quantizer in replaced:
+            setattr(place.module, place.attribute, quantizer)
 
 
 def quantizer_records(network: nn.Module) -> tuple[QuantizerRecord, ...]:
     """One record per quantizer of a student."""
-    quantizers: list[tuple[str, FakeQuantizer]] = []
-    for name, layer in quantized_layers(network).items():
-        quantizers += [(f"{name}.weight", layer.weight_quantizer), (f"{name}.input", layer.input_quantizer)]
-    for name, product in quantized_matmuls(network).items():
-        quantizers += [(f"{name}.left", product.left_quantizer), (f"{name}.right", product.right_quantizer)]
+    specs = {name: place.quantizer.spec for name, place in quantizers(network).items()}
     return tuple(
         QuantizerRecord(
-            name=name,
-            bits=quantizer.spec.bits,
-            granularity=quantizer.spec.granularity,
-            scheme=quantizer.spec.scheme,
-            signed=not quantizer.spec.affine,
+            name=name, bits=spec.bits, granularity=spec.granularity, scheme=spec.scheme, signed=not spec.affine
         )
-        for name, quantizer in quantizers
+        for name, spec in specs.items()
     )

@@ -37,6 +37,16 @@ class FakeQuantizer(nn.Module):
         self.step_size = nn.Parameter(torch.ones(channels))
         self.zero_point = nn.Parameter(torch.zeros(channels), requires_grad=spec.affine)
 
+    @property
+    def effective_step_size(self) -> Tensor:
+        """Step sizes as the forward pass takes them, `(channels,)`: positive, whatever was learned."""
+        return self.step_size.clamp(min=SMALLEST_STEP)
+
+    @property
+    def integer_zero_point(self) -> Tensor:
+        """Zero points as the forward pass takes them, `(channels,)`: whole numbers inside the range, no gradient."""
+        return self.zero_point.detach().round().clamp(*self.spec.range)
+
     def extra_repr(self) -> str:
         """Shown by print(model)."""
         return f"{self.spec.bits} bits, {self.spec.granularity}, {self.spec.scheme}"
@@ -50,7 +60,7 @@ class FakeQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantized `x`, same shape; channels are dimension 0."""
         lowest, highest = self.spec.range
-        step_size = self.step_size.clamp(min=SMALLEST_STEP)
+        step_size = self.effective_step_size
         gradient_scale = (x.numel() * self.parts / step_size.numel() * highest) ** -0.5
         vectorised = x.device.type == "cpu" and x.dtype == step_size.dtype
         if self.spec.granularity == "per_tensor":

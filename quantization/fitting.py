@@ -1,12 +1,11 @@
 """Calibration's second part: layer by layer, weights are rounded and outputs corrected, towards the float network."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from detectors.hooks import hooked
 from detectors.protocol import Detector
 from quantization.convert import in_float, quantized_layers
 from quantization.correction import Correction, positions
@@ -59,17 +58,7 @@ def fit_to_float(student: Detector, images: Tensor, *, compensate: bool) -> None
 
         return layer.register_forward_hook(hook)
 
-    with in_float(student.network), _hooks(layers, record):
+    with in_float(student.network), hooked(record(*each) for each in layers.items()):
         outputs = student.head_outputs(images)
-    with _hooks(layers, round_for), _hooks(layers, correct):
+    with hooked(make(*each) for make in (round_for, correct) for each in layers.items()):
         student.head_outputs(images, like=outputs)
-
-
-@contextmanager
-def _hooks(layers: dict[str, QuantizedLayer], make: Callable[[str, QuantizedLayer], Handle]) -> Iterator[None]:
-    handles = [make(name, layer) for name, layer in layers.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

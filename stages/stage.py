@@ -1,4 +1,4 @@
-"""How every stage behaves as a process: one line per error, exit codes, SIGTERM, "up to date", one writer a folder."""
+"""How every stage behaves as a process: one line per error, exit codes, SIGTERM, one writer a folder."""
 
 import signal
 import sys
@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from schemas.errors import ConfigError, ExitCode, InputError, Stopped, ZsqError
-from schemas.provenance import Provenance
+from schemas.errors import ExitCode, InputError, Stopped, ZsqError
 from stages.lock import folder_lock
 from stages.progress import Reporter, open_standard_streams
 from stages.ranks import Rank
@@ -65,7 +64,7 @@ class Stage:
         self._stop = self._stop or Stopped(f"stopped by {name}; finished work is kept, run the same command to go on")
 
     @contextmanager
-    def output(self, folder: Path, key: str, rank: Rank, finished: Callable[[], bool]) -> Iterator[bool]:
+    def claim(self, folder: Path, key: str, rank: Rank, finished: Callable[[], bool]) -> Iterator[bool]:
         """Inside the block this process alone may write `folder` (and other ranks of the same run); True if it should.
 
         Args:
@@ -121,28 +120,3 @@ def run_stage(name: str) -> Iterator[Stage]:
 
 def _ignore(signum: int, frame: FrameType | None) -> None:
     """Handle a signal in a process that is ending. Not SIG_IGN, which a next stage would take for its caller's wish."""
-
-
-def up_to_date(done: Provenance | None, wanted: Provenance, folder: Path, overwrite: bool) -> bool:
-    """Whether `folder` already holds the finished output of `wanted`.
-
-    Args:
-        done: provenance of the finished output in the folder, None where there is none.
-        wanted: provenance of the stage about to run.
-        folder: named in the error.
-        overwrite: the user's leave to replace a different output.
-
-    Raises:
-        ConfigError: the folder holds the output of something else and `overwrite` is not set.
-    """
-    if done is None:
-        return False
-    if done.key == wanted.key:
-        return True
-    if overwrite:
-        return False
-    differences = "; ".join(done.differences(wanted)) or "the version of the contracts"
-    raise ConfigError(
-        f"{folder} holds the output of another {wanted.stage} run ({differences}); "
-        f"choose another folder, or replace it with --overwrite"
-    )

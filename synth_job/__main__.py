@@ -10,8 +10,9 @@ from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, CalibrationSetMa
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
 from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.output import Job, Output
 from stages.ranks import Rank
-from stages.stage import Stage, run_stage, up_to_date
+from stages.stage import run_stage
 from synth_job.given_labels import given_labels_digest
 
 
@@ -29,35 +30,28 @@ def main(
         inputs = {"teacher": checkpoint_digest(settings.teacher)}
         if settings.labels.path:
             inputs["labels"] = given_labels_digest(Path(settings.labels.path))
-        make_set(settings, inputs, output, stage, rank, overwrite)
-        held_back = settings.for_held_back()
-        if held_back is not None:
-            make_set(held_back, inputs, output / HELD_BACK_FOLDER, stage, rank, overwrite)
+        sets = {output: settings, output / HELD_BACK_FOLDER: settings.for_held_back()}
+        for folder, asked in sets.items():
+            if asked is not None:
+                wanted = Provenance.of("synth", asked.keyed(), inputs)
+                made = Output(folder / MANIFEST, CalibrationSetManifest, wanted, overwrite)
+                make_set(asked, Job(stage, made, rank))
 
 
-def make_set(
-    settings: SynthConfig, inputs: dict[str, str], folder: Path, stage: Stage, rank: Rank, overwrite: bool
-) -> None:
-    """Make the set that `settings` describe in `folder`, or say that this was done.
+def make_set(settings: SynthConfig, job: Job[CalibrationSetManifest]) -> None:
+    """Make the set that `settings` describe, or say that this was done.
 
     Raises:
         ZsqError: bad input, another set in the folder, or a stop request.
     """
-    provenance = Provenance.of("synth", settings.keyed(), inputs)
-    manifest = folder / MANIFEST
-
-    def finished() -> bool:
-        done = CalibrationSetManifest.read(manifest).provenance if manifest.exists() else None
-        return up_to_date(done, provenance, folder, overwrite)
-
-    with stage.output(folder, provenance.key, rank, finished) as wanted:
+    with job.output.claim(job.stage, job.rank) as wanted:
         if not wanted:
-            stage.reporter.message(f"up to date: {folder}")
+            job.stage.reporter.message(f"up to date: {job.output.folder}")
             return
 
         from synth_job.job import synthesize  # loads torch, which an up-to-date run need not wait for
 
-        synthesize(settings, provenance, folder, stage, rank=rank, overwrite=overwrite)
+        synthesize(settings, job)
 
 
 if __name__ == "__main__":

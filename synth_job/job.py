@@ -11,7 +11,6 @@ from detectors.detections import Detections
 from detectors.protocol import Detector
 from detectors.registry import check_side, load_teacher, resolve_device
 from schemas.calibration_set import (
-    MANIFEST,
     AveragePrecision,
     CalibrationSetManifest,
     LabelMode,
@@ -20,14 +19,13 @@ from schemas.calibration_set import (
     shard_record_path,
 )
 from schemas.errors import ConfigError
-from schemas.provenance import Provenance
 from schemas.synth_config import Initialisation, InversionConfig, LabelSource, SynthConfig
 from stages.event_files import events_folder
+from stages.output import Job, Output
 from stages.pixels import Pixels
-from stages.ranks import Rank
 from stages.shards import CalibrationSet, Sample, read_shard, verify_shard, write_shard
 from stages.stage import Stage
-from stages.storage import remove_file, write_text
+from stages.storage import remove_file
 from synth_job.background import InBackground
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.divergence import Attempts
@@ -40,10 +38,11 @@ CONTACT_SHEET = "contact_sheet.png"
 AGREEMENT_CONFIDENCE = 0.001
 
 
-def synthesize(
-    settings: SynthConfig, provenance: Provenance, folder: Path, stage: Stage, *, rank: Rank, overwrite: bool = False
-) -> CalibrationSetManifest | None:
-    """Make the calibration set `settings` describes in `folder`, going on where an earlier run stopped.
+SetJob = Job[CalibrationSetManifest]
+
+
+def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | None:
+    """Make the calibration set `settings` describes, going on where an earlier run stopped.
 
     Of several ranks on one folder, each makes its share of the shards, with the same bytes as one alone would, and
     whoever finds all of them finished at its end publishes the manifest.
@@ -54,8 +53,9 @@ def synthesize(
     Raises:
         ZsqError: bad input, a foreign unfinished set in the folder, or a stop request.
     """
-    device = resolve_device(settings.device, rank.local_index)
-    losses = LossRecord(events_folder(folder)) if settings.tensorboard else None
+    stage, output = job.stage, job.output
+    device = resolve_device(settings.device, job.rank.local_index)
+    losses = LossRecord(events_folder(output.folder)) if settings.tensorboard else None
     teacher = load_teacher(settings.teacher, device)
     size = settings.image_size or teacher.identity.input_size
     for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
@@ -63,16 +63,15 @@ def synthesize(
     sampler = LabelSampler(
         teacher, settings.labels, settings.seed, losses, precision=settings.precision, tell=stage.reporter.message
     )
-    if (folder / MANIFEST).exists():
-        published = CalibrationSetManifest.read(folder / MANIFEST)
-        if published.provenance.key == provenance.key:  # by another rank, while this one loaded the teacher
-            return published
-        remove_file(folder / MANIFEST)  # inputs are good; from here on the set is not whole
+    published = output.finished()
+    if published is not None:  # by another rank, while this one loaded the teacher
+        return published
+    output.withdraw()  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
     with InBackground() as writer:  # the next shard is computed while one is encoded and written
         for number, first in enumerate(starts):
-            if not rank.takes(number) or finished_shard(folder, number, provenance.key, overwrite):
+            if not job.rank.takes(number) or finished_shard(output, number):
                 continue
             stage.stop_here_if_asked()
             indices = range(first, min(first + settings.shard_size, settings.images))
@@ -81,15 +80,24 @@ def synthesize(
             sampled = sampler.sample(indices, size, stage, attempts)
             images = synthesize_images(teacher, sampled, indices, settings, size, stage, attempts, losses)
             writer.start(
-                write_shard, folder, number, zip(images, sampled.labels(size), strict=True),
-                first_sample=first, seed=settings.seed, key=provenance.key, diverged=attempts.failed,
+                write_shard, output.folder, number, zip(images, sampled.labels(size), strict=True),
+                first_sample=first, seed=settings.seed, key=output.key, diverged=attempts.failed,
             )  # fmt: skip
+    if losses is not None:
+        losses.close()
+    return publish(settings, teacher, size, len(starts), job)
 
-    finished = [finished_shard(folder, number, provenance.key, overwrite) for number in range(len(starts))]
+
+def publish(
+    settings: SynthConfig, teacher: Detector, size: int, wanted: int, job: SetJob
+) -> CalibrationSetManifest | None:
+    """The manifest of the `wanted` shards, measured and published; None while some of them are still to come."""
+    stage, folder = job.stage, job.output.folder
+    finished = [finished_shard(job.output, number) for number in range(wanted)]
     shards = [record for record in finished if record is not None]
-    if len(shards) < len(starts):
+    if len(shards) < wanted:
         stage.reporter.message(
-            f"rank {rank.index} of {rank.count} is done, {len(starts) - len(shards)} of {len(starts)} shards are still "
+            f"rank {job.rank.index} of {job.rank.count} is done, {wanted - len(shards)} of {wanted} shards are still "
             "to come; the rank that ends last publishes the set"
         )
         return None
@@ -105,30 +113,28 @@ def synthesize(
         shards=tuple(shards),
         statistics=LabelStatistics.of([sample.labels for sample in samples], teacher.identity.class_names),
         teacher_agreement=agreement,
-        provenance=provenance,
+        provenance=job.output.wanted,
     )
     write_contact_sheet(folder / CONTACT_SHEET, samples, teacher.identity.class_names)
-    write_text(folder / MANIFEST, manifest.to_json())
-    if losses is not None:
-        losses.close()
+    job.output.publish(manifest)
     report(CalibrationSet(folder, manifest, samples), stage)
     return manifest
 
 
-def finished_shard(folder: Path, number: int, key: str, overwrite: bool) -> ShardRecord | None:
-    """The record of shard `number` where an earlier run of the same key finished it, verified.
+def finished_shard(output: Output[CalibrationSetManifest], number: int) -> ShardRecord | None:
+    """The record of shard `number` where a run of the same key finished it, verified.
 
     Raises:
-        ConfigError: the shard belongs to a run with other settings, and `overwrite` is not set.
+        ConfigError: the shard belongs to a run with other settings, and overwriting is not allowed.
         VerificationError: the shard does not match its record.
     """
-    file = f"calib-{number:06d}.tar"
+    folder, file = output.folder, f"calib-{number:06d}.tar"
     path = shard_record_path(folder, file)
     if not path.exists() or not (folder / file).exists():
         return None
     record = ShardRecord.read(path)
-    if record.key != key:
-        if overwrite:
+    if record.key != output.key:
+        if output.overwrite:
             return None
         raise ConfigError(
             f"{folder} holds shards of an unfinished run with other settings; choose another folder or --overwrite"

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.folding import FoldedNorm, fold
+from detectors.hooks import hooked
 from detectors.protocol import Detector, StatisticsKind
 from schemas.synth_config import LossWeights
 
@@ -32,15 +34,14 @@ class SiteStatistics(ABC):
         self._sites = list(sites)
         self._values: list[Tensor] = []
         self._active = True
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = ExitStack()
 
     def __enter__(self) -> Self:
-        self._handles = [site.register_forward_hook(self._measure) for site in self._sites]
+        self._hooks.enter_context(hooked(site.register_forward_hook(self._measure) for site in self._sites))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.close()
 
     @abstractmethod
     def weight(self, weights: LossWeights) -> float:

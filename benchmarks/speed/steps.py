@@ -15,7 +15,8 @@ from detectors.detections import Detections
 from detectors.protocol import Detector
 from qat_job.checkpoint import Checkpoints
 from qat_job.images import ImageBatches
-from qat_job.training import train
+from qat_job.team import Team
+from qat_job.training import Training, train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
@@ -23,6 +24,7 @@ from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.synth_config import Initialisation, InversionConfig, LabelConfig, SynthConfig, ViewConfig
+from stages.ranks import Rank
 from stages.shards import open_calibration_set, write_shard
 from stages.stage import Stage
 from stages.storage import write_text
@@ -131,7 +133,8 @@ def training(teacher: Detector, size: int, batch: int, folder: Path) -> Work:
 
     def step(count: int) -> list[Spent]:
         images.moments.clear()
-        train(student, teacher, images, config.model_copy(update={"steps": count + 1}), stage, checkpoints)
+        timed = config.model_copy(update={"steps": count + 1})
+        train(Training(student, teacher, timed, Team(Rank(), device)), images, stage, checkpoints)
         return [after - before for before, after in pairwise(images.moments)]
 
     full_precision = teacher.copy()

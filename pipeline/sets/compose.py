@@ -18,10 +18,11 @@ from schemas.calibration_set import (
 )
 from schemas.errors import ConfigError
 from schemas.provenance import Provenance
+from stages.output import Output
 from stages.ranks import Rank
 from stages.shards import CalibrationSet, Sample, write_shard
-from stages.stage import Stage, up_to_date
-from stages.storage import remove_file, write_text
+from stages.stage import Stage
+from stages.storage import remove_file
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,19 @@ def compose_set(
     """
     manifests = [part.calibration_set.manifest for part in parts]
     provenance = Provenance.of("set", config, {f"set {n}": m.digest for n, m in enumerate(manifests)})
-    path = folder / MANIFEST
-    finished = CalibrationSetManifest.read(path) if path.exists() else None
-    if up_to_date(finished.provenance if finished else None, provenance, folder, overwrite):
+    output = Output(folder / MANIFEST, CalibrationSetManifest, provenance, overwrite)
+    finished = output.finished()
+    if finished is not None:
         stage.reporter.message(f"up to date: {folder}")
-        assert finished is not None
         return finished
-    with stage.output(folder, provenance.key, Rank(), lambda: False):
-        _make_way(folder, finished, overwrite)
-        return _write_set(parts, provenance, folder, stage)
+    with stage.claim(folder, output.key, Rank(), lambda: False):
+        _make_way(output)
+        return _write_set(parts, output, stage)
 
 
-def _write_set(parts: Sequence[Part], provenance: Provenance, folder: Path, stage: Stage) -> CalibrationSetManifest:
+def _write_set(parts: Sequence[Part], output: Output[CalibrationSetManifest], stage: Stage) -> CalibrationSetManifest:
     """The shards, then the manifest."""
-    manifests = [part.calibration_set.manifest for part in parts]
+    folder, manifests = output.folder, [part.calibration_set.manifest for part in parts]
     shards: list[ShardRecord] = []
     sources: list[SetSource] = []
     written = 0
@@ -75,7 +75,7 @@ def _write_set(parts: Sequence[Part], provenance: Provenance, folder: Path, stag
         stage.stop_here_if_asked()
         pairs = ((sample.image(), sample.labels) for sample in samples)
         seed = _seed(part, samples[0])
-        shards.append(write_shard(folder, len(shards), pairs, first_sample=written, seed=seed, key=provenance.key))
+        shards.append(write_shard(folder, len(shards), pairs, first_sample=written, seed=seed, key=output.key))
         written += len(samples)
     first_sample = 0
     for part in parts:
@@ -92,20 +92,20 @@ def _write_set(parts: Sequence[Part], provenance: Provenance, folder: Path, stag
         shards=tuple(shards),
         statistics=LabelStatistics.of(labels, manifests[0].teacher.class_names),
         teacher_agreement=None,
-        provenance=provenance,
+        provenance=output.wanted,
         sources=tuple(sources),
         licence=" ".join(dict.fromkeys(m.licence for m in manifests)),
     )
-    write_text(folder / MANIFEST, manifest.to_json())
+    output.publish(manifest)
     return manifest
 
 
-def _make_way(folder: Path, finished: CalibrationSetManifest | None, overwrite: bool) -> None:
+def _make_way(output: Output[CalibrationSetManifest]) -> None:
     """Remove what an earlier run left; its shards are only kept from being mistaken for the new set's."""
-    old = sorted(folder.glob("calib-*.tar"))
-    if old and finished is None and not overwrite:
+    folder, old = output.folder, sorted(output.folder.glob("calib-*.tar"))
+    if old and output.present() is None and not output.overwrite:
         raise ConfigError(f"{folder} holds shards of an unfinished set; choose another folder, or --overwrite")
-    remove_file(folder / MANIFEST)
+    output.withdraw()
     for shard in old:
         remove_file(shard_record_path(folder, shard.name))
         remove_file(shard)

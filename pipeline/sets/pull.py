@@ -40,7 +40,7 @@ def pull_set(
     if _is_here(folder, text, manifest, overwrite):
         stage.reporter.message(f"up to date: {folder}")
         return manifest
-    with stage.output(folder, manifest.digest, Rank(), lambda: False):
+    with stage.claim(folder, manifest.digest, Rank(), lambda: False):
         _fetch_set(store, folder, text, manifest, stage, overwrite)
     return manifest
 

@@ -34,7 +34,7 @@ def main(
 
         from qat_job.sensitivity.job import analyse  # loads torch, which a mistake in the settings need not wait for
 
-        with stage.output(output, "sensitivity", rank, finished=lambda: False):
+        with stage.claim(output, "sensitivity", rank, finished=lambda: False):
             analyse(settings, calibration_set, output, overwrite, stage)
 
 

@@ -17,8 +17,9 @@ from quantization.plan import fixed_weight_bits
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig, SensitivityConfig
 from schemas.sensitivity import PLAN, SENSITIVITY, LayerSensitivity, SensitivityReport
+from stages.output import Output
 from stages.shards import CalibrationSet, open_calibration_set
-from stages.stage import Stage, up_to_date
+from stages.stage import Stage
 from stages.storage import remove_file, write_text
 
 ROWS = 12
@@ -65,10 +66,10 @@ def measure(
     policy = settings.bits.policy
     config = {"policy": policy.value, "images": sensitivity.images, "candidates": sorted(sensitivity.candidates)}
     provenance = Provenance.of("sensitivity", config, inputs)
-    path = folder / SENSITIVITY
-    done = SensitivityReport.read(path) if path.exists() else None
-    if done and up_to_date(done.provenance, provenance, folder, overwrite):
-        stage.reporter.message(f"sensitivity is up to date: {path}")
+    output = Output(folder / SENSITIVITY, SensitivityReport, provenance, overwrite)
+    done = output.finished()
+    if done is not None:
+        stage.reporter.message(f"sensitivity is up to date: {output.manifest}")
         show_ranking(done, stage)
         return done
 
@@ -94,7 +95,7 @@ def measure(
         ),
         provenance=provenance,
     )  # fmt: skip
-    write_text(path, report.to_json())
+    output.publish(report)
     show_ranking(report, stage)
     return report
 

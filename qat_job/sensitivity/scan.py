@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
+from detectors.hooks import hooked
 from detectors.protocol import Detector
 from qat_job.distillation import output_divergence
 from quantization.calibrate import calibrate_weight
@@ -88,11 +89,8 @@ def recorded_outputs(layers: Mapping[str, QuantizedLayer]) -> Iterator[dict[str,
         )
         for name, layer in layers.items()
     ]
-    try:
+    with hooked(handles):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from quantization.convert import quantized_layers, replace_activation_quantizers
-from quantization.fake_quantize import SMALLEST_STEP, FakeQuantizer
+from quantization.fake_quantize import FakeQuantizer
 
 OPSET = 21
 """ONNX operator set: the first with 4-bit integers."""
@@ -35,7 +35,7 @@ class IntegerWeight(nn.Module):
 
     def __init__(self, quantizer: FakeQuantizer, weight: Tensor) -> None:
         super().__init__()
-        step_size = quantizer.step_size.detach().clamp(min=SMALLEST_STEP)
+        step_size = quantizer.effective_step_size.detach()
         with torch.no_grad():
             values = quantizer(weight) / step_size.reshape(-1, *[1] * (weight.dim() - 1))
         self._per_channel = quantizer.spec.granularity == "per_channel"
@@ -64,8 +64,8 @@ class QuantizeDequantize(nn.Module):
     def __init__(self, quantizer: FakeQuantizer) -> None:
         super().__init__()
         lowest, highest = quantizer.spec.range
-        scale = quantizer.step_size.detach().clamp(min=SMALLEST_STEP).reshape(())
-        zero_point = quantizer.zero_point.detach().round().clamp(lowest, highest).reshape(())
+        scale = quantizer.effective_step_size.detach().reshape(())
+        zero_point = quantizer.integer_zero_point.reshape(())
         self._integer = torch.uint8 if quantizer.spec.affine else torch.int8
         self._limits: tuple[float, float] | None = None
         if quantizer.spec.bits < STORED_BITS:

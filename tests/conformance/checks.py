@@ -20,15 +20,23 @@ from quantization.onnx.export import export_student, trace_student
 from quantization.onnx.graph import to_onnx, write_onnx
 from quantization.onnx.parity import measure_parity, resized
 from quantization.student import load_student, save_student
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMode
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.qat_config import RATE_AT_4_BITS, AugmentationConfig, BitPolicy, QatConfig
-from schemas.student import CalibrationSetReference, ExportForm, StudentManifest, TrainingMethod, TrainingSummary
+from schemas.student import (
+    MANIFEST,
+    CalibrationSetReference,
+    ExportForm,
+    StudentManifest,
+    TrainingMethod,
+    TrainingSummary,
+)
 from schemas.synth_config import Initialisation, InversionConfig, LabelConfig, LossWeights, SynthConfig, ViewConfig
 from schemas.target import Target
 from schemas.teacher import TeacherSource
-from stages.ranks import Rank
+from stages.output import Job, Output
 from stages.shards import open_calibration_set
 from stages.stage import Stage
 from stages.storage import file_digest
@@ -96,8 +104,8 @@ class Subject:
             device="cpu",
         )
         provenance = Provenance.of("synth", settings.keyed(), {"teacher": file_digest(Path(self.source.path))})
-        rank = Rank.of_environment()
-        manifest = synthesize(settings, provenance, self.folder / "set", Stage("synth"), rank=rank)
+        output = Output(self.folder / "set" / SET_MANIFEST, CalibrationSetManifest, provenance)
+        manifest = synthesize(settings, Job(Stage("synth"), output))
         assert manifest is not None
         return manifest
 
@@ -196,7 +204,9 @@ def trains(subject: Subject) -> str:
     )  # fmt: skip
     folder = subject.folder / "trained"
     provenance = Provenance.of("qat", settings.keyed(), {"set": subject.calibration_set.digest})
-    manifest = quantize(settings, provenance, subject.folder / "set", folder, Stage("qat"), rank=Rank.of_environment())
+    output = Output(folder / MANIFEST, StudentManifest, provenance)
+    manifest = quantize(settings, subject.folder / "set", Job(Stage("qat"), output))
+    assert manifest is not None
     losses = manifest.training.losses
     assert losses is not None and losses[-1] < losses[0]
     after, before = (load_student(path, CPU)[0].network for path in (folder, folder / "ptq"))

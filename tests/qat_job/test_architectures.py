@@ -7,7 +7,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from detectors.detections import Detections
 from detectors.ultralytics.yolo import UltralyticsDetector
 from qat_job.distillation import FeatureTap
-from qat_job.training import parameter_groups, training_loss
+from qat_job.training import Seen, parameter_groups, training_loss
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
 from schemas.qat_config import BitPolicy, DistillationWeights, QatConfig
@@ -118,9 +118,8 @@ def test_one_training_step_moves_every_weight(detector: UltralyticsDetector, ima
         with torch.no_grad():
             expected = detector.head_outputs(images)
         outputs = student.head_outputs(images)
-        loss = training_loss(
-            student, DistillationWeights(), LABELS, outputs, expected, mine.features(), theirs.features()
-        )
+        seen, aim = Seen(outputs, mine.features()), Seen(expected, theirs.features())
+        loss = training_loss(student, DistillationWeights(), LABELS, seen, aim)
     loss.backward()
     optimizer.step()
 

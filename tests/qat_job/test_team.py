@@ -19,6 +19,7 @@ from typer.testing import Result
 from qat_job.distillation import feature_variances
 from qat_job.team import Team
 from schemas.errors import ConfigError
+from schemas.qat_config import BitPolicy
 from schemas.student import MANIFEST, WEIGHTS, StudentManifest
 from stages.ranks import Rank
 from tests.qat_job.conftest import TINY
@@ -83,7 +84,7 @@ def test_one_process_exchanges_nothing() -> None:
     team.wait()
     assert torch.equal(tensor, same)
     assert team.leads and team.share(8) == slice(0, 8)
-    assert team.text("W4") == "W4"
+    assert team.agree(BitPolicy, BitPolicy(weight_bits=4)) == BitPolicy(weight_bits=4)
     assert team.any(True) and not team.any(False)
 
 

@@ -12,7 +12,7 @@ from detectors.detections import Detections
 from detectors.protocol import Detector, StatisticsKind
 from detectors.torchvision.models import PUBLISHED
 from qat_job.distillation import FeatureTap, output_divergence
-from qat_job.training import parameter_groups, training_loss
+from qat_job.training import Seen, parameter_groups, training_loss
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers, quantized_matmuls
 from quantization.student import load_student, save_student
@@ -87,7 +87,8 @@ def test_a_calibrated_student_is_near_its_teacher_and_nearer_at_more_bits(
 
 def test_one_training_step_moves_every_weight(detector: Detector, images: Tensor) -> None:
     student, outputs, expected, features = trained(detector, images)
-    loss = training_loss(student, DistillationWeights(), LABELS, outputs, expected, *features)
+    seen, aim = Seen(outputs, features[0]), Seen(expected, features[1])
+    loss = training_loss(student, DistillationWeights(), LABELS, seen, aim)
     before = {name: layer.weight.detach().clone() for name, layer in quantized_layers(student.network).items()}
     optimizer = torch.optim.Adam(parameter_groups(student, QatConfig(learning_rate=1e-3, bias_learning_rate=1e-3)))
     loss.backward()

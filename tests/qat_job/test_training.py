@@ -9,7 +9,7 @@ from torch import nn
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
-from qat_job.training import check_finite, parameter_groups, training_loss
+from qat_job.training import Seen, check_finite, parameter_groups, training_loss
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
 from quantization.fake_quantize import FakeQuantizer
@@ -67,7 +67,8 @@ def test_the_loss_is_the_weighted_sum_of_its_three_terms(student: Detector, teac
 
         def loss(task: float, divergence: float, error: float) -> float:
             weights = DistillationWeights(task=task, outputs=divergence, features=error)
-            return float(training_loss(student, weights, LABELS, outputs, expected, features, teacher_features))
+            seen, aim = Seen(outputs, features), Seen(expected, teacher_features)
+            return float(training_loss(student, weights, LABELS, seen, aim))
 
         parts = (
             float(student.task_loss(outputs, LABELS)),

@@ -8,29 +8,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigError, InputError, Stopped, VerificationError
-from schemas.provenance import Provenance
 from stages.lock import folder_lock
 from stages.ranks import Rank
-from stages.stage import Stage, run_stage, up_to_date
-
-WANTED = Provenance.of("synth", {"seed": 1}, {"teacher": "a"})
-OTHER = Provenance.of("synth", {"seed": 2}, {"teacher": "a"})
-
-
-def test_nothing_there_is_not_up_to_date(tmp_path):
-    assert up_to_date(None, WANTED, tmp_path, overwrite=False) is False
-
-
-def test_the_same_output_is_up_to_date_also_when_overwriting(tmp_path):
-    assert up_to_date(WANTED, WANTED, tmp_path, overwrite=False) is True
-    assert up_to_date(WANTED, WANTED, tmp_path, overwrite=True) is True
-
-
-def test_another_output_is_refused_naming_the_difference_unless_overwriting(tmp_path):
-    with pytest.raises(ConfigError, match=r"seed: 2 → 1.*--overwrite") as caught:
-        up_to_date(OTHER, WANTED, tmp_path, overwrite=False)
-    assert str(tmp_path) in str(caught.value)
-    assert up_to_date(OTHER, WANTED, tmp_path, overwrite=True) is False
+from stages.stage import Stage, run_stage
 
 
 @pytest.mark.parametrize(
@@ -93,23 +73,23 @@ def test_as_a_process_sigterm_exits_143(tmp_path: Path):
 def test_finished_output_is_not_locked(tmp_path: Path):
     with (
         folder_lock(tmp_path, "push", "key", Rank()),
-        Stage("synth").output(tmp_path, "key", Rank(), lambda: True) as wanted,
+        Stage("synth").claim(tmp_path, "key", Rank(), lambda: True) as wanted,
     ):
         assert not wanted
 
 
 def test_output_that_was_finished_while_this_one_waited_for_the_lock_is_not_made_again(tmp_path: Path):
     answers = iter([False, True])
-    with Stage("synth").output(tmp_path / "set", "key", Rank(), lambda: next(answers)) as wanted:
+    with Stage("synth").claim(tmp_path / "set", "key", Rank(), lambda: next(answers)) as wanted:
         assert not wanted
 
 
 def test_output_is_this_stage_s_alone_inside_the_block(tmp_path: Path):
-    with Stage("synth").output(tmp_path, "key", Rank(), lambda: False) as wanted:
+    with Stage("synth").claim(tmp_path, "key", Rank(), lambda: False) as wanted:
         assert wanted
         with (
             pytest.raises(InputError, match="written by synth on"),
-            Stage("qat").output(tmp_path, "key", Rank(), lambda: False),
+            Stage("qat").claim(tmp_path, "key", Rank(), lambda: False),
         ):
             pytest.fail("two writers")
 
@@ -117,7 +97,7 @@ def test_output_is_this_stage_s_alone_inside_the_block(tmp_path: Path):
 def test_a_stage_whose_folder_was_taken_over_stops_at_its_next_safe_point(monkeypatch, tmp_path: Path):
     monkeypatch.setattr("stages.lock.BEAT_S", 0.01)
     stage = Stage("synth")
-    with pytest.raises(InputError, match="took this folder over"), stage.output(tmp_path, "k", Rank(), lambda: False):
+    with pytest.raises(InputError, match="took this folder over"), stage.claim(tmp_path, "k", Rank(), lambda: False):
         (tmp_path / ".zsq-lock-0").unlink()
         for _ in range(1000):
             stage.require_output()
@@ -132,7 +112,7 @@ def test_a_terminal_that_is_gone_stops_a_stage_and_leaves_no_lock(tmp_path: Path
         "from pathlib import Path\n"
         "from stages.ranks import Rank\n"
         "from stages.stage import run_stage\n"
-        "with run_stage('qat') as stage, stage.output(Path(sys.argv[1]), 'key', Rank(), lambda: False):\n"
+        "with run_stage('qat') as stage, stage.claim(Path(sys.argv[1]), 'key', Rank(), lambda: False):\n"
         "    Path(sys.argv[1], 'ready').touch()\n"
         "    while True:\n"
         "        time.sleep(0.02); stage.stop_here_if_asked()\n"

@@ -22,7 +22,6 @@ from quantization.engines.litert.environment import run_module
 from quantization.engines.litert.interpreter import BOXES, METADATA, PIXELS, SHARES
 from quantization.engines.metadata import own_metadata
 from quantization.engines.target import Images
-from quantization.fake_quantize import SMALLEST_STEP
 from quantization.layers import QuantizedLayer
 from schemas.errors import ConfigError
 from schemas.student import ExportForm, StudentManifest
@@ -139,11 +138,11 @@ def _write_job(student: Detector, folder: Path, images: Images, image_size: int)
 def _layer_arrays(layer: QuantizedLayer) -> dict[str, NDArray[Any]]:
     """A layer's integers `(outputs, ...)` int8 and steps `(outputs,)`; its input's step and zero point, weight bits."""
     quantizer, entering = layer.weight_quantizer, layer.input_quantizer
-    steps = quantizer.step_size.clamp(min=SMALLEST_STEP).expand(len(layer.weight))
+    steps = quantizer.effective_step_size.expand(len(layer.weight))
     integers = quantizer(layer.weight) / steps.reshape(-1, *[1] * (layer.weight.dim() - 1))
-    lowest, highest = entering.spec.range
-    zero_point = int(entering.zero_point.round().clamp(lowest, highest)) - (lowest + 2 ** (BITS - 1))
-    step = float(entering.step_size.clamp(min=SMALLEST_STEP))
+    lowest, _ = entering.spec.range
+    zero_point = int(entering.integer_zero_point) - (lowest + 2 ** (BITS - 1))
+    step = float(entering.effective_step_size)
     return {
         "integers": integers.round().to(torch.int8).numpy(),
         "steps": steps.contiguous().numpy(),

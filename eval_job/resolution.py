@@ -1,0 +1,119 @@
+"""What an evaluation is about to do, resolved from what was asked, before anything is computed. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectors.source import checkpoint_digest
+from eval_job.data import Sources, find_sources
+from eval_job.report.artifacts import check_calibration_set
+from schemas.calibration_set import HELD_BACK_FOLDER
+from schemas.errors import ConfigError, InputError
+from schemas.eval_config import EvalConfig
+from schemas.provenance import Provenance
+from schemas.student import MANIFEST, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
+from schemas.target import Target, exported_path
+
+NOT_IN_KEY = {"teacher", "data", "images", "split", "photos", "device", "batch"}
+"""Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation as it was asked for, with nothing left open.
+
+    Attributes:
+        settings: with the image size that the students were made at, where none was set.
+        students: manifest of each student by its folder, each after its own state before training.
+        sources: what there is to measure on.
+        digests: of the sources by role, labelled images first.
+        provenance: of the report.
+    """
+
+    settings: EvalConfig
+    students: Mapping[Path, StudentManifest]
+    sources: Sources
+    digests: Mapping[str, str]
+    provenance: Provenance
+
+
+def resolve(
+    settings: EvalConfig, students: Sequence[Path], calibration_set: Path | None, held_back: Path | None
+) -> Evaluation:
+    """Find and check everything that an evaluation reads.
+
+    Args:
+        settings: as asked.
+        students: folders of finished students.
+        calibration_set: that they were made with, None where it is not to be shown.
+        held_back: set to measure agreement on; None for the one in the calibration set.
+
+    Raises:
+        ConfigError: the settings do not fit together.
+        InputError: something is missing, or was made from another teacher.
+    """
+    teacher_digest = checkpoint_digest(settings.teacher)
+    manifests = {folder: StudentManifest.read(folder / MANIFEST) for folder in _with_ptq(students)}
+    _check_teacher(manifests, teacher_digest)
+    if calibration_set is not None:
+        check_calibration_set(calibration_set, list(manifests.values()))
+        held_back = held_back or calibration_set / HELD_BACK_FOLDER
+    settings = settings.model_copy(update={"image_size": _image_size(settings.image_size, manifests)})
+    sources = find_sources(settings, held_back, list(manifests.values()), teacher_digest)
+    digests = sources.digests()
+    inputs = {"teacher": teacher_digest} | digests
+    inputs |= {f"student {n}": manifest.weights_sha256 for n, manifest in enumerate(manifests.values(), start=1)}
+    if settings.onnx.models != "none":
+        inputs |= _exported(list(manifests))
+    provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
+    return Evaluation(settings, manifests, sources, digests, provenance)
+
+
+def _with_ptq(students: Sequence[Path]) -> list[Path]:
+    """Each student folder, after its own state before training where that was kept."""
+    folders: list[Path] = []
+    for student in students:
+        ptq = student / PTQ_FOLDER
+        folders += [ptq, student] if ptq.is_dir() else [student]
+    return list(dict.fromkeys(folders))
+
+
+def _exported(folders: Sequence[Path]) -> dict[str, str]:
+    """Digest of each exported model of each student, by role.
+
+    Raises:
+        InputError: a model lies without its manifest, or a manifest without its model.
+    """
+    digests: dict[str, str] = {}
+    for number, folder in enumerate(folders, start=1):
+        for target in Target:
+            path = exported_path(folder, target)
+            manifest = onnx_manifest_path(path)
+            if path.exists() != manifest.exists():
+                there, missing = sorted((path, manifest), key=Path.exists, reverse=True)
+                raise InputError(
+                    f"{missing}: is missing beside {there.name}; run zsq export --overwrite, or set onnx.models: none"
+                )
+            if path.exists():
+                digests[f"student {number} {target.value}"] = OnnxManifest.read(manifest).sha256
+    return digests
+
+
+def _check_teacher(manifests: Mapping[Path, StudentManifest], teacher_digest: str) -> None:
+    for folder, manifest in manifests.items():
+        if manifest.teacher.sha256 != teacher_digest:
+            raise InputError(
+                f"student {folder}: was made from another teacher (sha256 {manifest.teacher.sha256[:12]}…, "
+                f"this one is {teacher_digest[:12]}…); set teacher.path to its own teacher"
+            )
+
+
+def _image_size(configured: int | None, manifests: Mapping[Path, StudentManifest]) -> int | None:
+    """The configured size, else that of the students' calibration sets; None leaves it to the teacher."""
+    sizes = {manifest.calibration_set.image_size for manifest in manifests.values()}
+    if configured is None and len(sizes) > 1:
+        raise ConfigError(
+            f"image_size: not set, and the students were made at different sizes ({', '.join(map(str, sorted(sizes)))} "
+            "pixels); set image_size to one of them, or evaluate the students apart"
+        )
+    return configured or next(iter(sizes), None)
