@@ -20,7 +20,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from detectors.self_labels import self_labels
 from eval_job.data import find_validation_data
-from eval_job.evaluate import predict
+from eval_job.evaluate import Look, predict
 from eval_job.measure import measure, self_labelled
 from eval_job.unlabelled import HeldBack
 from label_formats.images import ValidationImage
@@ -50,10 +50,7 @@ def main(
     names = full.identity.class_names
 
     def look(detector: Detector, seen: list[ValidationImage]) -> list[Detections]:
-        found = predict(
-            detector, seen, CPU, image_size=size, batch=16, confidence=0.001, iou=None, max_detections=300
-        )  # fmt: skip
-        return found.detections
+        return predict(detector, seen, CPU, Look(size, batch=16)).detections
 
     batches = ImageBatches(open_calibration_set(calibration_set), CPU)
     validation = find_validation_data(data, None).read(names)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from detectors.registry import load_teacher
 from eval_job.data import find_validation_data
-from eval_job.evaluate import Predictor, predict
+from eval_job.evaluate import Look, Predictor, predict
 from eval_job.onnx_model import OnnxDetector
 from qat_job.images import ImageBatches
 from quantization.onnx.engine import installed_engines, open_engine
@@ -85,10 +85,8 @@ def row(name: str, detector: Predictor, family: Detector, data: str, size: int) 
     """A table row with the mAP of a detector."""
     names = family.identity.class_names
     found = find_validation_data(data, None).read(names)
-    predictions = predict(
-        detector, found.images, torch.device("cpu"),
-        image_size=size, batch=16, confidence=0.001, iou=0.7, max_detections=300,
-    )  # fmt: skip
+    look = Look(size, 16, Suppression(0.001, iou=0.7))
+    predictions = predict(detector, found.images, torch.device("cpu"), look)
     truth = [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in found.images]
     summary, _ = average_precision(truth, predictions.detections, names, [i.crowd.tolist() for i in found.images])
     return f"| {name} | {summary.map50_95:.4f} | {summary.map50:.4f} |"

@@ -12,7 +12,8 @@ import typer
 from PIL import Image
 
 from benchmarks.teacher_agreement import unlabelled
-from eval_job.evaluate import predict
+from detectors.protocol import Suppression
+from eval_job.evaluate import Look, predict
 from quantization.student import load_student
 from schemas.labels import LabelOrigin
 from stages.shards import open_calibration_set
@@ -32,8 +33,8 @@ def main(
     detector, _ = load_student(student, torch.device("cpu"))
     names, samples = detector.identity.class_names, open_calibration_set(calibration_set).samples
     pixels = samples[shown].image()
-    settings = {"confidence": CONFIDENT, "image_size": pixels.shape[0], "batch": 1, "iou": 0.7, "max_detections": 300}
-    found = predict(detector, [unlabelled(shown, pixels)], torch.device("cpu"), **settings).detections[0]
+    look = Look(pixels.shape[0], 1, Suppression(CONFIDENT, iou=0.7))
+    found = predict(detector, [unlabelled(shown, pixels)], torch.device("cpu"), look).detections[0]
     detected = found.to_labels(pixels.shape[0], [LabelOrigin.RELABELLED] * len(found))
     large = ROWS * CELL + GAP
     picture = Image.new("RGB", (COLUMNS * (CELL + GAP) + 2 * GAP + large, large), "white")

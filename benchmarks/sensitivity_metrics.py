@@ -20,10 +20,10 @@ from torch import Tensor
 
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from detectors.registry import load_teacher
 from eval_job.data import find_validation_data
-from eval_job.evaluate import predict
+from eval_job.evaluate import Look, predict
 from label_formats.images import ValidationSet
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
 from qat_job.images import ImageBatches
@@ -97,7 +97,7 @@ def calibration_measures(
 
     The squared gradient that `fisher` needs is left in each weight's `grad`.
     """
-    sites = student.distillation_sites()
+    sites = student.layers.distillation
     with torch.no_grad(), FeatureTap(student.network, sites) as tap:
         reference = [(student.head_outputs(images), tap.features()) for images in batches]
     grouped = [list(labels[start : start + BATCH]) for start in range(0, len(labels), BATCH)]
@@ -162,8 +162,7 @@ def fisher(layer: QuantizedLayer, original: Tensor) -> float:
 
 def mean_average_precision(detector: Detector, data: ValidationSet, size: int) -> float:
     """mAP50-95 on real images."""
-    found = predict(detector, data.images, CPU, image_size=size, batch=16, confidence=0.001, iou=0.7,
-                    max_detections=300)  # fmt: skip
+    found = predict(detector, data.images, CPU, Look(size, 16, Suppression(0.001, iou=0.7)))
     truth = [Detections.of(torch.from_numpy(image.boxes), torch.from_numpy(image.classes)) for image in data.images]
     crowd = [image.crowd.tolist() for image in data.images]
     return average_precision(truth, found.detections, detector.identity.class_names, crowd)[0].map50_95

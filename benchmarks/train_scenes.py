@@ -20,6 +20,7 @@ from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VALIDATION_SEED, Scene
 from detectors.embedded.train import augment, make_optimizer, render_scenes, update_average
+from detectors.protocol import Suppression
 from detectors.torchvision.models import Architecture, Backbone, build_network
 from stages.storage import atomic_path
 
@@ -146,7 +147,7 @@ def measure(path: Path) -> None:
     found: list[Detections] = []
     for start in range(0, len(scenes), BATCH_SIZE):
         images = resized(np.stack([scene.image for scene in scenes[start : start + BATCH_SIZE]]))
-        found += teacher.predict(images, confidence=0.001, iou=None, max_detections=100, multi_label=True)
+        found += teacher.predict(images, Suppression(0.001, max_detections=100))
     truth = [Detections.of(torch.from_numpy(scene.boxes), torch.from_numpy(scene.classes)) for scene in scenes]
     found = [each.scaled(SCENE_SIZE / SIZE) for each in found]
     precision, per_class = average_precision(truth, found, CLASS_NAMES)

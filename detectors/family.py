@@ -1,18 +1,18 @@
 """Which family a checkpoint file is of, by the classes that its pickle names. Runs nothing of it, imports no torch."""
 
+import importlib
 import pickletools
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
+from detectors.families.adapter import FamilyAdapter
 from schemas.teacher import Family
 
 MAX_PICKLE_BYTES = 8 * 2**20
 """Most that is read of a pickle; tensors lie beside or behind it, and that of a large detector has 2 MB."""
-FAMILY_OF_MODULE: dict[str, Family] = {"ultralytics.nn": "ultralytics", "models.yolo": "yolov5"}
-"""Package of a network's classes."""
-FAMILY_OF_CLASS: dict[str, Family] = {"ultralytics.nn.tasks RTDETRDetectionModel": "rtdetr"}
 
 
 def family_of_file(path: Path) -> Family:
@@ -23,12 +23,17 @@ def family_of_file(path: Path) -> Family:
     if path.suffix == ".safetensors":
         return "torchvision"
     names = named_classes(path)
-    for name in names & FAMILY_OF_CLASS.keys():
-        return FAMILY_OF_CLASS[name]
-    for package, family in FAMILY_OF_MODULE.items():
-        if any(name.startswith(package) for name in names):
-            return family
+    beginnings = {start: family for family in get_args(Family) for start in adapter(family).pickled}
+    found = [start for start in beginnings if any(name.startswith(start) for name in names)]
+    if found:
+        return beginnings[max(found, key=len)]  # the one that says most: RT-DETR's class lies in the library's package
     return "torchvision" if any(name.startswith("torch._utils ") for name in names) else "ultralytics"
+
+
+def adapter(family: Family) -> FamilyAdapter:
+    """The adapter of a family: `FAMILY` in the module of its name."""
+    found: FamilyAdapter = importlib.import_module(f"detectors.families.{family}").FAMILY
+    return found
 
 
 def named_classes(path: Path) -> set[str]:

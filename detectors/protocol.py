@@ -1,4 +1,4 @@
-"""What a detector family implements. A new family is one new file that does, and one line in `registry`."""
+"""What a detector family implements. A new family is one new file that does, and its name in `schemas.teacher`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +58,46 @@ class HeadOutputs:
     binary: tuple[BinaryOutputs, ...] = ()
 
 
+@dataclass(frozen=True)
+class Suppression:
+    """Which of the decoded boxes of an image are left.
+
+    Attributes:
+        confidence: lowest score.
+        iou: highest overlap of two boxes of a class; None for what the family is used with.
+        max_detections: most boxes.
+        multi_label: several classes an anchor, else its best one.
+    """
+
+    confidence: float
+    iou: float | None = None
+    max_detections: int = 300
+    multi_label: bool = True
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Where in a network things are, by the names of its modules.
+
+    Attributes:
+        first: the layer that sees the pixels.
+        output: layers whose outputs are decoded.
+        head: all layers of the detection head, output layers included.
+        in_float: layers that no policy quantizes (decoding).
+        distillation: modules whose outputs a student should reproduce.
+        statistics: modules that describe the training images, in the order of the forward pass.
+        statistics_kind: what those are.
+    """
+
+    first: str
+    output: tuple[str, ...]
+    head: tuple[str, ...]
+    in_float: tuple[str, ...]
+    distillation: tuple[str, ...]
+    statistics: tuple[str, ...]
+    statistics_kind: StatisticsKind = StatisticsKind.BATCH_NORM
+
+
 class Detector(Protocol):
     """A detector of some family: the teacher, or the student made from it.
 
@@ -93,22 +133,15 @@ class Detector(Protocol):
         """`task_loss` of images, without the head outputs that only a student's teacher needs."""
         ...
 
-    def predict(
-        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
-        """Decoded, suppressed predictions of each image, best first.
-
-        `iou`: None for what the family is used with; `multi_label`: several classes an anchor.
-        """
+    def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
+        """Decoded, suppressed predictions of each image, best first."""
         ...
 
     def decoded(self, images: Tensor) -> Tensor:
         """Outputs of the network before `suppress`, as `deployed()` gives them."""
         ...
 
-    def suppress(
-        self, decoded: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
+    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
         """The part of `predict` after the network: decoded outputs, of `deployed()` or an engine, to detections."""
         ...
 
@@ -147,30 +180,6 @@ class Detector(Protocol):
         ...
 
     @property
-    def statistics_kind(self) -> StatisticsKind:
-        """What the `statistics_sites` are."""
-        ...
-
-    def statistics_sites(self) -> list[nn.Module]:
-        """Layers that describe the training images, in the order of the forward pass."""
-        ...
-
-    def distillation_sites(self) -> list[str]:
-        """Modules whose outputs a student should reproduce, by name."""
-        ...
-
-    def first_layer(self) -> str:
-        """Name of the layer that sees the pixels."""
-        ...
-
-    def output_layers(self) -> list[str]:
-        """Names of the layers whose outputs are decoded."""
-        ...
-
-    def head_layers(self) -> list[str]:
-        """Names of all layers of the detection head, output layers included."""
-        ...
-
-    def float_layers(self) -> list[str]:
-        """Names of the layers that no policy quantizes (decoding)."""
+    def layers(self) -> Layers:
+        """Where in the network things are, as it stands now."""
         ...

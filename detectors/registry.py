@@ -1,49 +1,14 @@
-"""Which adapter serves which family, and on which device it runs."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+"""Teachers by their source, detectors by their identity, and the device that they run on."""
 
 import torch
 
 from detectors.examination import examine
+from detectors.family import adapter
 from detectors.protocol import Detector
 from detectors.source import checkpoint_family, checkpoint_path
 from detectors.stored import reading
-from detectors.torchvision import build as torchvision_build
-from detectors.torchvision import checkpoints as torchvision_checkpoints
-from detectors.ultralytics.rtdetr import RtdetrDetector
-from detectors.ultralytics.yolo import UltralyticsDetector
-from detectors.yolov5.detector import Yolov5Detector
 from schemas.errors import ConfigError
-from schemas.teacher import EMBEDDED, TeacherIdentity, TeacherSource
-
-
-@dataclass(frozen=True)
-class FamilyAdapter:
-    """How detectors of a family come about.
-
-    Attributes:
-        load: reads a checkpoint file.
-        build: makes the architecture with unset weights.
-    """
-
-    load: Callable[[Path, TeacherSource], Detector]
-    build: Callable[[TeacherIdentity], Detector]
-
-
-def _load_ultralytics(path: Path, source: TeacherSource) -> Detector:
-    if source.path == EMBEDDED:
-        return UltralyticsDetector.embedded(path)
-    return UltralyticsDetector.load(path, source.trust_pickle)
-
-
-FAMILIES = {
-    "ultralytics": FamilyAdapter(_load_ultralytics, UltralyticsDetector.build),
-    "yolov5": FamilyAdapter(lambda path, _: Yolov5Detector.load(path), Yolov5Detector.build),
-    "rtdetr": FamilyAdapter(lambda path, source: RtdetrDetector.load(path, source.trust_pickle), RtdetrDetector.build),
-    "torchvision": FamilyAdapter(torchvision_checkpoints.load, torchvision_build.build),
-}
+from schemas.teacher import TeacherIdentity, TeacherSource
 
 
 def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
@@ -54,7 +19,7 @@ def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
             or is found wrong by `examine`.
     """
     path = checkpoint_path(source)
-    teacher = FAMILIES[checkpoint_family(source, path)].load(path, source)
+    teacher = adapter(checkpoint_family(source, path)).load(path, source)
     with reading(path):
         teacher.network.to(device)
         examine(teacher, device)
@@ -85,7 +50,7 @@ def build_detector(identity: TeacherIdentity) -> Detector:
     Raises:
         VerificationError: the architecture does not build.
     """
-    return FAMILIES[identity.family].build(identity)
+    return adapter(identity.family).build(identity)
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

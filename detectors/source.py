@@ -1,22 +1,14 @@
 """Finding a teacher's checkpoint file, its family and its digest, without importing torch."""
 
-import importlib
 from pathlib import Path
 
 from detectors.embedded import WEIGHTS
-from detectors.family import family_of_file
+from detectors.family import adapter, family_of_file
 from detectors.unusable import obstacle
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
 from schemas.teacher import EMBEDDED, Family, TeacherSource
 from stages.storage import file_digest
-
-PUBLISHERS = {
-    "ultralytics": "detectors.ultralytics.assets",
-    "rtdetr": "detectors.ultralytics.assets",
-    "torchvision": "detectors.torchvision.checkpoints",
-}
-"""The module of each family that has published checkpoints; its `download(name)` gives the file."""
 
 
 def checkpoint_path(source: TeacherSource) -> Path:
@@ -32,10 +24,8 @@ def checkpoint_path(source: TeacherSource) -> Path:
     path = expanded(source.path)
     if path.is_file():
         return path
-    publisher = source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")
-    if path.name == source.path and publisher in PUBLISHERS:
-        downloaded: Path = importlib.import_module(PUBLISHERS[publisher]).download(source.path)
-        return downloaded
+    if path.name == source.path:
+        return adapter(source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")).download(path.name)
     raise InputError(f"teacher {source.path}: no such file; check teacher.path")
 
 

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.detections import Detections
+from detectors.protocol import Suppression
 from label_formats.images import ValidationImage
 from schemas.eval_config import EvalConfig
 from schemas.teacher import PixelFormat, TeacherIdentity
@@ -31,9 +32,7 @@ class Predictor(Protocol):
 
     identity: TeacherIdentity
 
-    def predict(
-        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
+    def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`."""
         ...
 
@@ -66,43 +65,47 @@ class _Prepared:
     height: int
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a detector looks at images.
+
+    Attributes:
+        image_size: side of the square that images are letterboxed to, pixels.
+        batch: images per forward pass.
+        limits: which boxes are left.
+    """
+
+    image_size: int
+    batch: int
+    limits: Suppression = field(default_factory=lambda: Suppression(0.001))
+
+
 def predict(
     detector: Predictor,
     images: Sequence[ValidationImage],
     device: torch.device,
-    *,
-    image_size: int,
-    batch: int,
-    confidence: float,
-    iou: float | None,
-    max_detections: int,
+    look: Look,
     track: Callable[[Batches], Iterable[Sequence[ValidationImage]]] = iter,
 ) -> Prediction:
-    """Predictions of `detector` on every image, each letterboxed to a square.
+    """Predictions of `detector` on every image.
 
     Args:
         detector: on `device`.
         images: at least one.
         device: where it runs.
-        image_size: side of the square, pixels.
-        batch: images per forward pass.
-        confidence: lowest score kept.
-        iou: NMS threshold; None for the family's own.
-        max_detections: boxes kept per image.
+        look: size, batch and suppression.
         track: iterates the batches, and may report or stop.
 
     Raises:
         InputError: an image cannot be decoded, or is not the one that was labelled.
     """
-    batches = [images[start : start + batch] for start in range(0, len(images), batch)]
+    batches = [images[start : start + look.batch] for start in range(0, len(images), look.batch)]
     detections: list[Detections] = []
     seconds: list[float] = []
-    for prepared, _ in zip(_read_ahead(detector, batches, image_size), track(batches), strict=True):
+    for prepared, _ in zip(_read_ahead(detector, batches, look.image_size), track(batches), strict=True):
         pixels = network_input([image.canvas for image in prepared], detector.identity.pixels, device)
         start = _now(device)
-        found = detector.predict(
-            pixels, confidence=confidence, iou=iou, max_detections=max_detections, multi_label=True
-        )
+        found = detector.predict(pixels, look.limits)
         seconds.append((_now(device) - start) / len(prepared))
         detections += [_in_image(each, image) for each, image in zip(found, prepared, strict=True)]
     return Prediction(detections, statistics.median(seconds))
@@ -126,11 +129,10 @@ class Looking:
 
     def predict(self, detector: Predictor, images: Sequence[ValidationImage], name: str) -> Prediction:
         """See `predict`; `name` is shown with the progress."""
-        return predict(
-            detector, images, self.device,
-            image_size=self.image_size, batch=self.config.batch, confidence=self.config.confidence,
-            iou=self.config.iou, max_detections=self.config.max_detections, track=partial(self._track, name),
-        )  # fmt: skip
+        config = self.config
+        limits = Suppression(config.confidence, config.iou, config.max_detections)
+        look = Look(self.image_size, config.batch, limits)
+        return predict(detector, images, self.device, look, partial(self._track, name))
 
     def _track(self, name: str, batches: Batches) -> Iterator[Sequence[ValidationImage]]:
         for batch in self.stage.reporter.track(batches, name, unit="batch"):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from quantization.engines.target import engine_target
 from quantization.onnx.engine import ONNX_ENGINES, Engine, engine_title, how_to_install
 from quantization.onnx.export import export_full_precision, verify_onnx
@@ -83,14 +83,9 @@ class OnnxDetector:
         self._engine = engine
         self._family = family
 
-    def predict(
-        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
+    def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`."""
-        decoded = torch.from_numpy(self._engine(images.cpu().numpy()))
-        return self._family.suppress(
-            decoded, confidence=confidence, iou=iou, max_detections=max_detections, multi_label=multi_label
-        )
+        return self._family.suppress(torch.from_numpy(self._engine(images.cpu().numpy())), limits)
 
     def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """See `Detector`."""

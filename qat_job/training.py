@@ -66,7 +66,7 @@ class Training:
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.requires_grad_(True)
-        sites = student.distillation_sites()
+        sites = student.layers.distillation
         self._hooks = ExitStack()
         self._taps = [FeatureTap(each.network, sites) for each in (student, self._teacher)]
         self.state = TrainingState(student.network, self._optimizer, self._schedule, [])
@@ -206,7 +206,7 @@ def parameter_groups(student: Detector, config: QatConfig) -> list[dict[str, Any
     network = student.network
     quantizers = [module for module in network.modules() if isinstance(module, FakeQuantizer)]
     biases = [layer.bias for layer in quantized_layers(network).values() if layer.bias is not None]
-    fixed = [network.get_submodule(name) for name in student.float_layers()]
+    fixed = [network.get_submodule(name) for name in student.layers.in_float]
     not_weights = {id(parameter) for module in (*quantizers, *fixed) for parameter in module.parameters()}
     not_weights |= {id(bias) for bias in biases}
     weights = [parameter for parameter in network.parameters() if id(parameter) not in not_weights]

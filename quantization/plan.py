@@ -51,10 +51,11 @@ def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
         ConfigError: `bits.layers` names a layer that is not there, stays in float or has its bits from the policy.
     """
     layers = [name for name, module in detector.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    in_float = set(detector.float_layers())
+    where = detector.layers
+    in_float = set(where.in_float)
     edges = fixed_weight_bits(detector, bits)
     if bits.policy is Policy.PAPER:
-        in_float |= {detector.first_layer(), *detector.head_layers()}
+        in_float |= {where.first, *where.head}
 
     _check_names(bits, layers, free=[name for name in layers if name not in in_float | edges.keys()])
 
@@ -91,7 +92,8 @@ def fixed_weight_bits(detector: Detector, bits: BitPolicy) -> dict[str, int]:
     """Layers whose weight bits the policy fixes: under deploy the first one and the output convolutions."""
     if bits.policy is Policy.PAPER:
         return {}  # it leaves them in float
-    return dict.fromkeys((detector.first_layer(), *detector.output_layers()), EDGE_BITS)
+    layers = detector.layers
+    return dict.fromkeys((layers.first, *layers.output), EDGE_BITS)
 
 
 def _check_names(bits: BitPolicy, layers: list[str], free: list[str]) -> None:

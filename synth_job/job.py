@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from detectors.registry import check_side, load_teacher, resolve_device
 from schemas.calibration_set import (
     AveragePrecision,
@@ -225,9 +225,7 @@ def teacher_agreement(teacher: Detector, samples: list[Sample], stage: Stage, ba
     for start in stage.reporter.track(range(0, len(samples), batch), "teacher agreement", unit="batch"):
         pixels = np.stack([sample.image() for sample in samples[start : start + batch]])
         images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
-        predictions += teacher.predict(
-            images, confidence=AGREEMENT_CONFIDENCE, iou=None, max_detections=300, multi_label=True
-        )
+        predictions += teacher.predict(images, Suppression(AGREEMENT_CONFIDENCE))
     truth = [Detections.from_labels(sample.labels) for sample in samples]
     return average_precision(
         truth, [found.to(torch.device("cpu")) for found in predictions], teacher.identity.class_names

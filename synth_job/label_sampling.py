@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from schemas.labels import ImageLabels, LabelOrigin
 from schemas.synth_config import LabelConfig, LabelSource, Precision
 from stages.stage import Stage
@@ -185,7 +185,7 @@ class AdaptiveRelabelling:
         if done < config.warm_up or done % config.interval:
             return None
         found = self._teacher.predict(
-            images, confidence=config.confidence, iou=None, max_detections=MAX_DETECTIONS, multi_label=False
+            images, Suppression(config.confidence, max_detections=MAX_DETECTIONS, multi_label=False)
         )
         for number, predictions in enumerate(found):
             self._labels[number], self.origins[number] = self._relabel(

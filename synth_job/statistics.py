@@ -75,13 +75,15 @@ def statistics_of(teacher: Detector) -> SiteStatistics:
     Args:
         teacher: a copy for this purpose: its batch norms are folded into convolutions where they can be.
     """
-    if teacher.statistics_kind is StatisticsKind.ATTENTION:
-        return PatchSimilarity(teacher.statistics_sites())
+    layers = teacher.layers
+    sites = [teacher.network.get_submodule(name) for name in layers.statistics]
+    if layers.statistics_kind is StatisticsKind.ATTENTION:
+        return PatchSimilarity(sites)
     modules: Iterable[Any] = teacher.network.modules()
     for module in modules:
         if hasattr(module, "inplace"):
             module.inplace = False  # activations would overwrite what a folded site is measured at
-    return BatchNormMatching(fold(teacher, teacher.statistics_sites()))
+    return BatchNormMatching(fold(teacher, sites))
 
 
 class ChannelMoments(torch.autograd.Function):

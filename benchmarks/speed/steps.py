@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from qat_job.checkpoint import Checkpoints
 from qat_job.images import ImageBatches
 from qat_job.team import Team
@@ -183,7 +183,7 @@ def evaluation(teacher: Detector, size: int, batch: int) -> Work:
         seconds = []
         for _ in range(count):
             start = now(str(images.device))
-            teacher.predict(images, confidence=0.001, iou=None, max_detections=300, multi_label=True)
+            teacher.predict(images, Suppression(0.001))
             seconds.append(now(str(images.device)) - start)
         return seconds
 

@@ -27,7 +27,7 @@ from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE, TRAINING_SEED, VALIDATION_SEED, Scene, render_scene
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.calibration_set import AveragePrecision
 from stages.storage import atomic_path
@@ -159,7 +159,7 @@ def evaluate(detector: Detector, scenes: list[Scene]) -> tuple[AveragePrecision,
     found: list[Detections] = []
     for start in range(0, len(scenes), BATCH_SIZE):
         images = torch.stack([to_image(scene) for scene in scenes[start : start + BATCH_SIZE]])
-        found += detector.predict(images, confidence=0.001, iou=0.7, max_detections=300, multi_label=True)
+        found += detector.predict(images, Suppression(0.001, iou=0.7))
     truth = [Detections.of(torch.from_numpy(scene.boxes), torch.from_numpy(scene.classes)) for scene in scenes]
     return average_precision(truth, found, CLASS_NAMES)
 

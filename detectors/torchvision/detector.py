@@ -1,9 +1,8 @@
 """What all torchvision detectors share: pixels in, names of layers, labels in the network's own numbers."""
 
-import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from torchvision import __version__ as torchvision_version
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from detectors.batch_norm import batch_norms, fold
+from detectors.base import BaseDetector
 from detectors.detections import Detections
-from detectors.protocol import HeadOutputs, StatisticsKind
+from detectors.protocol import StatisticsKind, Suppression
 from detectors.torchvision.models import Architecture
 from detectors.torchvision.swin import WindowAttention
 from schemas.teacher import TeacherIdentity
@@ -27,7 +26,7 @@ MAX_CANDIDATES = 5000
 """Boxes of an image, best first, that NMS looks at."""
 
 
-class TorchvisionDetector(ABC):
+class TorchvisionDetector(BaseDetector):
     """The part of `detectors.protocol.Detector` that one- and two-stage detectors have in common.
 
     Images are RGB in [0, 1]. The network's own transform is not called: it would resize every image to the size of
@@ -39,9 +38,7 @@ class TorchvisionDetector(ABC):
     """
 
     def __init__(self, identity: TeacherIdentity, network: Any) -> None:
-        self.identity = identity
-        self.network = network.eval()
-        self.network.requires_grad_(False)
+        super().__init__(identity, network)
         self.architecture = Architecture.of(identity.architecture)
 
     @property
@@ -50,24 +47,8 @@ class TorchvisionDetector(ABC):
         return max(self.identity.stride, 32)
 
     @abstractmethod
-    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
-        """See `Detector`."""
-
-    @abstractmethod
-    def task_loss(self, outputs: HeadOutputs, labels: Sequence[Detections]) -> Tensor:
-        """See `Detector`."""
-
-    @abstractmethod
-    def decoded(self, images: Tensor) -> Tensor:
-        """See `Detector`."""
-
-    @abstractmethod
     def head(self) -> list[str]:
         """Names of the modules after the feature pyramid."""
-
-    @abstractmethod
-    def output_layers(self) -> list[str]:
-        """See `Detector`."""
 
     def prepared(self, images: Tensor) -> ImageList:
         """Images as the backbone takes them, and their size once for all: asking for their number would fix it."""
@@ -126,29 +107,19 @@ class TorchvisionDetector(ABC):
         canvas[: resized[0], : resized[1]] = placed
         return canvas, scale, (0, 0)
 
-    def copy(self) -> Self:
-        """See `Detector`."""
-        twin = copy.copy(self)
-        twin.network = copy.deepcopy(self.network)
-        return twin
-
-    def fold_batch_norm(self) -> None:
-        """See `Detector`."""
-        fold(self.network)
-
     @property
     def statistics_kind(self) -> StatisticsKind:
-        """See `Detector`."""
+        """See `Layers.statistics_kind`."""
         attends = any(isinstance(module, WindowAttention) for module in self.network.modules())
         return StatisticsKind.ATTENTION if attends else StatisticsKind.BATCH_NORM
 
     def statistics_sites(self) -> list[nn.Module]:
-        """See `Detector`; a VGG has neither kind."""
+        """See `Layers.statistics`; a VGG has neither kind."""
         attention: list[nn.Module] = [m for m in self.network.modules() if isinstance(m, WindowAttention)]
-        return attention or batch_norms(self.network)
+        return attention or super().statistics_sites()
 
     def distillation_sites(self) -> list[str]:
-        """See `Detector`: the parts of the backbone that carry weights, and the levels of its pyramid."""
+        """See `Layers.distillation`: the parts of the backbone that carry weights, and the levels of its pyramid."""
         backbone = self.network.backbone
         sites: list[str] = []
         for part in ("body", "features", "extra"):
@@ -161,12 +132,8 @@ class TorchvisionDetector(ABC):
             sites += [f"backbone.fpn.layer_blocks.{level}" for level in range(len(backbone.fpn.layer_blocks))]
         return sites
 
-    def first_layer(self) -> str:
-        """See `Detector`."""
-        return next(name for name, module in self.network.named_modules() if isinstance(module, nn.Conv2d))
-
     def head_layers(self) -> list[str]:
-        """See `Detector`."""
+        """See `Layers.head`."""
         parts = tuple(f"{part}." for part in self.head())
         return [
             name
@@ -174,35 +141,28 @@ class TorchvisionDetector(ABC):
             if name.startswith(parts) and isinstance(module, nn.Conv2d | nn.Linear)
         ]
 
-    def float_layers(self) -> list[str]:
-        """See `Detector`: decoding has no layers."""
-        return []
 
-
-def best_boxes(
-    boxes: Tensor, scores: Tensor, *, confidence: float, iou: float, max_detections: int, multi_label: bool
-) -> Detections:
+def best_boxes(boxes: Tensor, scores: Tensor, limits: Suppression, iou: float) -> Detections:
     """The boxes of an image that NMS within each class leaves, best first.
 
     Args:
         boxes: `(A, 4)`, or `(A, C, 4)` with a box for each class; corners, pixels.
         scores: `(A, C)`.
-        confidence: lowest score.
-        iou: highest overlap of two boxes of a class.
-        max_detections: most boxes that are left.
-        multi_label: several classes an anchor, else its best one.
+        limits: what is left.
+        iou: highest overlap of two boxes of a class where `limits` does not say it.
     """
     if boxes.dim() == 2:
         boxes = boxes[:, None].expand(-1, scores.shape[1], -1)
-    if multi_label:
-        anchor, category = torch.nonzero(scores > confidence, as_tuple=True)
+    if limits.multi_label:
+        anchor, category = torch.nonzero(scores > limits.confidence, as_tuple=True)
     else:
         best, category = scores.max(dim=1)
-        anchor = torch.nonzero(best > confidence).flatten()
+        anchor = torch.nonzero(best > limits.confidence).flatten()
         category = category[anchor]
     found, chosen = scores[anchor, category], boxes[anchor, category]
     if len(found) > MAX_CANDIDATES:
         found, order = found.topk(MAX_CANDIDATES)
         chosen, category = chosen[order], category[order]
-    kept = batched_nms(chosen, found, category, iou)[:max_detections]
+    overlap = iou if limits.iou is None else limits.iou
+    kept = batched_nms(chosen, found, category, overlap)[: limits.max_detections]
     return Detections.of(chosen[kept], category[kept], found[kept])

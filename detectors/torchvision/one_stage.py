@@ -12,7 +12,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_convert, box_iou
 
 from detectors.detections import Detections
-from detectors.protocol import BinaryOutputs, HeadOutputs
+from detectors.protocol import BinaryOutputs, HeadOutputs, Suppression
 from detectors.torchvision.detector import TorchvisionDetector, best_boxes
 
 
@@ -72,20 +72,6 @@ class OneStageDetector(TorchvisionDetector):
         matched: Tensor = self.network.proposal_matcher(box_iou(boxes, anchors))
         return matched
 
-    def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
-        """See `Detector`."""
-        return self.task_loss(self.head_outputs(images), labels)
-
-    @torch.no_grad()
-    def predict(
-        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
-        """See `Detector`."""
-        return self.suppress(
-            self.decoded(images),
-            confidence=confidence, iou=iou, max_detections=max_detections, multi_label=multi_label,
-        )  # fmt: skip
-
     def decoded(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         raw = self.head_outputs(images).raw
@@ -109,64 +95,28 @@ class OneStageDetector(TorchvisionDetector):
         boxes = torch.stack(((left + right) / 2, (top + bottom) / 2, right - left, bottom - top), dim=2)
         return torch.cat((boxes, self.of_classes(scores)), dim=2).transpose(1, 2)
 
-    def suppress(
-        self, decoded: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
+    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`."""
         return [
-            best_boxes(
-                box_convert(rows[:, :4], "cxcywh", "xyxy"), rows[:, 4:],
-                confidence=confidence, iou=self.nms_iou if iou is None else iou,
-                max_detections=max_detections, multi_label=multi_label,
-            )
+            best_boxes(box_convert(rows[:, :4], "cxcywh", "xyxy"), rows[:, 4:], limits, self.nms_iou)
             for rows in decoded.transpose(1, 2)
-        ]  # fmt: skip
+        ]
 
     @property
     def nms_iou(self) -> float:
         """See `TorchvisionDetector`."""
         return float(self.network.nms_thresh)
 
-    @property
-    def end_to_end(self) -> bool:
-        """See `Detector`."""
-        return False
-
-    @property
-    def export_obstacle(self) -> str | None:
-        """See `Detector`."""
-        return None
-
-    def deployed(self) -> nn.Module:
-        """See `Detector`."""
-        twin = self.copy()
-        twin.fold_batch_norm()
-        twin.network.cpu()
-        return Deployed(twin)
-
     def head(self) -> list[str]:
         """See `TorchvisionDetector`."""
         return ["head"]
 
     def output_layers(self) -> list[str]:
-        """See `Detector`: the last convolution of each branch, of an SSD of each branch and level."""
+        """See `Layers.output`: the last convolution of each branch, of an SSD of each branch and level."""
         head = self.network.head
         last = []
         for branch in (head.classification_head, head.regression_head):
             levels = branch.module_list if isinstance(self.network, SSD) else []
             last += [[m for m in level.modules() if isinstance(m, nn.Conv2d)][-1] for level in levels]
             last += [getattr(branch, n) for n in ("cls_logits", "bbox_reg", "bbox_ctrness") if hasattr(branch, n)]
-        return [name for name, module in self.network.named_modules() if any(module is each for each in last)]
-
-
-class Deployed(nn.Module):
-    """Images to decoded outputs."""
-
-    def __init__(self, detector: OneStageDetector) -> None:
-        super().__init__()
-        self.network = detector.network
-        self._detector = detector
-
-    def forward(self, images: Tensor) -> Tensor:
-        """`(B, 4 + C, A)` of `(B, 3, H, W)`."""
-        return self._detector.decoded(images)
+        return self.names_of(last)

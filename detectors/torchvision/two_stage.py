@@ -11,7 +11,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detectors.detections import Detections
-from detectors.protocol import BinaryOutputs, HeadOutputs
+from detectors.protocol import BinaryOutputs, HeadOutputs, Suppression
 from detectors.torchvision.detector import TorchvisionDetector, best_boxes
 from detectors.torchvision.fixed_regions import FixedRegions
 from schemas.teacher import TeacherIdentity
@@ -154,9 +154,7 @@ class TwoStageDetector(TorchvisionDetector):
         return torch.stack(losses).sum()
 
     @torch.no_grad()
-    def predict(
-        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
+    def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`."""
         found = self.propose(images)
         counts = [len(each) for each in found.regions]
@@ -164,12 +162,9 @@ class TwoStageDetector(TorchvisionDetector):
         scores = self.of_classes(logits.softmax(dim=1))
         boxes = self._boxes(self.of_classes(deltas.transpose(1, 2)).transpose(1, 2), found)
         return [
-            best_boxes(
-                each, sure, confidence=confidence, iou=self.nms_iou if iou is None else iou,
-                max_detections=max_detections, multi_label=multi_label,
-            )
+            best_boxes(each, sure, limits, self.nms_iou)
             for each, sure in zip(boxes.split(counts), scores.split(counts), strict=True)
-        ]  # fmt: skip
+        ]
 
     def _boxes(self, deltas: Tensor, found: Proposals) -> Tensor:
         """Boxes `(ΣR, C, 4)` of deltas `(ΣR, C, 4)`, clipped to the image."""
@@ -179,30 +174,21 @@ class TwoStageDetector(TorchvisionDetector):
 
     def decoded(self, images: Tensor) -> Tensor:
         """See `Detector`: rows of the boxes that NMS leaves, filled up with rows of score 0."""
-        found = self.predict(
-            images, confidence=DECODED_CONFIDENCE, iou=None, max_detections=DECODED_ROWS, multi_label=True
-        )
+        found = self.predict(images, Suppression(DECODED_CONFIDENCE, max_detections=DECODED_ROWS))
         rows = images.new_zeros(len(images), DECODED_ROWS, 6)
         for number, each in enumerate(found):
             rows[number, : len(each)] = torch.cat((each.boxes, each.scores[:, None], each.classes[:, None]), dim=1)
         return rows
 
-    def suppress(
-        self, decoded: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
+    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`: rows need no NMS."""
-        kept = [rows[rows[:, 4] > confidence][:max_detections] for rows in decoded]
+        kept = [rows[rows[:, 4] > limits.confidence][: limits.max_detections] for rows in decoded]
         return [Detections.of(rows[:, :4], rows[:, 5].long(), rows[:, 4]) for rows in kept]
 
     @property
     def end_to_end(self) -> bool:
         """See `Detector`: NMS lies between the stages and is part of what the network gives out."""
         return True
-
-    @property
-    def export_obstacle(self) -> str | None:
-        """See `Detector`."""
-        return None
 
     def deployed(self) -> nn.Module:
         """See `Detector`: with a fixed number of regions; no masks."""
@@ -221,7 +207,7 @@ class TwoStageDetector(TorchvisionDetector):
         return ["rpn", "roi_heads"]
 
     def output_layers(self) -> list[str]:
-        """See `Detector`."""
+        """See `Layers.output`."""
         outputs = ["rpn.head.cls_logits", "rpn.head.bbox_pred"]
         outputs += ["roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"]
         if self.network.roi_heads.has_mask():

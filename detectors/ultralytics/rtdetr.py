@@ -1,6 +1,7 @@
 """RT-DETR of the ultralytics package, through the library's own loss. Attention products stay in float."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from detectors.detections import Detections
+from detectors.hooks import hooked
 from detectors.protocol import HeadOutputs
 from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.teacher import Family
@@ -49,7 +51,7 @@ class RtdetrDetector(UltralyticsDetector):
         Queries are set out by the place they were chosen from, so that student and teacher compare where both chose.
         """
         head = self._head
-        with _Outputs(head.enc_output, head.enc_score_head) as (features, scores):
+        with _outputs(head.enc_output, head.enc_score_head) as (features, scores):
             _, raw = self.network(images)
         boxes, decoded_scores, *_ = raw
         dense = (head.enc_bbox_head(features[0]) + head.anchors).sigmoid()
@@ -120,23 +122,21 @@ class RtdetrDetector(UltralyticsDetector):
         self.network.requires_grad_(False)
 
     def output_layers(self) -> list[str]:
-        """See `Detector`: the last layers of the encoder's and the decoder's predictions."""
+        """See `Layers.output`: the last layers of the encoder's and the decoder's predictions."""
         head = self._head
-        last = {head.enc_score_head, head.enc_bbox_head.layers[-1], head.dec_score_head[-1],
-                head.dec_bbox_head[-1].layers[-1]}  # fmt: skip
-        return [name for name, module in self.network.named_modules() if module in last]
+        encoder = [head.enc_score_head, head.enc_bbox_head.layers[-1]]
+        return self.names_of([*encoder, head.dec_score_head[-1], head.dec_bbox_head[-1].layers[-1]])
 
     def head_layers(self) -> list[str]:
-        """See `Detector`."""
-        inside = {module for module in self._head.modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+        """See `Layers.head`."""
         outside = set(self.float_layers())
-        return [name for name, module in self.network.named_modules() if module in inside and name not in outside]
+        inside = [module for module in self._head.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        return [name for name in self.names_of(inside) if name not in outside]
 
     def float_layers(self) -> list[str]:
-        """See `Detector`: projections inside PyTorch's attention, and class layers that only training mode uses."""
+        """See `Layers.in_float`: projections inside attention, and class layers that only training uses."""
         attention = [m.out_proj for m in self.network.modules() if isinstance(m, nn.MultiheadAttention)]
-        fixed = {*attention, *self._head.dec_score_head[:-1]}
-        return [name for name, module in self.network.named_modules() if module in fixed]
+        return self.names_of([*attention, *self._head.dec_score_head[:-1]])
 
 
 def in_pixels(rows: Tensor, images: Tensor) -> Tensor:
@@ -158,20 +158,10 @@ class _Deployed(nn.Module):
         return in_pixels(self.network(images), images)
 
 
-class _Outputs:
-    """Collects the outputs of modules; a context."""
-
-    def __init__(self, *modules: nn.Module) -> None:
-        self._modules = modules
-
-    def __enter__(self) -> tuple[list[Tensor], ...]:
-        kept: tuple[list[Tensor], ...] = tuple([] for _ in self._modules)
-        self._handles = [
-            module.register_forward_hook(lambda _module, _inputs, output, place=place: place.append(output))
-            for module, place in zip(self._modules, kept, strict=True)
-        ]
-        return kept
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+@contextmanager
+def _outputs(*modules: nn.Module) -> Iterator[tuple[list[Tensor], ...]]:
+    """What modules give out inside the block."""
+    kept: tuple[list[Tensor], ...] = tuple([] for _ in modules)
+    pairs = zip(modules, kept, strict=True)
+    with hooked(module.register_forward_hook(lambda _m, _i, output, to=to: to.append(output)) for module, to in pairs):
+        yield kept

@@ -1,6 +1,5 @@
 """Ultralytics YOLO detectors (v3 to 26), through the library's own loss, letterboxing and NMS."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +17,11 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.nms import non_max_suppression
 
+from detectors.base import BaseDetector
 from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
-from detectors.protocol import HeadOutputs, StatisticsKind
+from detectors.protocol import HeadOutputs, Suppression
 from detectors.stored import largest_stride, one_line, reading
 from detectors.ultralytics.architecture_limits import buildable
 from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint, weights
@@ -37,7 +37,7 @@ EXPORTED_DETECTIONS = 300
 """Rows that an exported end-to-end head gives; the library's own exports have as many."""
 
 
-class UltralyticsDetector:
+class UltralyticsDetector(BaseDetector):
     """Implements `detectors.protocol.Detector`. Images are RGB in [0, 1]."""
 
     FAMILY: Family = "ultralytics"
@@ -47,9 +47,7 @@ class UltralyticsDetector:
 
     # The network is untyped: the library builds it from a list of layers.
     def __init__(self, identity: TeacherIdentity, network: Any, gains: dict[str, float] | None = None) -> None:
-        self.identity = identity
-        self.network = network.eval()
-        self.network.requires_grad_(False)
+        super().__init__(identity, network)
         self.network.args = get_cfg(overrides=gains or {})
         self._criterion: Any = None
 
@@ -101,11 +99,6 @@ class UltralyticsDetector:
         return detector
 
     @property
-    def smallest_input(self) -> int:
-        """See `Detector`."""
-        return self.identity.stride
-
-    @property
     def _head(self) -> Any:
         return self.network.model[-1]
 
@@ -141,36 +134,25 @@ class UltralyticsDetector:
         loss, _ = self._criterion(outputs.raw, batch)
         return loss.sum() / len(labels)
 
-    def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
-        """See `Detector`."""
-        return self.task_loss(self.head_outputs(images), labels)
-
     @torch.no_grad()
-    def predict(
-        self, images: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
+    def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`."""
-        self._head.max_det = max_detections
-        return self.suppress(
-            self.decoded(images),
-            confidence=confidence, iou=iou, max_detections=max_detections, multi_label=multi_label,
-        )  # fmt: skip
+        self._head.max_det = limits.max_detections
+        return super().predict(images, limits)
 
     def decoded(self, images: Tensor) -> Tensor:
         """See `Detector`."""
         decoded: Tensor = self.network(images)[0]
         return decoded
 
-    def suppress(
-        self, decoded: Tensor, *, confidence: float, iou: float | None, max_detections: int, multi_label: bool
-    ) -> list[Detections]:
+    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`."""
         found = non_max_suppression(
             decoded,
-            conf_thres=confidence,
-            iou_thres=NMS_IOU if iou is None else iou,
-            multi_label=multi_label,
-            max_det=max_detections,
+            conf_thres=limits.confidence,
+            iou_thres=NMS_IOU if limits.iou is None else limits.iou,
+            multi_label=limits.multi_label,
+            max_det=limits.max_detections,
             nc=len(self.identity.class_names),
             max_time_img=NMS_SECONDS_PER_IMAGE,
             end2end=self.end_to_end,
@@ -181,11 +163,6 @@ class UltralyticsDetector:
     def end_to_end(self) -> bool:
         """See `Detector`: YOLOv10 and 26 decode their one-to-one branch."""
         return bool(self._head.end2end)
-
-    @property
-    def export_obstacle(self) -> str | None:
-        """See `Detector`."""
-        return None
 
     def deployed(self) -> nn.Module:
         """See `Detector`: the library's export mode, in which the head gives decoded outputs alone."""
@@ -224,8 +201,7 @@ class UltralyticsDetector:
 
     def copy(self) -> Self:
         """See `Detector`."""
-        twin = copy.copy(self)
-        twin.network = copy.deepcopy(self.network)
+        twin = super().copy()
         twin._criterion = None
         return twin
 
@@ -238,41 +214,25 @@ class UltralyticsDetector:
                 block.bn = nn.Identity()
         self.network.requires_grad_(False)
 
-    @property
-    def statistics_kind(self) -> StatisticsKind:
-        """See `Detector`."""
-        return StatisticsKind.BATCH_NORM
-
-    def statistics_sites(self) -> list[nn.Module]:
-        """See `Detector`."""
-        return [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
-
     def distillation_sites(self) -> list[str]:
-        """See `Detector`: the blocks of the network that carry weights, the head excepted."""
+        """See `Layers.distillation`: the blocks of the network that carry weights, the head excepted."""
         blocks = list(self.network.model.named_children())[:-1]
         return [f"model.{name}" for name, block in blocks if any(True for _ in block.parameters())]
 
-    def first_layer(self) -> str:
-        """See `Detector`."""
-        return next(name for name, module in self.network.named_modules() if isinstance(module, nn.Conv2d))
-
     def output_layers(self) -> list[str]:
-        """See `Detector`: the last convolution of each branch and level."""
+        """See `Layers.output`: the last convolution of each branch and level."""
         branches = [
             branch for name, branch in self._head.named_children() if name.removeprefix("one2one_") in ("cv2", "cv3")
         ]
-        last = {list(level.modules())[-1] for branch in branches for level in branch}
-        return [name for name, module in self.network.named_modules() if module in last]
+        return self.names_of([list(level.modules())[-1] for branch in branches for level in branch])
 
     def head_layers(self) -> list[str]:
-        """See `Detector`."""
-        inside = {module for module in self._head.modules() if isinstance(module, nn.Conv2d)}
-        return [name for name, module in self.network.named_modules() if module in inside]
+        """See `Layers.head`."""
+        return self.names_of([module for module in self._head.modules() if isinstance(module, nn.Conv2d)])
 
     def float_layers(self) -> list[str]:
-        """See `Detector`: the fixed convolution that takes the mean of a box-edge distribution."""
-        inside = set(self._head.dfl.modules())
-        return [name for name, module in self.network.named_modules() if module in inside]
+        """See `Layers.in_float`: the fixed convolution that takes the mean of a box-edge distribution."""
+        return self.names_of(list(self._head.dfl.modules()))
 
 
 def _feature_size(raw: dict[str, Any]) -> tuple[int, int]:

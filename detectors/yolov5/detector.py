@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.base import BaseDetector
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs
 from detectors.stored import check_tensors, class_names, input_size, number, one_line, reading
@@ -38,9 +39,7 @@ class Yolov5Detector(UltralyticsDetector):
     """
 
     def __init__(self, identity: TeacherIdentity, network: Any, gains: Gains | None = None) -> None:
-        self.identity = identity
-        self.network = network.eval()
-        self.network.requires_grad_(False)
+        BaseDetector.__init__(self, identity, network)  # the library's networks alone have settings of a loss
         self.gains = gains or Gains.default(len(network.head.strides), network.head.classes, identity.input_size)
 
     @classmethod
@@ -117,11 +116,11 @@ class Yolov5Detector(UltralyticsDetector):
         return network
 
     def output_layers(self) -> list[str]:
-        """See `Detector`: the head is nothing but its output convolutions."""
+        """See `Layers.output`: the head is nothing but its output convolutions."""
         return self.head_layers()
 
     def float_layers(self) -> list[str]:
-        """See `Detector`: decoding has no layers."""
+        """See `Layers.in_float`: decoding has no layers."""
         return []
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 
 CONFIDENCE = 0.001
 """Lowest score that counts, COCO practice."""
@@ -22,8 +22,6 @@ def agreement(detector: Detector, batches: Sequence[Tensor], labels: Sequence[De
         labels: of each image, in the same order.
     """
     found = [
-        each.to(torch.device("cpu"))
-        for images in batches
-        for each in detector.predict(images, confidence=CONFIDENCE, iou=None, max_detections=300, multi_label=True)
+        each.to(torch.device("cpu")) for images in batches for each in detector.predict(images, Suppression(CONFIDENCE))
     ]
     return average_precision(labels, found, detector.identity.class_names)[0].map50_95

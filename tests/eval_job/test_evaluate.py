@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from eval_job.evaluate import Prediction, network_input, predict
+from detectors.protocol import Suppression
+from eval_job.evaluate import Look, Prediction, network_input, predict
 from label_formats.coco import CocoData
 from label_formats.images import ValidationImage
 from schemas.errors import InputError
@@ -20,9 +21,7 @@ def drawn(coco_file: Path) -> list[ValidationImage]:
 
 
 def run(detector: Any, images: list[ValidationImage], image_size: int = 64, batch: int = 2) -> Prediction:
-    return predict(
-        detector, images, CPU, image_size=image_size, batch=batch, confidence=0.1, iou=0.7, max_detections=10
-    )
+    return predict(detector, images, CPU, Look(image_size, batch, Suppression(0.1, iou=0.7, max_detections=10)))
 
 
 @pytest.mark.parametrize("image_size", [64, 128, 192])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from detectors.protocol import Suppression
 from eval_job import job, latency, onnx_model
 from eval_job.__main__ import app
 from quantization.onnx.engine import Images
@@ -265,12 +266,12 @@ def test_an_exported_model_sees_the_images_and_the_family_suppresses(colour_teac
         assert images.dtype == np.float32
         return images * 2
 
-    def suppress(decoded: torch.Tensor, **settings: Any) -> Any:
-        return [decoded, settings]
+    def suppress(decoded: torch.Tensor, limits: Suppression) -> Any:
+        return [decoded, limits]
 
     colour_teacher.suppress = suppress
     detector = onnx_model.OnnxDetector(engine, colour_teacher)
-    settings = {"confidence": 0.1, "iou": 0.7, "max_detections": 3, "multi_label": True}
-    decoded, passed = detector.predict(torch.ones(1, 3, 2, 2), **settings)  # type: ignore[arg-type]
+    limits = Suppression(0.1, iou=0.7, max_detections=3)
+    decoded, passed = detector.predict(torch.ones(1, 3, 2, 2), limits)
     assert torch.equal(decoded, torch.full((1, 3, 2, 2), 2.0))  # type: ignore[arg-type]
-    assert passed == settings
+    assert passed is limits

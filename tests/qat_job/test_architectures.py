@@ -5,6 +5,7 @@ import torch
 from ultralytics.nn.tasks import yaml_model_load
 
 from detectors.detections import Detections
+from detectors.protocol import Suppression
 from detectors.ultralytics.yolo import UltralyticsDetector
 from qat_job.distillation import FeatureTap
 from qat_job.training import Seen, parameter_groups, training_loss
@@ -82,7 +83,7 @@ def test_folding_batch_norm_keeps_the_outputs_and_leaves_none(
 
 
 def test_predictions_decode_inside_reasonable_bounds(detector: UltralyticsDetector, images: torch.Tensor) -> None:
-    for found in detector.predict(images, confidence=1e-6, iou=0.7, max_detections=20, multi_label=False):
+    for found in detector.predict(images, Suppression(1e-6, 0.7, 20, multi_label=False)):
         assert 0 < len(found) <= 20
         assert bool((found.boxes[:, 2:] >= found.boxes[:, :2]).all())
         assert set(found.classes.tolist()) <= {0, 1, 2}

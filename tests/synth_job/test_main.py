@@ -17,7 +17,7 @@ from typer.testing import Result
 
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, LabelMode, LabelStatistics
 from schemas.errors import ExitCode
 from schemas.synth_config import InversionConfig
@@ -104,10 +104,8 @@ def test_every_label_source_makes_a_whole_set(
 def test_agreement_is_the_teacher_on_the_stored_images(finished: Path, teacher: Detector) -> None:
     opened = open_calibration_set(finished)
     pixels = np.stack([sample.image() for sample in opened.samples])
-    found = teacher.predict(
-        torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255,
-        confidence=0.001, iou=0.7, max_detections=300, multi_label=True,
-    )  # fmt: skip
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    found = teacher.predict(images, Suppression(0.001, iou=0.7))
     truth = [Detections.from_labels(sample.labels) for sample in opened.samples]
     expected, _ = average_precision(truth, found, teacher.identity.class_names)
     assert opened.manifest.teacher_agreement == expected

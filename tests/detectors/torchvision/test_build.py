@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from detectors.detections import Detections
-from detectors.protocol import HeadOutputs
+from detectors.protocol import HeadOutputs, Suppression
 from detectors.torchvision.build import build
 from detectors.torchvision.models import Architecture
 from detectors.torchvision.two_stage import EvenSampler
@@ -59,7 +59,7 @@ def test_predictions_are_the_librarys(detector: Any, images: Tensor) -> None:
         network.topk_candidates = 10_000
     with torch.no_grad():
         expected = network(list(images))
-    found = detector.predict(images, confidence=0.005, iou=None, max_detections=30, multi_label=True)
+    found = detector.predict(images, Suppression(0.005, max_detections=30))
     for mine, theirs in zip(found, expected, strict=True):
         # RetinaNet and FCOS have an output 0 too, which no class has.
         known = torch.nonzero(theirs["labels"] > 0).flatten()[:30]
@@ -104,10 +104,10 @@ def test_labels_without_area_do_not_count(detector: Any, images: Tensor) -> None
 
 
 def test_decoded_outputs_are_suppressed_to_the_predictions(detector: Any, images: Tensor) -> None:
-    settings: dict[str, Any] = {"confidence": 0.01, "iou": None, "max_detections": 15, "multi_label": True}
-    found = detector.predict(images, **settings)
+    limits = Suppression(0.01, max_detections=15)
+    found = detector.predict(images, limits)
     with torch.no_grad():
-        again = detector.suppress(detector.decoded(images), **settings)
+        again = detector.suppress(detector.decoded(images), limits)
     for mine, other in zip(found, again, strict=True):
         torch.testing.assert_close(mine.boxes, other.boxes)
         assert torch.equal(mine.classes, other.classes)

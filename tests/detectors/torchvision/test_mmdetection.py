@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detectors.detections import Detections
+from detectors.protocol import Suppression
 from detectors.registry import load_teacher
 from detectors.torchvision.mmdetection import (
     converted,
@@ -200,6 +201,6 @@ def test_a_checkpoint_in_mmdetections_layout_loads_and_predicts(
     teacher = load_teacher(TeacherSource(path=str(path), family="torchvision"), torch.device("cpu"))
     assert teacher.identity.class_names == names
     found: list[Detections] = teacher.predict(
-        torch.rand(1, 3, 64, 64), confidence=1e-4, iou=None, max_detections=10, multi_label=False
+        torch.rand(1, 3, 64, 64), Suppression(1e-4, max_detections=10, multi_label=False)
     )
     assert 0 < len(found[0]) <= 10

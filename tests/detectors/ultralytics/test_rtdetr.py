@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from detectors.detections import Detections
+from detectors.protocol import Suppression
 from detectors.registry import load_teacher
 from detectors.ultralytics.rtdetr import CELL, RtdetrDetector
 from schemas.errors import InputError
@@ -55,7 +56,7 @@ def images() -> Tensor:
 def test_predictions_are_those_of_the_library_in_pixels(detector: RtdetrDetector, network: Any, images: Tensor) -> None:
     rows = network(images)[0]
     x, y, w, h, score, category = rows[0, 0].tolist()
-    found = detector.predict(images, confidence=0.0, iou=None, max_detections=5, multi_label=False)[0]
+    found = detector.predict(images, Suppression(0.0, max_detections=5, multi_label=False))[0]
     assert len(found) == 5
     expected = [(x - w / 2) * 96, (y - h / 2) * 64, (x + w / 2) * 96, (y + h / 2) * 64]
     assert found.boxes[0].tolist() == pytest.approx(expected, abs=1e-3)
@@ -93,7 +94,7 @@ def test_the_loss_reaches_the_images_in_eval_mode(detector: RtdetrDetector, imag
 
 
 def test_the_loss_is_that_of_the_library_and_lower_for_what_is_found(detector: RtdetrDetector, images: Tensor) -> None:
-    found = detector.predict(images, confidence=0.0, iou=None, max_detections=1, multi_label=False)
+    found = detector.predict(images, Suppression(0.0, max_detections=1, multi_label=False))
     outputs = detector.head_outputs(images)
     raw, _ = outputs.raw
     boxes = torch.cat([each.boxes for each in found]) / torch.tensor([96.0, 64, 96, 64])

@@ -1,6 +1,6 @@
 """The adapter says what the library says: outputs, loss, predictions, letterboxing."""
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +11,10 @@ from ultralytics.utils.nms import non_max_suppression
 
 from detectors.detections import Detections
 from detectors.embedded.scenes import Scene
+from detectors.protocol import Suppression
 from detectors.ultralytics.yolo import UltralyticsDetector
 
-SETTINGS: dict[str, Any] = {"confidence": 0.25, "iou": 0.7, "max_detections": 100, "multi_label": False}
+LIMITS = Suppression(confidence=0.25, iou=0.7, max_detections=100, multi_label=False)
 
 
 def relative(one: Tensor, other: Tensor) -> float:
@@ -101,8 +102,7 @@ def test_images_that_are_not_square_place_their_boxes_right(embedded: Ultralytic
 def test_predictions_are_the_library_decoding_and_suppression(
     embedded: UltralyticsDetector, images: Tensor, multi_label: bool
 ) -> None:
-    settings = SETTINGS | {"multi_label": multi_label, "confidence": 0.01}
-    found = embedded.predict(images, **settings)
+    found = embedded.predict(images, replace(LIMITS, multi_label=multi_label, confidence=0.01))
     with torch.no_grad():
         decoded = embedded.network(images)[0]
     expected = non_max_suppression(
@@ -118,7 +118,7 @@ def test_predictions_are_the_library_decoding_and_suppression(
 def test_the_embedded_teacher_finds_most_objects(
     embedded: UltralyticsDetector, images: Tensor, labels: list[Detections]
 ) -> None:
-    found = embedded.predict(images, **SETTINGS)
+    found = embedded.predict(images, LIMITS)
     hits = total = 0
     for prediction, label in zip(found, labels, strict=True):
         total += len(label)
@@ -130,12 +130,12 @@ def test_the_embedded_teacher_finds_most_objects(
 def test_predictions_respect_confidence_and_number_and_come_best_first(
     embedded: UltralyticsDetector, images: Tensor
 ) -> None:
-    many = embedded.predict(images, **SETTINGS | {"confidence": 0.001})
-    few = embedded.predict(images, **SETTINGS | {"confidence": 0.001, "max_detections": 2})
+    many = embedded.predict(images, replace(LIMITS, confidence=0.001))
+    few = embedded.predict(images, replace(LIMITS, confidence=0.001, max_detections=2))
     for all_, top in zip(many, few, strict=True):
         assert torch.equal(all_.scores, all_.scores.sort(descending=True).values)
         assert torch.equal(top.boxes, all_.boxes[:2])
-    assert all(float(found.scores.min()) >= 0.25 for found in embedded.predict(images, **SETTINGS) if len(found))
+    assert all(float(found.scores.min()) >= 0.25 for found in embedded.predict(images, LIMITS) if len(found))
 
 
 def test_prediction_and_loss_do_not_change_the_network(
@@ -143,7 +143,7 @@ def test_prediction_and_loss_do_not_change_the_network(
 ) -> None:
     before = {name: tensor.clone() for name, tensor in embedded.network.state_dict().items()}
     embedded.task_loss(embedded.head_outputs(images), labels)
-    embedded.predict(images, **SETTINGS)
+    embedded.predict(images, LIMITS)
     assert all(torch.equal(before[name], tensor) for name, tensor in embedded.network.state_dict().items())
 
 

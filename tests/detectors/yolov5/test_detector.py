@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.detections import Detections
+from detectors.protocol import Suppression
 from detectors.registry import build_detector, load_teacher
 from detectors.yolov5.detector import Yolov5Detector, joint_logits
 from detectors.yolov5.loss import Gains
@@ -202,7 +203,7 @@ def test_joint_logits_are_those_of_the_product_and_stay_finite() -> None:
 
 def test_predictions_are_scored_by_object_and_class(tiny: Yolov5Detector, images: Tensor) -> None:
     decoded = tiny.decoded(images)
-    for n, found in enumerate(tiny.predict(images, confidence=1e-6, iou=0.7, max_detections=5, multi_label=False)):
+    for n, found in enumerate(tiny.predict(images, Suppression(1e-6, 0.7, 5, multi_label=False))):
         assert 0 < len(found) <= 5
         assert float(found.scores[0]) == pytest.approx(float(decoded[n, 4:].max()))
         assert set(found.classes.tolist()) <= {0, 1, 2}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from ultralytics import YOLO
 
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from quantization.convert import quantized_layers
 from quantization.onnx.engine import open_engine
 from quantization.onnx.export import (
@@ -205,8 +205,8 @@ def test_the_file_says_what_it_is_and_where_it_comes_from(export: Callable[[str]
 def test_ultralytics_loads_the_file_and_finds_the_same_boxes(export: Callable[[str], Exported], images: Tensor) -> None:
     exported = export("W8A8 deploy")
     library = YOLO(exported.path, task="detect")
-    settings = {"confidence": 0.5, "iou": 0.7, "max_detections": 300, "multi_label": False}
-    ours = exported.student.suppress(torch.from_numpy(open_engine(exported.path)(images.numpy())), **settings)  # type: ignore[arg-type]
+    decoded = torch.from_numpy(open_engine(exported.path)(images.numpy()))
+    ours = exported.student.suppress(decoded, Suppression(0.5, iou=0.7, multi_label=False))
     for image, mine in zip(images, ours, strict=True):
         pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)[..., ::-1]  # BGR, as OpenCV reads
         (found,) = library.predict(np.ascontiguousarray(pixels), imgsz=SIZE, conf=0.5, iou=0.7, verbose=False)

@@ -1,0 +1,155 @@
+"""What detector families repeat: a new one overrides what is different about it."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detectors.batch_norm import batch_norms, fold
+from detectors.detections import Detections
+from detectors.protocol import HeadOutputs, Layers, StatisticsKind, Suppression
+from schemas.teacher import TeacherIdentity
+
+
+class BaseDetector(ABC):
+    """The part of `detectors.protocol.Detector` that families have in common.
+
+    Args:
+        identity: which detector it is.
+        network: computes; any module, since libraries leave theirs untyped.
+    """
+
+    def __init__(self, identity: TeacherIdentity, network: Any) -> None:
+        self.identity = identity
+        self.network = network.eval()
+        self.network.requires_grad_(False)
+
+    @property
+    def smallest_input(self) -> int:
+        """See `Detector`."""
+        return self.identity.stride
+
+    @abstractmethod
+    def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
+        """See `Detector`."""
+
+    @abstractmethod
+    def task_loss(self, outputs: HeadOutputs, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`."""
+
+    def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
+        """See `Detector`."""
+        return self.task_loss(self.head_outputs(images), labels)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
+        """See `Detector`."""
+        return self.suppress(self.decoded(images), limits)
+
+    @abstractmethod
+    def decoded(self, images: Tensor) -> Tensor:
+        """See `Detector`."""
+
+    @abstractmethod
+    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
+        """See `Detector`."""
+
+    @property
+    def end_to_end(self) -> bool:
+        """See `Detector`."""
+        return False
+
+    @property
+    def export_obstacle(self) -> str | None:
+        """See `Detector`."""
+        return None
+
+    def deployed(self) -> nn.Module:
+        """See `Detector`."""
+        twin = self.copy()
+        twin.fold_batch_norm()
+        twin.network.cpu()
+        return Decoding(twin)
+
+    @abstractmethod
+    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+        """See `Detector`."""
+
+    @abstractmethod
+    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+        """See `Detector`."""
+
+    def copy(self) -> Self:
+        """See `Detector`."""
+        twin = copy.copy(self)
+        twin.network = copy.deepcopy(self.network)
+        return twin
+
+    def fold_batch_norm(self) -> None:
+        """See `Detector`."""
+        fold(self.network)
+
+    @property
+    def layers(self) -> Layers:
+        """See `Detector`."""
+        return Layers(
+            first=self.first_layer(),
+            output=tuple(self.output_layers()),
+            head=tuple(self.head_layers()),
+            in_float=tuple(self.float_layers()),
+            distillation=tuple(self.distillation_sites()),
+            statistics=tuple(self.names_of(self.statistics_sites())),
+            statistics_kind=self.statistics_kind,
+        )
+
+    def first_layer(self) -> str:
+        """See `Layers.first`."""
+        return next(name for name, module in self.network.named_modules() if isinstance(module, nn.Conv2d))
+
+    @abstractmethod
+    def output_layers(self) -> list[str]:
+        """See `Layers.output`."""
+
+    @abstractmethod
+    def head_layers(self) -> list[str]:
+        """See `Layers.head`."""
+
+    def float_layers(self) -> list[str]:
+        """See `Layers.in_float`."""
+        return []
+
+    @abstractmethod
+    def distillation_sites(self) -> list[str]:
+        """See `Layers.distillation`."""
+
+    @property
+    def statistics_kind(self) -> StatisticsKind:
+        """See `Layers.statistics_kind`."""
+        return StatisticsKind.BATCH_NORM
+
+    def statistics_sites(self) -> list[nn.Module]:
+        """The modules of `Layers.statistics`."""
+        return batch_norms(self.network)
+
+    def names_of(self, modules: Sequence[nn.Module]) -> list[str]:
+        """The names that modules have in the network, in the order of definition."""
+        wanted = {id(module) for module in modules}
+        return [name for name, module in self.network.named_modules() if id(module) in wanted]
+
+
+class Decoding(nn.Module):
+    """A detector as an engine gets it: images to decoded outputs."""
+
+    def __init__(self, detector: BaseDetector) -> None:
+        super().__init__()
+        self.network = detector.network
+        self._detector = detector
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Decoded outputs of `(B, 3, H, W)`."""
+        return self._detector.decoded(images)

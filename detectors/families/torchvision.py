@@ -1,0 +1,37 @@
+"""torchvision's detectors. Their checkpoints hold tensors alone, so no class tells them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detectors.families.adapter import FamilyAdapter
+from schemas.teacher import TeacherIdentity, TeacherSource
+
+if TYPE_CHECKING:
+    from detectors.protocol import Detector  # which loads torch
+
+
+class Torchvision(FamilyAdapter):
+    """See `detectors.torchvision`."""
+
+    def load(self, path: Path, source: TeacherSource) -> Detector:
+        """See `FamilyAdapter`."""
+        from detectors.torchvision import checkpoints
+
+        return checkpoints.load(path, source)
+
+    def build(self, identity: TeacherIdentity) -> Detector:
+        """See `FamilyAdapter`."""
+        from detectors.torchvision import build
+
+        return build.build(identity)
+
+    def download(self, name: str) -> Path:
+        """See `FamilyAdapter`: from PyTorch's server."""
+        from detectors.torchvision import checkpoints
+
+        return checkpoints.download(name)
+
+
+FAMILY = Torchvision()
