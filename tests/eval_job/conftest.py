@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from detectors.detections import Detections
+from detectors.protocol import Suppression
 from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.provenance import Provenance
@@ -35,7 +36,7 @@ class ColourDetector:
         )
         self.shift = shift
 
-    def predict(self, images: Tensor, **settings: object) -> list[Detections]:
+    def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
         return [self._find(image) for image in images]
 
     def _find(self, image: Tensor) -> Detections:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from schemas.labels import LabelOrigin
 from schemas.synth_config import LabelConfig, LabelSource
 from stages.stage import Stage
@@ -97,10 +97,10 @@ def test_labels_scale_to_the_stored_size(teacher: Detector, stage: Stage) -> Non
 
 def scripted(*answers: Detections) -> Any:
     """A teacher that predicts the same for every batch, and remembers how it was asked."""
-    asked: list[dict[str, Any]] = []
+    asked: list[Suppression] = []
 
-    def predict(images: Tensor, **settings: Any) -> list[Detections]:
-        asked.append(settings)
+    def predict(images: Tensor, limits: Suppression) -> list[Detections]:
+        asked.append(limits)
         return list(answers)
 
     return SimpleNamespace(predict=predict, asked=asked)
@@ -193,7 +193,7 @@ def test_the_teacher_looks_after_the_warm_up_at_every_interval_with_the_set_conf
     relabelling = AdaptiveRelabelling(teacher, config, [Detections.of([LEFT], [1])])
     due = [step + 1 for step in range(12) if relabelling.after_step(step, torch.zeros(1, 3, 64, 64)) is not None]
     assert due == [6, 9, 12]
-    assert {asked["confidence"] for asked in teacher.asked} == {0.3}
+    assert {asked.confidence for asked in teacher.asked} == {0.3}
 
 
 def test_images_of_a_batch_keep_their_own_labels() -> None:
