@@ -28,6 +28,7 @@ from qat_job.decision import decide
 from qat_job.images import ImageBatches
 from qat_job.job import calibrate_student
 from quantization.convert import make_student
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.teacher import TeacherSource
 from stages.shards import open_calibration_set
@@ -51,7 +52,8 @@ def main(
 
     def look(detector: Detector, seen: list[ValidationImage]) -> list[Detections]:
         found = predict(
-            detector, seen, CPU, image_size=size, batch=16, confidence=0.001, iou=None, max_detections=300
+            detector, seen, CPU, image_size=ImageSize.square(size), batch=16, confidence=0.001, iou=None,
+            max_detections=300,
         )  # fmt: skip
         return found.detections
 

@@ -31,6 +31,7 @@ from eval_job.latency import measure_latencies
 from eval_job.onnx_model import OnnxDetector
 from quantization.onnx.engine import open_engine
 from schemas.eval_config import EngineName
+from schemas.image_size import ImageSize
 from schemas.target import Target, exported_path
 from schemas.teacher import TeacherSource
 from stages.shards import open_calibration_set
@@ -47,7 +48,9 @@ def synthetic_images(folder: Path) -> Images:
 
 def real_images(folder: Path, teacher: Detector, size: int) -> Images:
     files = sorted((folder / "images").iterdir())
-    canvases = [teacher.letterbox(np.asarray(Image.open(file).convert("RGB")), size)[0] for file in files]
+    canvases = [
+        teacher.letterbox(np.asarray(Image.open(file).convert("RGB")), ImageSize.square(size))[0] for file in files
+    ]
     return np.stack(canvases).transpose(0, 3, 1, 2).astype(np.float32) / 255
 
 
@@ -166,7 +169,7 @@ def print_rows(
     rows: dict[str, Path], engine: EngineName, family: Detector, data: str, size: int, repetitions: int
 ) -> None:
     measured = {name: precision(path, engine, family, data, size) for name, path in rows.items()}
-    timed = measure_latencies(rows, size, engine=engine, threads=(1, 2), repetitions=repetitions)
+    timed = measure_latencies(rows, ImageSize.square(size), engine=engine, threads=(1, 2), repetitions=repetitions)
     ours, resampled_ours = measured["ours"]
     for name, (value, resampled) in measured.items():
         difference = 100 * (value - ours)
@@ -182,7 +185,7 @@ def precision(path: Path, engine: EngineName, family: Detector, data: str, size:
     found = find_validation_data(data, None).read(names)
     predictions = predict(
         OnnxDetector(open_engine(path, engine), family), found.images, torch.device("cpu"),
-        image_size=size, batch=8, confidence=0.001, iou=None, max_detections=300,
+        image_size=ImageSize.square(size), batch=8, confidence=0.001, iou=None, max_detections=300,
     )  # fmt: skip
     truth = [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in found.images]
     measured = evaluate_boxes(truth, predictions.detections, names, [i.crowd.tolist() for i in found.images])

@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.teacher_agreement import unlabelled
 from eval_job.evaluate import predict
 from quantization.student import load_student
+from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 from stages.shards import open_calibration_set
 from synth_job.contact_sheet import annotated
@@ -32,9 +33,15 @@ def main(
     detector, _ = load_student(student, torch.device("cpu"))
     names, samples = detector.identity.class_names, open_calibration_set(calibration_set).samples
     pixels = samples[shown].image()
-    settings = {"confidence": CONFIDENT, "image_size": pixels.shape[0], "batch": 1, "iou": 0.7, "max_detections": 300}
+    settings = {
+        "confidence": CONFIDENT,
+        "image_size": ImageSize(*pixels.shape[:2]),
+        "batch": 1,
+        "iou": 0.7,
+        "max_detections": 300,
+    }
     found = predict(detector, [unlabelled(shown, pixels)], torch.device("cpu"), **settings).detections[0]
-    detected = found.to_labels(pixels.shape[0], [LabelOrigin.RELABELLED] * len(found))
+    detected = found.to_labels(ImageSize(*pixels.shape[:2]), [LabelOrigin.RELABELLED] * len(found))
     large = ROWS * CELL + GAP
     picture = Image.new("RGB", (COLUMNS * (CELL + GAP) + 2 * GAP + large, large), "white")
     for number in range(ROWS * COLUMNS):

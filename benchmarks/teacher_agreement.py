@@ -17,6 +17,7 @@ from detectors.registry import load_teacher
 from eval_job.evaluate import predict
 from label_formats.images import IMAGE_SUFFIXES, ValidationImage
 from quantization.student import load_student
+from schemas.image_size import ImageSize
 from schemas.teacher import Family, TeacherSource
 from stages.shards import open_calibration_set
 
@@ -37,7 +38,7 @@ def main(
     chosen: Family = family  # type: ignore[assignment]  # pydantic checks it
     full = load_teacher(TeacherSource(path=teacher, family=chosen), CPU)
     names = full.identity.class_names
-    settings = {"image_size": size, "batch": 8, "iou": 0.7, "max_detections": 300}
+    settings = {"image_size": ImageSize.square(size), "batch": 8, "iou": 0.7, "max_detections": 300}
     truth = predict(full, looked_at, CPU, confidence=confident, **settings).detections  # type: ignore[arg-type]
     print(f"{len(looked_at)} images, {sum(map(len, truth))} detections of the teacher above {confident}\n")
     print("| student | mAP50-95 | mAP50 |\n| --- | --- | --- |")

@@ -16,6 +16,7 @@ from torch import Tensor
 from detectors.detections import Detections
 from label_formats.images import ValidationImage
 from schemas.eval_config import EvalConfig
+from schemas.image_size import ImageSize
 from schemas.teacher import PixelFormat, TeacherIdentity
 from stages.pixels import Pixels
 from stages.stage import Stage
@@ -37,7 +38,7 @@ class Predictor(Protocol):
         """See `Detector`."""
         ...
 
-    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+    def letterbox(self, image: NDArray[np.uint8], size: ImageSize) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """See `Detector`."""
         ...
 
@@ -71,20 +72,20 @@ def predict(
     images: Sequence[ValidationImage],
     device: torch.device,
     *,
-    image_size: int,
+    image_size: ImageSize,
     batch: int,
     confidence: float,
     iou: float | None,
     max_detections: int,
     track: Callable[[Batches], Iterable[Sequence[ValidationImage]]] = iter,
 ) -> Prediction:
-    """Predictions of `detector` on every image, each letterboxed to a square.
+    """Predictions of `detector` on every image, each letterboxed to one size.
 
     Args:
         detector: on `device`.
         images: at least one.
         device: where it runs.
-        image_size: side of the square, pixels.
+        image_size: what images are letterboxed to.
         batch: images per forward pass.
         confidence: lowest score kept.
         iou: NMS threshold; None for the family's own.
@@ -114,13 +115,13 @@ class Looking:
 
     Attributes:
         config: of the evaluation.
-        image_size: side of the square that images are letterboxed to, pixels.
+        image_size: what images are letterboxed to.
         device: where detectors run.
         stage: shows progress, and may be asked to stop.
     """
 
     config: EvalConfig
-    image_size: int
+    image_size: ImageSize
     device: torch.device
     stage: Stage
 
@@ -147,7 +148,7 @@ def network_input(canvases: Sequence[Pixels], pixels: PixelFormat, device: torch
     return ((images / pixels.scale - mean) / std).contiguous()
 
 
-def _read_ahead(detector: Predictor, batches: Batches, image_size: int) -> Iterator[list[_Prepared]]:
+def _read_ahead(detector: Predictor, batches: Batches, image_size: ImageSize) -> Iterator[list[_Prepared]]:
     def prepare(image: ValidationImage) -> _Prepared:
         pixels = image.pixels()
         canvas, scale, border = detector.letterbox(pixels, image_size)

@@ -19,6 +19,7 @@ from detectors.detections import Detections
 from detectors.protocol import HeadOutputs, StatisticsKind
 from detectors.torchvision.models import Architecture
 from detectors.torchvision.swin import WindowAttention
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 
 SMALLEST_SIDE = 1.0
@@ -48,6 +49,11 @@ class TorchvisionDetector(ABC):
     def smallest_input(self) -> int:
         """See `Detector`."""
         return max(self.identity.stride, 32)
+
+    @property
+    def needs_squares(self) -> str | None:
+        """See `Detector`."""
+        return None
 
     @abstractmethod
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
@@ -98,7 +104,7 @@ class TorchvisionDetector(ABC):
     def nms_iou(self) -> float:
         """What the network was published with."""
 
-    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+    def deployment_metadata(self, image_size: ImageSize) -> dict[str, str]:
         """See `Detector`."""
         values = {
             "description": "object detector, exported by zsq",
@@ -106,21 +112,21 @@ class TorchvisionDetector(ABC):
             "torchvision": torchvision_version,
             "task": "detect",
             "stride": self.identity.stride,
-            "imgsz": [image_size, image_size],
+            "imgsz": [image_size.height, image_size.width],
             "names": dict(enumerate(self.identity.class_names)),
         }
         return {key: str(value) for key, value in values.items()}
 
-    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+    def letterbox(self, image: NDArray[np.uint8], size: ImageSize) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """See `Detector`: in the upper left corner, on the mean colour, which is 0 to the network."""
         height, width = image.shape[:2]
-        scale = size / max(height, width)
+        scale = min(size.height / height, size.width / width)
         resized = (max(1, round(height * scale)), max(1, round(width * scale)))
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
         if resized != (height, width):
             pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False)
         colour = np.round(255 * np.array(self.network.transform.image_mean)).astype(np.uint8)
-        canvas = np.empty((size, size, 3), dtype=np.uint8)
+        canvas = np.empty((size.height, size.width, 3), dtype=np.uint8)
         canvas[:] = colour
         placed = pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
         canvas[: resized[0], : resized[1]] = placed

@@ -22,6 +22,14 @@ class OneStageDetector(TorchvisionDetector):
     An SSD looks at 300 or 320 pixels whatever it is given, as the library has it: other images are resized inside.
     """
 
+    @property
+    def needs_squares(self) -> str | None:
+        """See `Detector`."""
+        fixed = self.network.transform.fixed_size
+        if fixed is None:
+            return None
+        return f"an SSD resizes whatever it is given to {fixed[0]} x {fixed[1]} pixels, which would squeeze a rectangle"
+
     def prepared(self, images: Tensor) -> ImageList:
         """See `TorchvisionDetector`."""
         fixed = self.network.transform.fixed_size
