@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from detectors.family import family_of_file
-from detectors.registry import check_side, load_teacher
+from detectors.registry import check_size, load_teacher
 from detectors.ultralytics.checkpoint import input_size
 from detectors.ultralytics.rtdetr import RtdetrDetector
 from schemas.errors import ConfigError, InputError
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity, TeacherSource
 
 Save = Callable[[Any], Path]
@@ -75,7 +76,7 @@ def test_rtdetr_is_seen_and_refuses_images_with_fewer_places_than_queries(tmp_pa
     assert teacher.smallest_input == 128
     teacher.decoded(torch.rand(1, 3, 128, 128))
     with pytest.raises(ConfigError, match="image_size: got 64, a teacher of family rtdetr takes 128 pixels or more"):
-        check_side(teacher, 64, "image_size")
+        check_size(teacher, ImageSize.square(64), "image_size")
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(save_checkpoint: Save, library_model: Any) -> None:
@@ -97,4 +98,4 @@ def test_a_size_off_the_stride_is_refused_with_its_neighbours() -> None:
     teacher = load_teacher(TeacherSource(), CPU)
     assert isinstance(teacher.identity, TeacherIdentity)
     with pytest.raises(ConfigError, match="got 100, the teacher takes multiples of 32; set 96 or 128"):
-        check_side(teacher, 100, "image_size")
+        check_size(teacher, ImageSize.square(100), "image_size")

@@ -9,6 +9,7 @@ from eval_job.evaluate import Prediction, network_input, predict
 from label_formats.coco import CocoData
 from label_formats.images import ValidationImage
 from schemas.errors import InputError
+from schemas.image_size import ImageSize
 from schemas.teacher import PixelFormat
 
 CPU = torch.device("cpu")
@@ -21,7 +22,14 @@ def drawn(coco_file: Path) -> list[ValidationImage]:
 
 def run(detector: Any, images: list[ValidationImage], image_size: int = 64, batch: int = 2) -> Prediction:
     return predict(
-        detector, images, CPU, image_size=image_size, batch=batch, confidence=0.1, iou=0.7, max_detections=10
+        detector,
+        images,
+        CPU,
+        image_size=ImageSize.square(image_size),
+        batch=batch,
+        confidence=0.1,
+        iou=0.7,
+        max_detections=10,
     )
 
 

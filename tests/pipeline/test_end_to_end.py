@@ -6,6 +6,7 @@ from pathlib import Path
 
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.evaluation import EvalReport
+from schemas.image_size import ImageSize
 from schemas.student import StudentManifest, TrainingMethod
 from stages.shards import open_calibration_set
 
@@ -40,7 +41,7 @@ def test_a_run_leaves_set_student_and_report_and_a_second_run_is_up_to_date(tmp_
         f"QAT {bits}, openvino",
     ]  # fmt: skip
     assert all(model.latencies and model.file_bytes for model in report.models[3:])
-    assert report.data.image_size == 96
+    assert report.data.image_size == ImageSize.square(96)
 
     page = (tmp_path / "eval" / "report.html").read_bytes()
     rebuilt = subprocess.run(

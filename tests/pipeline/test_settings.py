@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.settings import RunOptions, check_inputs, is_configuration, read_run_config
 from schemas.errors import ConfigError, InputError
+from schemas.image_size import ImageSize
 from schemas.synth_config import HELD_BACK, SynthConfig
 
 
@@ -21,7 +22,7 @@ def test_a_detector_of_one_s_own_gets_none_of_the_embedded_defaults():
 
 def test_the_embedded_detector_keeps_its_defaults():
     for config in (read_run_config(None), read_run_config("embedded"), read_run_config(None, ["seed=3"])):
-        assert (config.image_size, config.synth.images, config.qat.bits.weight_bits) == (160, 48, 3)
+        assert (config.image_size, config.synth.images, config.qat.bits.weight_bits) == (ImageSize.square(160), 48, 3)
         assert config.eval.labelled_data == "embedded"
 
 
@@ -33,7 +34,11 @@ def test_options_are_settings(tmp_path):
     ]  # fmt: skip
     config = read_run_config("best.pt", RunOptions("w4a6", 8, 320, "val #1").assignments(), tmp_path)
     assert (config.qat.bits.weight_bits, config.qat.bits.activation_bits) == (4, 6)
-    assert (config.synth.images, config.synth.image_size, config.eval.image_size) == (8, 320, 320)
+    assert (config.synth.images, config.synth.image_size, config.eval.image_size) == (
+        8,
+        ImageSize.square(320),
+        ImageSize.square(320),
+    )
     assert config.eval.labelled_data == "val #1"
     assert config.storage == str(tmp_path)
 
@@ -41,7 +46,7 @@ def test_options_are_settings(tmp_path):
 def test_an_option_wins_over_a_section_of_the_file(tmp_path):
     (tmp_path / "run.yaml").write_text("teacher: {path: best.pt}\nsynth: {image_size: 640}\n")
     config = read_run_config(tmp_path / "run.yaml", RunOptions(size=320).assignments())
-    assert config.synth.image_size == 320
+    assert config.synth.image_size == ImageSize.square(320)
 
 
 @pytest.mark.parametrize("bits", ["int8", "w8", "w9a8", "w4a1", "8", "w4a8 "])

@@ -17,6 +17,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from qat_job.__main__ import main
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
+from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
@@ -52,7 +53,7 @@ def write_set(teacher: Detector) -> Callable[..., Path]:
         for index in range(4):
             scene = render_scene(VALIDATION_SEED, index)
             found = Detections.of(torch.from_numpy(scene.boxes), torch.from_numpy(scene.classes))
-            labels = found.to_labels(size, [LabelOrigin.SAMPLED] * len(found))
+            labels = found.to_labels(ImageSize.square(size), [LabelOrigin.SAMPLED] * len(found))
             samples.append((np.ascontiguousarray(scene.image[:size, :size]), labels))
         shard = write_shard(folder, 0, samples, first_sample=0, seed=0, key=provenance.key)
         made_for = teacher.identity.model_copy(update=identity)

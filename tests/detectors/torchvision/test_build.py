@@ -15,6 +15,7 @@ from detectors.torchvision.build import build
 from detectors.torchvision.models import Architecture
 from detectors.torchvision.two_stage import EvenSampler
 from schemas.errors import VerificationError
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 
 MODELS = ["fasterrcnn", "maskrcnn", "retinanet", "fcos", "ssdlite320_mobilenet_v3_large"]
@@ -185,7 +186,7 @@ def test_even_sampling_takes_as_many_as_the_librarys_and_always_the_same() -> No
 def test_letterboxing_keeps_the_shape_and_pads_with_the_mean_colour(torchvision_detector: Callable[..., Any]) -> None:
     detector = torchvision_detector("fcos")
     image = np.full((40, 80, 3), 200, dtype=np.uint8)
-    canvas, scale, border = detector.letterbox(image, 160)
+    canvas, scale, border = detector.letterbox(image, ImageSize.square(160))
     assert (canvas.shape, scale, border) == ((160, 160, 3), 2.0, (0, 0))
     assert bool((canvas[:80] == 200).all())
     assert canvas[100, 100].tolist() == [124, 116, 104]

@@ -12,6 +12,7 @@ from ultralytics.utils.nms import non_max_suppression
 from detectors.detections import Detections
 from detectors.embedded.scenes import Scene
 from detectors.ultralytics.yolo import UltralyticsDetector
+from schemas.image_size import ImageSize
 
 SETTINGS: dict[str, Any] = {"confidence": 0.25, "iou": 0.7, "max_detections": 100, "multi_label": False}
 
@@ -153,7 +154,7 @@ def test_letterboxing_maps_boxes_there_and_back(embedded: UltralyticsDetector, s
     x1, y1, x2, y2 = width // 4, height // 3, width // 4 * 3, height // 3 * 2
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[y1:y2, x1:x2] = 255
-    placed, scale, (left, top) = embedded.letterbox(image, 160)
+    placed, scale, (left, top) = embedded.letterbox(image, ImageSize.square(160))
 
     assert placed.shape == (160, 160, 3)
     assert placed.dtype == np.uint8
@@ -170,7 +171,7 @@ def test_letterboxing_maps_boxes_there_and_back(embedded: UltralyticsDetector, s
 def test_letterboxing_of_a_square_of_the_right_size_changes_nothing(
     embedded: UltralyticsDetector, scenes: list[Scene]
 ) -> None:
-    placed, scale, border = embedded.letterbox(scenes[0].image, 160)
+    placed, scale, border = embedded.letterbox(scenes[0].image, ImageSize.square(160))
     np.testing.assert_array_equal(placed, scenes[0].image)
     assert (scale, tuple(border)) == (1, (0, 0))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ImageSource, LabelMode
+from schemas.image_size import ImageSize
 from stages.shards import open_calibration_set
 from tests.pipeline.sets.conftest import zsq_set
 
@@ -124,7 +125,7 @@ def test_sizes_that_differ_are_never_merged(set_folder: Path, tmp_path: Path) ->
     from stages.shards import CalibrationSet
 
     one = open_calibration_set(set_folder)
-    larger = CalibrationSet(tmp_path, one.manifest.model_copy(update={"image_size": 64}), [])
+    larger = CalibrationSet(tmp_path, one.manifest.model_copy(update={"image_size": ImageSize.square(64)}), [])
     with pytest.raises(ConfigError, match="no batch can hold both"):
         _check_fit(one, larger, ())
 
