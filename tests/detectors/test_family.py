@@ -99,3 +99,17 @@ def test_a_size_off_the_stride_is_refused_with_its_neighbours() -> None:
     assert isinstance(teacher.identity, TeacherIdentity)
     with pytest.raises(ConfigError, match="got 100, the teacher takes multiples of 32; set 96 or 128"):
         check_size(teacher, ImageSize.square(100), "image_size")
+    wanted = r"got \[100, 160\], the teacher takes multiples of 32; set \[96, 160\] or \[128, 160\]"
+    with pytest.raises(ConfigError, match=wanted):
+        check_size(teacher, ImageSize(100, 160), "image_size")
+    check_size(teacher, ImageSize(96, 160), "image_size")
+
+
+def test_an_ssd_refuses_rectangles_and_the_other_families_take_them(torchvision_detector: Callable[..., Any]) -> None:
+    ssd = torchvision_detector("ssdlite320_mobilenet_v3_large")
+    check_size(ssd, ImageSize.square(320), "image_size")
+    wanted = r"image_size: got \[192, 320\], but an SSD resizes .* to 320 x 320 pixels, .* a rectangle; set 320"
+    with pytest.raises(ConfigError, match=wanted):
+        check_size(ssd, ImageSize(192, 320), "image_size")
+    for model in ("fasterrcnn", "maskrcnn", "retinanet", "fcos"):
+        check_size(torchvision_detector(model), ImageSize(96, 160), "image_size")

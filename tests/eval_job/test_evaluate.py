@@ -20,22 +20,16 @@ def drawn(coco_file: Path) -> list[ValidationImage]:
     return list(CocoData(coco_file, coco_file.parent / "images").read(("red", "green")).images)
 
 
-def run(detector: Any, images: list[ValidationImage], image_size: int = 64, batch: int = 2) -> Prediction:
+def run(detector: Any, images: list[ValidationImage], image_size: int | list[int] = 64, batch: int = 2) -> Prediction:
     return predict(
-        detector,
-        images,
-        CPU,
-        image_size=ImageSize.square(image_size),
-        batch=batch,
-        confidence=0.1,
-        iou=0.7,
-        max_detections=10,
-    )
+        detector, images, CPU,
+        image_size=ImageSize.of(image_size), batch=batch, confidence=0.1, iou=0.7, max_detections=10,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("image_size", [64, 128, 192])
+@pytest.mark.parametrize("image_size", [64, 128, 192, [64, 128], [128, 64], [96, 160], [64, 256]])
 def test_detections_come_back_in_pixels_of_the_image(
-    colour_teacher: Any, drawn: list[ValidationImage], image_size: int
+    colour_teacher: Any, drawn: list[ValidationImage], image_size: int | list[int]
 ) -> None:
     found = run(colour_teacher, drawn, image_size).detections
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.plan import describe_plan
 from pipeline.settings import RunOptions, check_inputs, is_configuration, read_run_config
 from schemas.errors import ConfigError, InputError
 from schemas.image_size import ImageSize
@@ -47,6 +48,20 @@ def test_an_option_wins_over_a_section_of_the_file(tmp_path):
     (tmp_path / "run.yaml").write_text("teacher: {path: best.pt}\nsynth: {image_size: 640}\n")
     config = read_run_config(tmp_path / "run.yaml", RunOptions(size=320).assignments())
     assert config.synth.image_size == ImageSize.square(320)
+
+
+@pytest.mark.parametrize("size", ["384x640", ImageSize(384, 640)])
+def test_a_rectangle_is_height_and_width_for_every_stage_and_survives_the_plan(size, tmp_path):
+    config = read_run_config("best.pt", RunOptions(size=size).assignments(), tmp_path)
+    assert config.image_size == config.synth.image_size == config.eval.image_size == ImageSize(384, 640)
+    (tmp_path / "plan.yaml").write_text(describe_plan(config, ()))
+    assert read_run_config(tmp_path / "plan.yaml") == config
+
+
+@pytest.mark.parametrize("size", ["384x", "384,640", "wide", "-640"])
+def test_a_size_that_is_none_is_one_clear_line(size):
+    with pytest.raises(ConfigError, match=f"^size: got '{size}'; write the side .* or height x width, as in 384x640$"):
+        RunOptions(size=size).assignments()
 
 
 @pytest.mark.parametrize("bits", ["int8", "w8", "w9a8", "w4a1", "8", "w4a8 "])
