@@ -62,7 +62,7 @@ def run(
         typer.Option(
             "--size",
             metavar="SIDE|HEIGHTxWIDTH",
-            help="pixels of the images, as 640 or 384x640; default: checkpoint's own",
+            help="of the images, as 640 or 384x640; default: the checkpoint's own",
         ),
     ] = None,
     data: Annotated[
@@ -227,7 +227,7 @@ def export_onnx(
         typer.Option(
             "--image-size",
             metavar="SIDE|HEIGHTxWIDTH",
-            help="pixels to compare at, as 640 or 384x640; default: the set's",
+            help="to compare at, as 640 or 384x640; default: the set's",
         ),
     ] = None,
     int4: Annotated[bool, typer.Option("--int4", help="INT4 weights where 4 bits are enough: half the bytes")] = False,
