@@ -28,6 +28,7 @@ from qat_job.decision import decide
 from qat_job.images import ImageBatches
 from qat_job.job import calibrate_student
 from quantization.convert import make_student
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.teacher import TeacherSource
 from stages.shards import open_calibration_set
@@ -50,7 +51,7 @@ def main(
     names = full.identity.class_names
 
     def look(detector: Detector, seen: list[ValidationImage]) -> list[Detections]:
-        return predict(detector, seen, CPU, Look(size, batch=16)).detections
+        return predict(detector, seen, CPU, Look(ImageSize.square(size), batch=16)).detections
 
     batches = ImageBatches(open_calibration_set(calibration_set), CPU)
     validation = find_validation_data(data, None).read(names)

@@ -19,6 +19,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from eval_job.data import find_validation_data
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ImageSource, LabelMode, LabelStatistics
+from schemas.image_size import ImageSize
 from schemas.labels import ImageLabels, LabelOrigin
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
@@ -47,7 +48,7 @@ def noise(teacher: TeacherPath, output: Output, images: int = 128, size: Size = 
         for index in range(images):
             pixels = np.random.default_rng([seed, index]).integers(0, 256, (size, size, 3), dtype=np.uint8)
             box = random_boxes(sample_generator(seed, index), classes, 1).scaled(size)
-            yield pixels, box.to_labels(size, [LabelOrigin.SAMPLED])
+            yield pixels, box.to_labels(ImageSize.square(size), [LabelOrigin.SAMPLED])
 
     write_set(detector, output, samples(), size, seed, ImageSource.NOISE, LabelMode.SAMPLED)
 
@@ -60,10 +61,10 @@ def real(teacher: TeacherPath, data: Annotated[Path, typer.Option()], output: Ou
 
     def samples() -> Iterable[tuple[Pixels, ImageLabels]]:
         for image in found.images:
-            pixels, scale, (left, top) = detector.letterbox(image.pixels(), size)
+            pixels, scale, (left, top) = detector.letterbox(image.pixels(), ImageSize.square(size))
             boxes = torch.from_numpy(image.boxes) * scale + torch.tensor([left, top, left, top])
             placed = Detections.of(boxes[~image.crowd], torch.from_numpy(image.classes)[~image.crowd])
-            yield pixels, placed.to_labels(size, [LabelOrigin.GIVEN] * len(placed))
+            yield pixels, placed.to_labels(ImageSize.square(size), [LabelOrigin.GIVEN] * len(placed))
 
     write_set(detector, output, samples(), size, 0, ImageSource.REAL, LabelMode.GIVEN)
 

@@ -21,6 +21,7 @@ from eval_job.latency import measure_latencies
 from quantization.engines.onnxruntime import ENGINE
 from quantization.onnx.engine import open_engine
 from quantization.onnx.export import export_full_precision, trace_student
+from schemas.image_size import ImageSize
 from tests.conformance.cases import CASES, Case
 from tests.conformance.checks import Subject
 
@@ -39,12 +40,16 @@ def row(case: Case, size: int, folder: Path) -> str:
     generic, placed = folder / "generic.onnx", folder / "placed.onnx"
     onnx.save(traced.model, generic)
     onnx.save(ENGINE.place(traced.model, images.numpy()), placed)
-    export_full_precision(teacher, size, folder / "single.onnx", folder / "half.onnx")
+    export_full_precision(teacher, ImageSize.square(size), folder / "single.onnx", folder / "half.onnx")
     census = ENGINE.census(placed)
     integer = sum(census.integer.get(kind, 0) for kind in INTEGER_LAYERS)
     reasons = Counter(layer.reason for layer in census.float_layers)
     timed = measure_latencies(
-        {"single": folder / "single.onnx", "placed": placed}, size, engine="onnxruntime", threads=[1], repetitions=15
+        {"single": folder / "single.onnx", "placed": placed},
+        ImageSize.square(size),
+        engine="onnxruntime",
+        threads=[1],
+        repetitions=15,
     )
     single, ours = (timed[name][0].median_ms for name in ("single", "placed"))
     outputs = [open_engine(path)(images.numpy()) for path in (generic, placed)]

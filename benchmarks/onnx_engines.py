@@ -19,6 +19,7 @@ import typer
 from eval_job.latency import measure_latencies
 from quantization.onnx.engine import installed_engines
 from schemas.evaluation import Latency
+from schemas.image_size import ImageSize
 from stages.threads import usable_cores
 
 PROFILED_RUNS = 10
@@ -35,7 +36,9 @@ def main(
     named = {str(path): path for path in files}
     baseline = str(files[0])
     counts = [int(count) for count in threads.split(",")]
-    measured = measure_latencies(named, size, engines=installed_engines(), threads=counts, repetitions=repetitions)
+    measured = measure_latencies(
+        named, ImageSize.square(size), engines=installed_engines(), threads=counts, repetitions=repetitions
+    )
     print("| model | MB | share | engine | threads | median ms | p95 ms | speed-up |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, latencies in measured.items():

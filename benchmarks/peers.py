@@ -31,6 +31,7 @@ from eval_job.latency import measure_latencies
 from eval_job.onnx_model import OnnxDetector
 from quantization.onnx.engine import open_engine
 from schemas.eval_config import EngineName
+from schemas.image_size import ImageSize
 from schemas.target import Target, exported_path
 from schemas.teacher import TeacherSource
 from stages.shards import open_calibration_set
@@ -47,7 +48,9 @@ def synthetic_images(folder: Path) -> Images:
 
 def real_images(folder: Path, teacher: Detector, size: int) -> Images:
     files = sorted((folder / "images").iterdir())
-    canvases = [teacher.letterbox(np.asarray(Image.open(file).convert("RGB")), size)[0] for file in files]
+    canvases = [
+        teacher.letterbox(np.asarray(Image.open(file).convert("RGB")), ImageSize.square(size))[0] for file in files
+    ]
     return np.stack(canvases).transpose(0, 3, 1, 2).astype(np.float32) / 255
 
 
@@ -172,7 +175,7 @@ def print_rows(
     rows: dict[str, Path], engine: EngineName, family: Detector, data: str, size: int, repetitions: int
 ) -> None:
     measured = {name: precision(path, engine, family, data, size) for name, path in rows.items()}
-    timed = measure_latencies(rows, size, engine=engine, threads=(1, 2), repetitions=repetitions)
+    timed = measure_latencies(rows, ImageSize.square(size), engine=engine, threads=(1, 2), repetitions=repetitions)
     ours, resampled_ours = measured["ours"]
     for name, (value, resampled) in measured.items():
         difference = 100 * (value - ours)
@@ -187,7 +190,7 @@ def precision(path: Path, engine: EngineName, family: Detector, data: str, size:
     names = family.identity.class_names
     found = find_validation_data(data, None).read(names)
     exported = OnnxDetector(open_engine(path, engine), family)
-    predictions = predict(exported, found.images, torch.device("cpu"), Look(size, batch=8))
+    predictions = predict(exported, found.images, torch.device("cpu"), Look(ImageSize.square(size), batch=8))
     truth = [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in found.images]
     measured = evaluate_boxes(truth, predictions.detections, names, [i.crowd.tolist() for i in found.images])
     return measured.summary.map50_95, resampled_precision(measured.matches)

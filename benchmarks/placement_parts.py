@@ -17,6 +17,7 @@ from eval_job.latency import measure_latencies
 from quantization.engines.first_layer import first_layer_over_blocks
 from quantization.engines.softmax import spell_out_softmax
 from quantization.engines.whole_graph import place_everywhere
+from schemas.image_size import ImageSize
 from schemas.target import Target, exported_path
 from stages.shards import open_calibration_set
 
@@ -44,7 +45,9 @@ def main(
         for number, (name, model) in enumerate(parts.items()):
             files[name] = Path(folder) / f"{number}.onnx"
             onnx.save(model, files[name])
-        timed = measure_latencies(files, size, engine="onnxruntime", threads=[1, 2], repetitions=repetitions)
+        timed = measure_latencies(
+            files, ImageSize.square(size), engine="onnxruntime", threads=[1, 2], repetitions=repetitions
+        )
     full = timed["full precision"]
     print("| | 1 thread, ms (against FP32) | 2 threads |\n| --- | --- | --- |")
     for name, row in timed.items():

@@ -15,6 +15,7 @@ from benchmarks.teacher_agreement import unlabelled
 from detectors.protocol import Suppression
 from eval_job.evaluate import Look, predict
 from quantization.student import load_student
+from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 from stages.shards import open_calibration_set
 from synth_job.contact_sheet import annotated
@@ -33,9 +34,9 @@ def main(
     detector, _ = load_student(student, torch.device("cpu"))
     names, samples = detector.identity.class_names, open_calibration_set(calibration_set).samples
     pixels = samples[shown].image()
-    look = Look(pixels.shape[0], 1, Suppression(CONFIDENT, iou=0.7))
+    look = Look(ImageSize(*pixels.shape[:2]), 1, Suppression(CONFIDENT, iou=0.7))
     found = predict(detector, [unlabelled(shown, pixels)], torch.device("cpu"), look).detections[0]
-    detected = found.to_labels(pixels.shape[0], [LabelOrigin.RELABELLED] * len(found))
+    detected = found.to_labels(ImageSize(*pixels.shape[:2]), [LabelOrigin.RELABELLED] * len(found))
     large = ROWS * CELL + GAP
     picture = Image.new("RGB", (COLUMNS * (CELL + GAP) + 2 * GAP + large, large), "white")
     for number in range(ROWS * COLUMNS):

@@ -31,6 +31,7 @@ from qat_job.sensitivity.agreement import agreement
 from qat_job.sensitivity.scan import quantized_weight
 from quantization.convert import in_float, make_student, quantized_layers
 from quantization.layers import QuantizedLayer
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy
 from schemas.teacher import TeacherSource
 from stages.progress import Reporter
@@ -162,7 +163,7 @@ def fisher(layer: QuantizedLayer, original: Tensor) -> float:
 
 def mean_average_precision(detector: Detector, data: ValidationSet, size: int) -> float:
     """mAP50-95 on real images."""
-    found = predict(detector, data.images, CPU, Look(size, 16, Suppression(0.001, iou=0.7)))
+    found = predict(detector, data.images, CPU, Look(ImageSize.square(size), 16, Suppression(0.001, iou=0.7)))
     truth = [Detections.of(torch.from_numpy(image.boxes), torch.from_numpy(image.classes)) for image in data.images]
     crowd = [image.crowd.tolist() for image in data.images]
     return average_precision(truth, found.detections, detector.identity.class_names, crowd)[0].map50_95

@@ -23,6 +23,7 @@ from quantization.convert import make_student
 from quantization.onnx.engine import open_engine, seconds_of
 from quantization.onnx.export import export_full_precision, export_student, trace_student
 from quantization.onnx.parity import measure_parity
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy
 from schemas.student import ExportForm
 from schemas.target import Target
@@ -52,7 +53,7 @@ def main(
             detector = load_teacher(TeacherSource(path=str(teacher), family="torchvision"), CPU)
         seen, real = (letterboxed(detector, each, size, count) for each in (calibration, images))
         single, half = folder / "fp32.onnx", folder / "fp16.onnx"
-        export_full_precision(detector, size, single, half)
+        export_full_precision(detector, ImageSize.square(size), single, half)
         for path in (single, half):
             show(detector, path, real, size)
         student = make_student(detector, BitPolicy())
@@ -72,7 +73,9 @@ def main(
 def letterboxed(detector: Detector, folder: Path, size: int, count: int) -> Tensor:
     """The first images of a folder as the family has them, `(count, 3, size, size)`."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))[:count]
-    arrays = [detector.letterbox(np.array(Image.open(path).convert("RGB")), size)[0] for path in files]
+    arrays = [
+        detector.letterbox(np.array(Image.open(path).convert("RGB")), ImageSize.square(size))[0] for path in files
+    ]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 

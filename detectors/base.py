@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_convert
 
 from detectors.batch_norm import batch_norms, fold
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs, Layers, StatisticsKind, Suppression
+from detectors.suppression import best_boxes
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 
 
@@ -33,6 +37,11 @@ class BaseDetector(ABC):
     def smallest_input(self) -> int:
         """See `Detector`."""
         return self.identity.stride
+
+    @property
+    def needs_squares(self) -> str | None:
+        """See `Detector`."""
+        return None
 
     @abstractmethod
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
@@ -55,9 +64,17 @@ class BaseDetector(ABC):
     def decoded(self, images: Tensor) -> Tensor:
         """See `Detector`."""
 
-    @abstractmethod
     def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
-        """See `Detector`."""
+        """See `Detector`: of `(B, 4 + C, A)` outputs."""
+        return [
+            best_boxes(box_convert(rows[:, :4], "cxcywh", "xyxy"), rows[:, 4:], limits, self.nms_iou)
+            for rows in decoded.transpose(1, 2)
+        ]
+
+    @property
+    def nms_iou(self) -> float:
+        """The overlap of boxes of a class that the family is used with."""
+        return 0.5
 
     @property
     def end_to_end(self) -> bool:
@@ -76,13 +93,34 @@ class BaseDetector(ABC):
         twin.network.cpu()
         return Decoding(twin)
 
-    @abstractmethod
-    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+    def deployment_metadata(self, image_size: ImageSize) -> dict[str, str]:
         """See `Detector`."""
+        values = {
+            "description": "object detector, exported by zsq",
+            "task": "detect",
+            "stride": self.identity.stride,
+            "imgsz": [image_size.height, image_size.width],
+            "names": dict(enumerate(self.identity.class_names)),
+        }
+        return {key: str(value) for key, value in values.items()}
 
-    @abstractmethod
-    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
-        """See `Detector`."""
+    def letterbox(self, image: NDArray[np.uint8], size: ImageSize) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+        """See `Detector`: in the upper left corner."""
+        height, width = image.shape[:2]
+        scale = min(size.height / height, size.width / width)
+        resized = (max(1, round(height * scale)), max(1, round(width * scale)))
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        if resized != (height, width):
+            pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False)
+        canvas = np.empty((size.height, size.width, 3), dtype=np.uint8)
+        canvas[:] = self.padding_colour
+        canvas[: resized[0], : resized[1]] = pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        return canvas, scale, (0, 0)
+
+    @property
+    def padding_colour(self) -> NDArray[np.uint8]:
+        """The colour beside a letterboxed image, `(3,)` RGB."""
+        return np.full(3, self.identity.pixels.padding, dtype=np.uint8)
 
     def copy(self) -> Self:
         """See `Detector`."""

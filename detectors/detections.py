@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schemas.image_size import ImageSize
 from schemas.labels import BoxLabel, ImageLabels, LabelOrigin
 
 
@@ -45,9 +46,9 @@ class Detections:
         classes = torch.tensor([box.category_id for box in labels.boxes], dtype=torch.int64)
         return cls.of(boxes, classes, torch.tensor([box.score for box in labels.boxes]))
 
-    def to_labels(self, size: int, origins: list[LabelOrigin]) -> ImageLabels:
-        """Stored labels for a square image of `size` pixels; boxes are clipped to it."""
-        clipped = self.boxes.clamp(0, size).tolist()
+    def to_labels(self, size: ImageSize, origins: list[LabelOrigin]) -> ImageLabels:
+        """Stored labels for an image of `size`; boxes are clipped to it."""
+        clipped = self.boxes.clamp(min=0).minimum(self.boxes.new_tensor(size.corners)).tolist()
         boxes = tuple(
             BoxLabel(
                 bbox=(x1, y1, x2 - x1, y2 - y1), category_id=category, score=min(max(score, 0.0), 1.0), origin=origin
@@ -57,15 +58,17 @@ class Detections:
             )
             if x2 > x1 and y2 > y1
         )
-        return ImageLabels(width=size, height=size, boxes=boxes)
+        return ImageLabels(width=size.width, height=size.height, boxes=boxes)
 
     def to(self, device: torch.device) -> "Detections":
         """The same on another device."""
         return Detections(self.boxes.to(device), self.classes.to(device), self.scores.to(device))
 
-    def scaled(self, factor: float) -> "Detections":
-        """The same for an image enlarged by `factor`."""
-        return Detections(self.boxes * factor, self.classes, self.scores)
+    def scaled(self, across: float, down: float | None = None) -> "Detections":
+        """The same for an image enlarged by `across`, and in its height by `down` where that is given."""
+        down = across if down is None else down
+        factors = self.boxes.new_tensor([across, down, across, down])
+        return Detections(self.boxes * factors, self.classes, self.scores)
 
     def select(self, keep: Tensor) -> "Detections":
         """The boxes that `keep` (a mask or indices) names."""

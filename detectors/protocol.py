@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.detections import Detections
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 
 
@@ -114,7 +115,12 @@ class Detector(Protocol):
 
     @property
     def smallest_input(self) -> int:
-        """Side of the smallest square image that the network takes, pixels."""
+        """Smallest side of an image that the network takes, pixels."""
+        ...
+
+    @property
+    def needs_squares(self) -> str | None:
+        """Why the detector takes square images alone, in one line; None where it takes rectangles too."""
         ...
 
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
@@ -163,12 +169,12 @@ class Detector(Protocol):
         """
         ...
 
-    def deployment_metadata(self, image_size: int) -> dict[str, str]:
-        """What the family's own tools read from an exported model; `image_size` is its usual input side, pixels."""
+    def deployment_metadata(self, image_size: ImageSize) -> dict[str, str]:
+        """What the family's own tools read from an exported model; `image_size` is its usual input."""
         ...
 
-    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
-        """An `(h, w, 3)` image on a `(size, size, 3)` canvas, as the family does; its scale and (left, top) border."""
+    def letterbox(self, image: NDArray[np.uint8], size: ImageSize) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+        """An `(h, w, 3)` image on a canvas of `size`, as the family does; its scale and (left, top) border."""
         ...
 
     def copy(self) -> Self:

@@ -8,6 +8,7 @@ from detectors.protocol import Detector
 from detectors.source import checkpoint_family, checkpoint_path
 from detectors.stored import reading
 from schemas.errors import ConfigError
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity, TeacherSource
 
 
@@ -26,22 +27,29 @@ def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
     return teacher
 
 
-def check_side(teacher: Detector, side: int, setting: str) -> None:
-    """Check that the teacher takes square images of `side` pixels; `setting` names where the size comes from.
+def check_size(teacher: Detector, size: ImageSize, setting: str) -> None:
+    """Check that the teacher takes images of `size`; `setting` names where the size comes from.
 
     Raises:
         ConfigError: it does not.
     """
     stride, smallest = teacher.identity.stride, teacher.smallest_input
-    if side % stride:
-        raise ConfigError(
-            f"{setting}: got {side}, the teacher takes multiples of {stride}; "
-            f"set {max(side // stride * stride, smallest)} or {max((side // stride + 1) * stride, smallest)}"
+    sides = (size.height, size.width)
+    if any(side % stride for side in sides):
+        below, above = (
+            ImageSize(*(max(side // stride * stride + more * bool(side % stride), smallest) for side in sides)).plain()
+            for more in (0, stride)
         )
-    if side < smallest:
         raise ConfigError(
-            f"{setting}: got {side}, a teacher of family {teacher.identity.family} takes {smallest} pixels or more"
+            f"{setting}: got {size.plain()}, the teacher takes multiples of {stride}; set {below} or {above}"
         )
+    if size.shorter < smallest:
+        raise ConfigError(
+            f"{setting}: got {size.plain()}, a teacher of family {teacher.identity.family} takes {smallest} pixels or "
+            "more"
+        )
+    if not size.is_square and teacher.needs_squares is not None:
+        raise ConfigError(f"{setting}: got {size.plain()}, but {teacher.needs_squares}; set {size.longer}")
 
 
 def build_detector(identity: TeacherIdentity) -> Detector:

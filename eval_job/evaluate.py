@@ -17,6 +17,7 @@ from detectors.detections import Detections
 from detectors.protocol import Suppression
 from label_formats.images import ValidationImage
 from schemas.eval_config import EvalConfig
+from schemas.image_size import ImageSize
 from schemas.teacher import PixelFormat, TeacherIdentity
 from stages.pixels import Pixels
 from stages.stage import Stage
@@ -36,7 +37,7 @@ class Predictor(Protocol):
         """See `Detector`."""
         ...
 
-    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+    def letterbox(self, image: NDArray[np.uint8], size: ImageSize) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """See `Detector`."""
         ...
 
@@ -70,12 +71,12 @@ class Look:
     """How a detector looks at images.
 
     Attributes:
-        image_size: side of the square that images are letterboxed to, pixels.
+        image_size: what images are letterboxed to.
         batch: images per forward pass.
         limits: which boxes are left.
     """
 
-    image_size: int
+    image_size: ImageSize
     batch: int
     limits: Suppression = field(default_factory=lambda: Suppression(0.001))
 
@@ -117,13 +118,13 @@ class Looking:
 
     Attributes:
         config: of the evaluation.
-        image_size: side of the square that images are letterboxed to, pixels.
+        image_size: what images are letterboxed to.
         device: where detectors run.
         stage: shows progress, and may be asked to stop.
     """
 
     config: EvalConfig
-    image_size: int
+    image_size: ImageSize
     device: torch.device
     stage: Stage
 
@@ -149,7 +150,7 @@ def network_input(canvases: Sequence[Pixels], pixels: PixelFormat, device: torch
     return ((images / pixels.scale - mean) / std).contiguous()
 
 
-def _read_ahead(detector: Predictor, batches: Batches, image_size: int) -> Iterator[list[_Prepared]]:
+def _read_ahead(detector: Predictor, batches: Batches, image_size: ImageSize) -> Iterator[list[_Prepared]]:
     def prepare(image: ValidationImage) -> _Prepared:
         pixels = image.pixels()
         canvas, scale, border = detector.letterbox(pixels, image_size)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detectors.average_precision import BoxEvaluation, coco_results
 from detectors.detections import Detections
 from detectors.protocol import Detector
-from detectors.registry import check_side, load_teacher, resolve_device
+from detectors.registry import check_size, load_teacher, resolve_device
 from eval_job.bootstrap import resampled_precision
 from eval_job.evaluate import Looking, Predictor
 from eval_job.latency import time_files
@@ -37,6 +37,7 @@ from schemas.evaluation import (
     Measure,
     VocPrecision,
 )
+from schemas.image_size import ImageSize
 from schemas.student import StudentManifest
 from stages.output import Job
 from stages.stage import Stage
@@ -63,8 +64,8 @@ def evaluate(
     config, stage, output = evaluation.settings, job.stage, job.output.folder
     device = resolve_device(config.device)
     teacher = load_teacher(config.teacher, device)
-    image_size = config.image_size or teacher.identity.input_size
-    check_side(teacher, image_size, "image_size")
+    image_size = config.image_size or ImageSize.square(teacher.identity.input_size)
+    check_size(teacher, image_size, "image_size")
     if config.onnx.models != "none":
         check_engine("onnxruntime", config.onnx.providers)
     looking = Looking(config, image_size, device, stage)
@@ -220,8 +221,9 @@ def _names(students: Mapping[Path, StudentManifest]) -> dict[str, Path]:
 
 
 def _exported(
-    onnx: OnnxEvaluation, teacher: Detector, students: Mapping[str, Path], image_size: int, output: Path, stage: Stage
-) -> list[OnnxFile]:
+    onnx: OnnxEvaluation, teacher: Detector, students: Mapping[str, Path], image_size: ImageSize, output: Path,
+    stage: Stage,
+) -> list[OnnxFile]:  # fmt: skip
     """The students' exported models, after the teacher's, which are made here."""
     if onnx.models == "none":
         return []

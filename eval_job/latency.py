@@ -9,18 +9,21 @@ from eval_job.onnx_model import OnnxFile
 from quantization.onnx.engine import CPU, Engine, engine_title, open_engine, seconds_of
 from schemas.eval_config import EngineName, OnnxEvaluation
 from schemas.evaluation import Latency
+from schemas.image_size import ImageSize
 from stages.threads import usable_cores
 
 WARM_UP = 3
 """Untimed runs of each model: engines compile and allocate in the first ones."""
 
 
-def time_files(files: Sequence[OnnxFile], image_size: int, settings: OnnxEvaluation) -> dict[str, tuple[Latency, ...]]:
+def time_files(
+    files: Sequence[OnnxFile], image_size: ImageSize, settings: OnnxEvaluation
+) -> dict[str, tuple[Latency, ...]]:
     """The latencies of each file by the name of its row: a student's in its engine, the teacher's in each of those.
 
     Args:
         files: to time.
-        image_size: side of the input, pixels.
+        image_size: of the input.
         settings: threads, repetitions and providers.
 
     Raises:
@@ -44,7 +47,7 @@ def time_files(files: Sequence[OnnxFile], image_size: int, settings: OnnxEvaluat
 
 def measure_latencies(
     files: Mapping[str, Path],
-    image_size: int,
+    image_size: ImageSize,
     *,
     engine: EngineName,
     threads: Sequence[int],
@@ -57,7 +60,7 @@ def measure_latencies(
 
     Args:
         files: model files by name.
-        image_size: side of the input, pixels; its content (noise) does not change the time.
+        image_size: of the input; its content (noise) does not change the time.
         engine: which.
         threads: thread counts.
         repetitions: timed runs of each.
@@ -67,7 +70,8 @@ def measure_latencies(
         ConfigError: the engine or a provider is not installed.
         VerificationError: the engine cannot read a model.
     """
-    image = np.random.default_rng(0).random((1, 3, image_size, image_size), dtype=np.float32)
+    shape = (1, 3, image_size.height, image_size.width)
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
     measured: dict[str, list[Latency]] = {name: [] for name in files}
     for count in threads:
         runs = {name: open_engine(path, engine, threads=count, providers=providers) for name, path in files.items()}

@@ -17,6 +17,7 @@ from label_formats.images import ValidationImage, ValidationSet
 from schemas.calibration_set import AveragePrecision
 from schemas.errors import InputError
 from schemas.evaluation import Uncertainty, ValidationData, VocPrecision
+from schemas.image_size import ImageSize
 
 Look = Callable[[Sequence[ValidationImage]], list[Detections]]
 """What a detector finds on images, image by image."""
@@ -35,20 +36,21 @@ class MeasuredOn:
     described: ValidationData
 
 
-def labelled(validation: ValidationSet, digest: str, image_size: int) -> MeasuredOn:
+def labelled(validation: ValidationSet, digest: str, image_size: ImageSize) -> MeasuredOn:
     """Images with the labels that they came with."""
     return MeasuredOn(validation, _described(validation, digest, image_size, None))
 
 
 def self_labelled(
-    source: UnlabelledSource, digest: str, image_size: int, look: Look, confidence: float, class_names: Sequence[str]
-) -> MeasuredOn:
+    source: UnlabelledSource, digest: str, image_size: ImageSize, look: Look, confidence: float,
+    class_names: Sequence[str],
+) -> MeasuredOn:  # fmt: skip
     """Images with the full-precision detector's own confident detections as labels.
 
     Args:
         source: the images.
         digest: over them.
-        image_size: letterboxed side, pixels.
+        image_size: what images are letterboxed to.
         look: what the full-precision detector finds.
         confidence: lowest score of a detection that stands for an object.
         class_names: of the detector.
@@ -117,7 +119,9 @@ def share(precision: AveragePrecision, full_precision: AveragePrecision) -> floa
     return precision.map50_95 / full_precision.map50_95 if full_precision.map50_95 > 0 else 0.0
 
 
-def _described(validation: ValidationSet, digest: str, image_size: int, confidence: float | None) -> ValidationData:
+def _described(
+    validation: ValidationSet, digest: str, image_size: ImageSize, confidence: float | None
+) -> ValidationData:
     return ValidationData(
         source=validation.name, format=validation.format, label_confidence=confidence, digest=digest,
         images=len(validation.images), boxes=validation.boxes, image_size=image_size,

@@ -16,6 +16,7 @@ from quantization.engines.target import engine_target
 from quantization.onnx.engine import ONNX_ENGINES, Engine, engine_title, how_to_install
 from quantization.onnx.export import export_full_precision, verify_onnx
 from schemas.eval_config import EngineName
+from schemas.image_size import ImageSize
 from schemas.student import MANIFEST as STUDENT
 from schemas.student import OnnxManifest, StudentManifest
 from schemas.target import Target, exported_path
@@ -87,7 +88,7 @@ class OnnxDetector:
         """See `Detector`."""
         return self._family.suppress(torch.from_numpy(self._engine(images.cpu().numpy())), limits)
 
-    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+    def letterbox(self, image: NDArray[np.uint8], size: ImageSize) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """See `Detector`."""
         return self._family.letterbox(image, size)
 
@@ -112,7 +113,7 @@ def exported_students(students: Mapping[str, Path]) -> Iterator[OnnxFile]:
             yield OnnxFile(f"{name}, {target.value}", path, manifest.sha256, engine_target(target).runs_in, source)
 
 
-def why_left_out(file: OnnxFile, image_size: int, installed: Collection[EngineName]) -> str | None:
+def why_left_out(file: OnnxFile, image_size: ImageSize, installed: Collection[EngineName]) -> str | None:
     """Why a student's file cannot be evaluated at a size, with these engines; None where it can."""
     if file.engine is not None and file.engine not in installed:
         return f"{how_to_install(file.engine)} to run it"
@@ -124,7 +125,7 @@ def why_left_out(file: OnnxFile, image_size: int, installed: Collection[EngineNa
     return None
 
 
-def exported_teacher(teacher: Detector, name: str, image_size: int, folder: Path) -> list[OnnxFile]:
+def exported_teacher(teacher: Detector, name: str, image_size: ImageSize, folder: Path) -> list[OnnxFile]:
     """The teacher in single and half precision, exported into `folder`."""
     single, half = folder / SINGLE, folder / HALF
     export_full_precision(teacher, image_size, single, half)

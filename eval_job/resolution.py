@@ -10,6 +10,7 @@ from eval_job.report.artifacts import check_calibration_set
 from schemas.calibration_set import HELD_BACK_FOLDER
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
+from schemas.image_size import ImageSize
 from schemas.provenance import Provenance
 from schemas.student import MANIFEST, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
 from schemas.target import Target, exported_path
@@ -108,7 +109,7 @@ def _check_teacher(manifests: Mapping[Path, StudentManifest], teacher_digest: st
             )
 
 
-def _image_size(configured: int | None, manifests: Mapping[Path, StudentManifest]) -> int | None:
+def _image_size(configured: ImageSize | None, manifests: Mapping[Path, StudentManifest]) -> ImageSize | None:
     """The configured size, else that of the students' calibration sets; None leaves it to the teacher."""
     sizes = {manifest.calibration_set.image_size for manifest in manifests.values()}
     if configured is None and len(sizes) > 1:

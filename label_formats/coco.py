@@ -107,8 +107,10 @@ def own_names(path: Path, instances: CocoInstances | None = None) -> list[str]:
     return list(dict.fromkeys(category.name for category in (instances or read_instances(path)).categories))
 
 
-def given_coco(path: Path, class_names: Sequence[str]) -> GivenLabels:
+def given_coco(path: Path, class_names: Sequence[str], shape: float = 1.0) -> GivenLabels:
     """The labels of each image that has any, without crowd regions; categories are matched to classes by name.
+
+    Images are letterboxed into a canvas of that shape, width over height.
 
     Raises:
         InputError: it is not a COCO file, an image with labels has no size, or the teacher does not know a category.
@@ -124,7 +126,7 @@ def given_coco(path: Path, class_names: Sequence[str]) -> GivenLabels:
             raise InputError(f"{shown(path)}: does not say the size of image {image.id}; add its width and height")
         corners = [(x, y, x + w, y + h) for x, y, w, h in (each.bbox for each in by_image[image.id])]
         indices = [class_of[each.category_id] for each in by_image[image.id]]
-        images.append(letterboxed(path, image.id, (image.width, image.height), corners, indices))
+        images.append(letterboxed(path, image.id, (image.width, image.height), corners, indices, shape))
     left_out = [count_of(crowds, "crowd region")] if crowds else []
     return GivenLabels([image for image in images if len(image.boxes)], (*left_out, *duplicates))
 

@@ -72,17 +72,19 @@ def find_labelled_images(path: Path, images: str | None, split: str | None) -> V
     return data
 
 
-def read_given(path: Path, class_names: Sequence[str]) -> GivenLabels:
+def read_given(path: Path, class_names: Sequence[str], shape: float = 1.0) -> GivenLabels:
     """Labels without their images: COCO JSON, `data.yaml`, or a folder in COCO, VOC or YOLO format.
+
+    Images whose size is known are letterboxed into a canvas of that shape, width over height.
 
     Raises:
         InputError: no labels, unreadable ones, or classes the teacher does not know.
     """
     found = format_of(path)
     if found == "coco":
-        return given_coco(coco_file(path), class_names)
+        return given_coco(coco_file(path), class_names, shape)
     if found == "voc":
-        return given_voc(path, class_names)
+        return given_voc(path, class_names, shape)
     for beside in (path / DATA, *([path.parent / DATA] if path.name == LABELS else [])):
         if isfile(beside):
             check_agrees(beside, class_names)

@@ -1,4 +1,4 @@
-"""Labels without their images, on the unit square: what a set with given labels is made for."""
+"""Labels without their images, both sides of which are 1: what a set with given labels is made for."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class UnitLabels:
     """The labels of one image.
 
     Attributes:
-        boxes: `(N, 4)` float64, [x1, y1, x2, y2] as shares of the square that the image is letterboxed to.
+        boxes: `(N, 4)` float64, [x1, y1, x2, y2] as shares of the sides of what the image is letterboxed to.
         classes: `(N,)` int64, indices into the teacher's class names.
     """
 
@@ -35,9 +35,10 @@ class GivenLabels:
 
 
 def letterboxed(
-    where: Path, image: object, size: tuple[float, float], edges: Sequence[Sequence[float]], classes: Sequence[int]
-) -> UnitLabels:
-    """Boxes in pixels, cut at the edges of their image; the longer side becomes 1, the shorter one is centred.
+    where: Path, image: object, size: tuple[float, float], edges: Sequence[Sequence[float]], classes: Sequence[int],
+    shape: float,
+) -> UnitLabels:  # fmt: skip
+    """Boxes in pixels, cut at the edges of their image, which is letterboxed: centred in the canvas that it just fits.
 
     Args:
         where: file of the labels, for an error.
@@ -45,6 +46,7 @@ def letterboxed(
         size: width and height of the image, pixels.
         edges: [x1, y1, x2, y2] of each box, pixels; one without area inside the image is left out.
         classes: class index of each box.
+        shape: width over height of the canvas.
 
     Raises:
         InputError: a number is not finite, or a side is not positive.
@@ -52,14 +54,14 @@ def letterboxed(
     width, height = size
     if not (0 < width < math.inf and 0 < height < math.inf and all(map(math.isfinite, chain.from_iterable(edges)))):
         raise InputError(f"{shown(where)}: image {image} has a size or a box that is not finite and positive")
-    side = max(width, height)
-    left, top = (side - width) / 2, (side - height) / 2
+    across, down = max(width, height * shape), max(height, width / shape)
+    left, top = (across - width) / 2, (down - height) / 2
     boxes, kept = [], []
     for (x1, y1, x2, y2), index in zip(edges, classes, strict=True):
         x1, x2 = (min(max(edge, 0.0), width) for edge in (x1, x2))
         y1, y2 = (min(max(edge, 0.0), height) for edge in (y1, y2))
         if x2 > x1 and y2 > y1:
-            boxes.append([(left + x1) / side, (top + y1) / side, (left + x2) / side, (top + y2) / side])
+            boxes.append([(left + x1) / across, (top + y1) / down, (left + x2) / across, (top + y2) / down])
             kept.append(index)
     return unit_labels(boxes, kept)
 

@@ -95,8 +95,10 @@ def class_names_of(annotations: Iterable[VocAnnotation]) -> list[str]:
     return sorted({each.name for found in annotations for each in found.objects})
 
 
-def given_voc(path: Path, class_names: Sequence[str]) -> GivenLabels:
+def given_voc(path: Path, class_names: Sequence[str], shape: float = 1.0) -> GivenLabels:
     """The labels of each image that has any, without difficult objects; classes are matched by name.
+
+    Images are letterboxed into a canvas of that shape, width over height.
 
     Raises:
         InputError: an annotation that is none, one without the size of its image, or a class the teacher does not know.
@@ -114,7 +116,7 @@ def given_voc(path: Path, class_names: Sequence[str]) -> GivenLabels:
             if found.size is None:
                 raise InputError(f"{shown(file)}: does not say the size of its image; add a size element")
             boxes, classes = [each.box for each in objects], [index_of[each.name] for each in objects]
-            images.append(letterboxed(path, file.stem, found.size, boxes, classes))
+            images.append(letterboxed(path, file.stem, found.size, boxes, classes, shape))
     hard = sum(len(found.objects) for found in annotations) - sum(map(len, wanted))
     left_out = [count_of(hard, "difficult object")] if hard else []
     left_out += repeated_labels(sum(found.duplicates for found in annotations))

@@ -144,7 +144,7 @@ def yolo_data(path: Path, split: str | None) -> YoloData:
 
 
 def given_yolo(path: Path, class_names: Sequence[str]) -> GivenLabels:
-    """The labels of each image that has any; boxes are taken as if images were square, as the files know no size.
+    """The labels of each image that has any; boxes are shares of the sides, as the files know no size.
 
     Args:
         path: folder of label files or of a data set, or `data.yaml`, of which the training images' labels count.

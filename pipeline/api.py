@@ -19,6 +19,7 @@ from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ExitCode, InputError, Stopped, VerificationError, ZsqError
 from schemas.evaluation import PAGE, REPORT, EvalReport
 from schemas.files import expanded
+from schemas.image_size import ImageSize
 from schemas.student import MANIFEST as STUDENT_MANIFEST
 from schemas.student import StudentManifest
 from stages.stage import Stage
@@ -35,7 +36,7 @@ class Options(TypedDict, total=False):
 
     bits: str
     images: int
-    size: int
+    size: int | str | ImageSize
     data: str | Path
     photos: str | Path
     targets: Sequence[str]

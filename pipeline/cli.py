@@ -58,7 +58,12 @@ def run(
     bits: Annotated[str | None, typer.Option("--bits", metavar="W8A8", help="bits of weights and activations")] = None,
     images: Annotated[int | None, typer.Option("--images", metavar="N", help="images of the synthetic set")] = None,
     size: Annotated[
-        int | None, typer.Option("--size", metavar="PIXELS", help="side of the images; default: the checkpoint's own")
+        str | None,
+        typer.Option(
+            "--size",
+            metavar="SIDE|HEIGHTxWIDTH",
+            help="of the images, as 640 or 384x640; default: the checkpoint's own",
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="PATH", help="labelled images, for mAP: COCO, YOLO or VOC")
@@ -218,7 +223,12 @@ def export_onnx(
         typer.Option("--calibration-set", metavar="FOLDER", help="the set that the student was made with"),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", metavar="PIXELS", help="side to compare at; default: the set's")
+        str | None,
+        typer.Option(
+            "--image-size",
+            metavar="SIDE|HEIGHTxWIDTH",
+            help="to compare at, as 640 or 384x640; default: the set's",
+        ),
     ] = None,
     int4: Annotated[bool, typer.Option("--int4", help="INT4 weights where 4 bits are enough: half the bytes")] = False,
     overwrite: Overwrite = False,

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from pipeline.settings import size_option
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError, InputError
+from schemas.image_size import LARGEST_SIDE, ImageSize
 from schemas.student import (
     MANIFEST,
     ExportForm,
@@ -18,9 +20,6 @@ from stages.output import Output
 from stages.ranks import Rank
 from stages.stage import Stage
 from stages.storage import file_digest
-
-LARGEST_IMAGE = 4096
-"""Side of the square that outputs are compared at, pixels; the limit of `OnnxManifest.image_size`."""
 
 
 def export(
@@ -78,27 +77,32 @@ def export(
     _show(described, path, stage)
 
 
-def export_form(folder: Path, target: Target, image_size: int | None, int4: bool) -> ExportForm:
+def export_form(folder: Path, target: Target, image_size: str | None, int4: bool) -> ExportForm:
     """What is asked of the file of a student, the size of its calibration set where none is given.
 
     Raises:
+        ConfigError: the size is not written as `640` or `384x640`.
         InputError: there is no finished student in `folder`.
     """
     if image_size is None:
-        image_size = _read_student(folder, None).calibration_set.image_size
-    return ExportForm(target=target, image_size=image_size, int4=int4)
+        size = _read_student(folder, None).calibration_set.image_size
+    else:
+        size = size_option("--image-size", image_size)
+        _read_student(folder, size)
+    return ExportForm(target=target, image_size=size, int4=int4)
 
 
-def _read_student(folder: Path, size: int | None) -> StudentManifest:
+def _read_student(folder: Path, size: ImageSize | None) -> StudentManifest:
     if not (folder / MANIFEST).exists():
         raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check --student")
     student = StudentManifest.read(folder / MANIFEST)
     if student.export_obstacle is not None:
         raise ConfigError(f"{folder}: this student cannot be exported: {student.export_obstacle}")
-    if size is not None and (size % student.teacher.stride or size <= 0):
-        raise ConfigError(f"--image-size: got {size}, this detector takes multiples of {student.teacher.stride}")
-    if size is not None and size > LARGEST_IMAGE:
-        raise ConfigError(f"--image-size: got {size}, at most {LARGEST_IMAGE} pixels are compared")
+    stride = student.teacher.stride
+    if size is not None and (size.height % stride or size.width % stride or size.shorter <= 0):
+        raise ConfigError(f"--image-size: got {size}, this detector takes multiples of {stride}")
+    if size is not None and size.longer > LARGEST_SIDE:
+        raise ConfigError(f"--image-size: got {size}, at most {LARGEST_SIDE} pixels are compared")
     return student
 
 
@@ -107,7 +111,7 @@ def _show(described: OnnxManifest, path: Path, stage: Stage) -> None:
     tools = ", ".join(f"{name} {version}" for name, version in described.tools.items())
     made = f"by {tools}" if tools else f"opset {described.opset}"
     rows = [
-        ("model", f"{described.bits.name}, {described.image_size} px, {made}"),
+        ("model", f"{described.bits.name}, {described.image_size.in_words}, {made}"),
         ("target", f"{described.target.value} ({census.by})"),
         ("in integers", ", ".join(f"{count} {kind}" for kind, count in census.integer.items()) or "nothing"),
         ("in float", ", ".join(f"{count} {kind}" for kind, count in census.floating.items()) or "nothing"),

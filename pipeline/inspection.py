@@ -26,7 +26,9 @@ def _lines(manifest: CalibrationSetManifest) -> Iterator[str]:
     yield f"               sha256 {teacher.sha256}"
     yield f"label mode     {LABEL_MODES[manifest.label_mode]}"
     yield f"image source   {manifest.image_source.value}"
-    yield f"images         {manifest.samples} of {manifest.image_size} x {manifest.image_size} px, seed {manifest.seed}"
+    size = manifest.image_size
+    order = "" if size.is_square else " (height x width)"
+    yield f"images         {manifest.samples} of {size.height} x {size.width} px{order}, seed {manifest.seed}"
     yield f"set digest     {manifest.digest}"
     yield f"made           {manifest.provenance.created.isoformat()} by zsq {manifest.provenance.code_version}"
     yield f"licence        {manifest.licence}"

@@ -13,6 +13,7 @@ from schemas.base import Contract, read_config_values, set_by_dotted_key, valida
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.files import expanded
+from schemas.image_size import ImageSize
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
@@ -30,7 +31,7 @@ class RunOptions:
     Attributes:
         bits: weight and activation bits, as `w8a8`.
         images: of the calibration set.
-        size: side of the images that the student will see, pixels.
+        size: of the images that the student will see: a side in pixels, or `384x640` (height x width).
         data: labelled images to measure accuracy on.
         photos: folder of unlabelled photographs to measure agreement on.
         targets: engines that the student is made for.
@@ -38,7 +39,7 @@ class RunOptions:
 
     bits: str | None = None
     images: int | None = None
-    size: int | None = None
+    size: int | str | ImageSize | None = None
     data: str | Path | None = None
     photos: str | Path | None = None
     targets: Sequence[str] = ()
@@ -47,7 +48,7 @@ class RunOptions:
         """The same as `section.key=value`.
 
         Raises:
-            ConfigError: the bits are not written as `w8a8`.
+            ConfigError: the bits are not written as `w8a8`, or the size not as `640` or `384x640`.
         """
         values: dict[str, Any] = {}
         if self.bits is not None:
@@ -60,7 +61,8 @@ class RunOptions:
         if self.images is not None:
             values["synth.images"] = self.images
         if self.size is not None:  # in the sections too: one that a file sets there would win over the shared one
-            values |= {"image_size": self.size, "synth.image_size": self.size, "eval.image_size": self.size}
+            size = (self.size if isinstance(self.size, ImageSize) else size_option("size", str(self.size))).plain()
+            values |= {"image_size": size, "synth.image_size": size, "eval.image_size": size}
         if self.data is not None:
             values["eval.data"] = str(self.data)
         if self.photos is not None:
@@ -68,6 +70,18 @@ class RunOptions:
         if self.targets:
             values["qat.targets"] = list(self.targets)
         return [assignment(key, value) for key, value in values.items()]
+
+
+def size_option(option: str, text: str) -> ImageSize:
+    """The size that an option names.
+
+    Raises:
+        ConfigError: it is not written as `640` or `384x640`.
+    """
+    try:
+        return ImageSize.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: got {text!r}; {error}") from error
 
 
 def assignment(key: str, value: Any) -> str:

@@ -19,11 +19,14 @@ def check_same_teacher(teacher: Detector, calibration_set: CalibrationSet) -> No
             f"({', '.join(made_for.class_names[:3])}, ...), this one has {len(teacher.identity.class_names)} "
             f"({', '.join(teacher.identity.class_names[:3])}, ...); use the set of this teacher"
         )
-    if calibration_set.manifest.image_size % teacher.identity.stride:
+    size = calibration_set.manifest.image_size
+    if size.height % teacher.identity.stride or size.width % teacher.identity.stride:
         raise InputError(
-            f"{calibration_set.folder}: images of {calibration_set.manifest.image_size} px do not fit the teacher's "
+            f"{calibration_set.folder}: images of {size} px do not fit the teacher's "
             f"stride {teacher.identity.stride}; make a set with a multiple of it"
         )
+    if not size.is_square and teacher.needs_squares is not None:
+        raise InputError(f"{calibration_set.folder}: images of {size} px, but {teacher.needs_squares}; make squares")
 
 
 def reference(calibration_set: CalibrationSet) -> CalibrationSetReference:

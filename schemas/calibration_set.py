@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.base import Contract, Document, canonical_digest
+from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
 from schemas.labels import ImageLabels
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
@@ -144,7 +145,9 @@ class CalibrationSetManifest(Document):
     label_mode: LabelMode
     image_source: ImageSource = ImageSource.SYNTHESIZED
     synth: SynthConfig | None = Field(description="how it was synthesized; null for a set made of others: see sources")
-    image_size: int = Field(ge=32, le=4096, description="side of the square images, pixels")
+    image_size: Annotated[ImageSize, Sides(SMALLEST_SIDE, LARGEST_SIDE)] = Field(
+        description="pixels of a side of square images, or [height, width]"
+    )
     seed: int = Field(ge=0, description="of a set made of others, the first one's")
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
     statistics: LabelStatistics

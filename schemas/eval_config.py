@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.base import Contract
+from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
 from schemas.teacher import EMBEDDED, TeacherSource
 
 EngineName = Literal["onnxruntime", "openvino", "litert"]
@@ -64,8 +65,9 @@ class EvalConfig(Contract):
         lt=1,
         description="agreement: lowest score at which a detection of full precision stands for an object",
     )
-    image_size: int | None = Field(
-        default=None, ge=32, le=4096, description="letterboxed to this square, pixels; null: the calibration set's"
+    image_size: Annotated[ImageSize, Sides(SMALLEST_SIDE, LARGEST_SIDE)] | None = Field(
+        default=None,
+        description="letterboxed to a square of this side, pixels, or to [height, width]; null: the calibration set's",
     )
     batch: int = Field(default=16, ge=1, le=1024, description="images per forward pass")
     confidence: float = Field(default=0.001, ge=0, lt=1, description="lowest score kept; COCO practice 0.001")

@@ -1,13 +1,14 @@
 """The result of an evaluation: `report.json`."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.base import Contract, Document
 from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
 from schemas.eval_config import EvalConfig
+from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
 from schemas.provenance import Provenance
 from schemas.target import Census, Target
 
@@ -45,7 +46,9 @@ class ValidationData(Contract):
     digest: str = Field(description="sha256 over images and labels, in order")
     images: int = Field(ge=1)
     boxes: int = Field(ge=1)
-    image_size: int = Field(ge=32, description="letterboxed side, pixels")
+    image_size: Annotated[ImageSize, Sides(SMALLEST_SIDE)] = Field(
+        description="letterboxed to a square of this side, pixels, or to [height, width]"
+    )
 
 
 class PrecisionRecall(Contract):

@@ -1,11 +1,12 @@
 """Configuration of a whole run: three stages that share a teacher, a size, a seed and a device."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from schemas.base import Contract
 from schemas.eval_config import EvalConfig
+from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
 from schemas.qat_config import QatConfig
 from schemas.synth_config import HELD_BACK, SynthConfig
 from schemas.teacher import TeacherSource
@@ -24,7 +25,10 @@ class RunConfig(Contract):
 
     storage: str = Field(default="runs/default", min_length=1, description="folder for set, student and report")
     teacher: TeacherSource = TeacherSource()
-    image_size: int | None = Field(default=None, ge=32, le=4096, description="pixels; null: the teacher's own")
+    image_size: Annotated[ImageSize, Sides(SMALLEST_SIDE, LARGEST_SIDE)] | None = Field(
+        default=None,
+        description="pixels of a side of square images, or [height, width]; null: the teacher's own, a square",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "auto"
     synth: SynthConfig = SynthConfig()

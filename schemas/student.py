@@ -2,12 +2,13 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemas.base import Contract, Document
 from schemas.calibration_set import ImageSource, LabelMode
+from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.target import Census, Target, exported_path
@@ -44,7 +45,7 @@ class CalibrationSetReference(Contract):
 
     digest: str
     samples: int
-    image_size: int
+    image_size: Annotated[ImageSize, Sides()]
     label_mode: LabelMode
     image_source: ImageSource
 
@@ -110,7 +111,9 @@ class OnnxManifest(Document):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=1)
     opset: int | None = Field(default=None, ge=21, description="of an ONNX model; null: another format")
-    image_size: int = Field(ge=32, le=4096, description="side of the square that outputs were compared at, pixels")
+    image_size: Annotated[ImageSize, Sides(SMALLEST_SIDE, LARGEST_SIDE)] = Field(
+        description="what outputs were compared at: pixels of a side of a square, or [height, width]"
+    )
     fixed_size: bool = Field(default=False, description="it takes one image, of that size; else any number and size")
     student_sha256: str = Field(description="`weights_sha256` of the student it was exported from")
     bits: BitPolicy
@@ -141,7 +144,9 @@ class ExportForm(Contract):
     """What is asked of an exported file."""
 
     target: Target
-    image_size: int = Field(description="side of the square that outputs are compared at, pixels")
+    image_size: Annotated[ImageSize, Sides()] = Field(
+        description="what outputs are compared at: pixels of a side of a square, or [height, width]"
+    )
     int4: bool = Field(default=False, description="store weights of up to 4 bits as INT4")
 
 

@@ -1,11 +1,12 @@
 """Configuration of stage 1, label sampling and inversion. All defaults live here."""
 
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import Contract
+from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
 from schemas.teacher import TeacherSource
 
 
@@ -81,7 +82,12 @@ class LabelConfig(Contract):
         default=None,
         description="for source: given: COCO JSON file, data.yaml, folder of YOLO txt or of Pascal VOC XML files",
     )
-    size: int = Field(default=160, ge=64, le=1280, description="image side while sampling, pixels; paper 160")
+    size: int = Field(
+        default=160,
+        ge=64,
+        le=1280,
+        description="longer side of images while sampling, pixels, in the shape of image_size; paper 160",
+    )
     initialisation: Literal[Initialisation.NOISE, Initialisation.LOW_FREQUENCY] = Initialisation.LOW_FREQUENCY
     iterations: int = Field(default=200, ge=1, le=100_000, description="optimisation steps per image")
     warm_up: int = Field(default=100, ge=0, description="steps before the teacher first relabels")
@@ -119,7 +125,7 @@ class LabelConfig(Contract):
 
 
 LARGE_IMAGE = 512
-"""Side from which images climb through resolutions by default, pixels."""
+"""Longer side from which images climb through resolutions by default, pixels."""
 
 
 class InversionConfig(Contract):
@@ -159,11 +165,11 @@ class InversionConfig(Contract):
             raise ValueError(f"iterations {self.iterations} is less than one for each of the {len(self.levels)} levels")
         return self
 
-    def levels_at(self, image_size: int) -> tuple[float, ...]:
-        """The levels for images of that many pixels, the default resolved."""
+    def levels_at(self, image_size: ImageSize) -> tuple[float, ...]:
+        """The levels for images of a size, the default resolved."""
         if self.levels is not None:
             return self.levels
-        return (0.5, 0.5, 0.5, 1.0) if image_size >= LARGE_IMAGE else (1.0,)
+        return (0.5, 0.5, 0.5, 1.0) if image_size.longer >= LARGE_IMAGE else (1.0,)
 
 
 class Precision(StrEnum):
@@ -184,8 +190,9 @@ class SynthConfig(Contract):
     """Stage 1: a calibration set from a teacher."""
 
     teacher: TeacherSource = TeacherSource()
-    image_size: int | None = Field(
-        default=None, ge=32, le=4096, description="side of the square images, pixels; null: the teacher's own"
+    image_size: Annotated[ImageSize, Sides(SMALLEST_SIDE, LARGEST_SIDE)] | None = Field(
+        default=None,
+        description="pixels of a side of square images, or [height, width]; null: the teacher's own, a square",
     )
     images: int = Field(
         default=32, ge=1, le=1_000_000, description="16 to 256 made no difference that was measured, at W4A8"

@@ -107,12 +107,14 @@ def index_samples(folder: Path, manifest: CalibrationSetManifest) -> list[Sample
         VerificationError: members or labels are not what the manifest says.
     """
     samples = [sample for record in manifest.shards for sample in read_shard(folder / record.file, record.samples)]
-    classes, side = len(manifest.teacher.class_names), manifest.image_size
+    classes, size = len(manifest.teacher.class_names), manifest.image_size
     for sample in samples:
         if any(box.category_id >= classes for box in sample.labels.boxes):
             raise VerificationError(f"{sample.shard}: a label names a class beyond the teacher's {classes}")
-        if (sample.labels.width, sample.labels.height) != (side, side):
-            raise VerificationError(f"{sample.shard}: labels for another size than the manifest's {side} x {side}")
+        if (sample.labels.height, sample.labels.width) != (size.height, size.width):
+            raise VerificationError(
+                f"{sample.shard}: labels for another size than the manifest's {size.height} x {size.width}"
+            )
     return samples
 
 

@@ -24,24 +24,26 @@ def given_labels_digest(path: Path) -> str:
 
 
 def read_given_labels(
-    path: Path, class_names: tuple[str, ...], tell: "Callable[[str], None]" = lambda _: None
+    path: Path, class_names: tuple[str, ...], tell: "Callable[[str], None]" = lambda _: None, shape: float = 1.0
 ) -> "list[Detections]":
     """Labels of each image that has any, on the unit square.
 
-    The longer side of an image becomes 1, the shorter one is centred, as letterboxing does. YOLO files know no image
-    size: their boxes are taken as if images were square. Crowd regions (COCO) and difficult objects (VOC) are left out.
+    Images are letterboxed into the shape that is asked for: they fill it across or downwards, and are centred the other
+    way. YOLO files know no image size: their boxes are taken as if images had that shape. Crowd regions (COCO) and
+    difficult objects (VOC) are left out.
 
     Args:
         path: see `LabelConfig.path`.
         class_names: the teacher's.
         tell: is told in one line what of the labels is left out.
+        shape: width over height of the images that are made; both sides are 1 here.
 
     Raises:
         InputError: no labels, unreadable ones, or classes the teacher does not know.
     """
     from detectors.detections import Detections
 
-    given = read_given(expanded(path), class_names)
+    given = read_given(expanded(path), class_names, shape)
     left_out = f" ({'; '.join(given.left_out)})" if given.left_out else ""
     if not given.images:
         raise InputError(f"labels.path {shown(path)}: holds no box{left_out}; point it at labels that do")

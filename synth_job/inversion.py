@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Detector
+from schemas.image_size import ImageSize
 from schemas.synth_config import LossWeights, Precision, ViewConfig
 from synth_job.divergence import Diverged
 from synth_job.statistics import statistics_of
@@ -68,10 +69,11 @@ def invert(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
     losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
     low = torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BFLOAT16)
+    size = ImageSize(*images.shape[2:])
     with statistics_of(teacher) as statistics:
         for step in range(iterations):
             optimizer.zero_grad()
-            view = View.draw(views, images.shape[-1], teacher.identity.stride, generator, teacher.smallest_input)
+            view = View.draw(views, size, teacher.identity.stride, generator, teacher.smallest_input)
             with low:
                 task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
             # Summed over images, as detection losses are when they meet per-batch statistics.

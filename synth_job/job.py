@@ -9,7 +9,7 @@ from torch import Tensor
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
-from detectors.registry import check_side, load_teacher, resolve_device
+from detectors.registry import check_size, load_teacher, resolve_device
 from schemas.calibration_set import (
     AveragePrecision,
     CalibrationSetManifest,
@@ -19,6 +19,7 @@ from schemas.calibration_set import (
     shard_record_path,
 )
 from schemas.errors import ConfigError
+from schemas.image_size import ImageSize
 from schemas.synth_config import Initialisation, InversionConfig, LabelSource, SynthConfig
 from stages.event_files import events_folder
 from stages.output import Job, Output
@@ -57,12 +58,13 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
     device = resolve_device(settings.device, job.rank.local_index)
     losses = LossRecord(events_folder(output.folder)) if settings.tensorboard else None
     teacher = load_teacher(settings.teacher, device)
-    size = settings.image_size or teacher.identity.input_size
-    for side, name in ((size, "image_size"), (settings.labels.size, "labels.size")):
-        check_side(teacher, side, name)
+    size = settings.image_size or ImageSize.square(teacher.identity.input_size)
+    for asked, name in ((size, "image_size"), (ImageSize.square(settings.labels.size), "labels.size")):
+        check_size(teacher, asked, name)
     sampler = LabelSampler(
-        teacher, settings.labels, settings.seed, losses, precision=settings.precision, tell=stage.reporter.message
-    )
+        teacher, settings.labels, settings.seed, losses,
+        precision=settings.precision, tell=stage.reporter.message, shape=size.shape,
+    )  # fmt: skip
     published = output.finished()
     if published is not None:  # by another rank, while this one loaded the teacher
         return published
@@ -89,7 +91,7 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
 
 
 def publish(
-    settings: SynthConfig, teacher: Detector, size: int, wanted: int, job: SetJob
+    settings: SynthConfig, teacher: Detector, size: ImageSize, wanted: int, job: SetJob
 ) -> CalibrationSetManifest | None:
     """The manifest of the `wanted` shards, measured and published; None while some of them are still to come."""
     stage, folder = job.stage, job.output.folder
@@ -156,12 +158,12 @@ def synthesize_images(
     sampled: SampledLabels,
     indices: range,
     settings: SynthConfig,
-    size: int,
+    size: ImageSize,
     stage: Stage,
     attempts: Attempts,
     losses: LossRecord | None = None,
 ) -> list[Pixels]:
-    """Images of `size` pixels for the labels of one shard; `losses` takes the loss terms where it is given.
+    """Images of `size` for the labels of one shard; `losses` takes the loss terms where it is given.
 
     Raises:
         InputError: an inversion diverges, whatever the random numbers.
@@ -184,10 +186,10 @@ def synthesize_images(
             first = indices[batch][0]
             terms: list[Tensor] | None = [] if losses else None
             generator = sample_generator(settings.seed, first, attempt)
-            for side, iterations in schedule:
-                labels = [detections.scaled(side / sampled.size) for detections in sampled.detections[batch]]
+            for level, iterations in schedule:
+                labels = sampled.at(level)[batch]
                 images = invert(
-                    teacher, enlarged(images, side), labels, iterations=iterations,
+                    teacher, enlarged(images, level), labels, iterations=iterations,
                     learning_rate=config.learning_rate, weights=config.weights, views=config.views,
                     generator=generator, advance=advance, terms=terms, precision=settings.precision,
                 )  # fmt: skip
@@ -199,17 +201,17 @@ def synthesize_images(
     return pixels
 
 
-def levels(config: InversionConfig, size: int, stride: int, smallest: int = 0) -> list[tuple[int, int]]:
-    """Side in pixels and iterations of each resolution that images of `size` pixels are optimised at in turn.
+def levels(config: InversionConfig, size: ImageSize, stride: int, smallest: int = 0) -> list[tuple[ImageSize, int]]:
+    """Size and iterations of each resolution that images of `size` are optimised at in turn.
 
     Sides are multiples of `stride`, and none is below `smallest`.
     """
     shares = config.levels_at(size)
     share, rest = divmod(config.iterations, len(shares))
-    iterations: dict[int, int] = {}
+    iterations: dict[ImageSize, int] = {}
     for number, level in enumerate(shares):
-        side = max(stride, smallest, round(level * size / stride) * stride)
-        iterations[side] = iterations.get(side, 0) + share + (rest if number == len(shares) - 1 else 0)
+        at = size.scaled(level, stride, smallest)
+        iterations[at] = iterations.get(at, 0) + share + (rest if number == len(shares) - 1 else 0)
     return list(iterations.items())
 
 
@@ -238,7 +240,7 @@ def report(finished: CalibrationSet, stage: Stage) -> None:
     statistics = manifest.statistics
     agreement = manifest.teacher_agreement
     rows = [
-        ("images", f"{statistics.images} of {manifest.image_size} px in {len(manifest.shards)} shards"),
+        ("images", f"{statistics.images} of {manifest.image_size.in_words} in {len(manifest.shards)} shards"),
         ("labels", f"{manifest.label_mode.value}, {statistics.boxes} boxes, {len(statistics.class_histogram)} classes"),
         (
             "teacher agreement",

@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 
 from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
+from schemas.image_size import ImageSize
 from schemas.labels import ImageLabels, LabelOrigin
 from schemas.synth_config import LabelConfig, LabelSource, Precision
 from stages.stage import Stage
@@ -31,26 +32,28 @@ MAX_DETECTIONS = 100
 
 @dataclass(frozen=True)
 class SampledLabels:
-    """Labels of consecutive samples, for square images of `size` pixels.
+    """Labels of consecutive samples, for images of `size`.
 
     Attributes:
-        size: side the boxes refer to, pixels.
+        size: what the boxes refer to.
         detections: boxes of each image.
         origins: origin of each box of each image.
-        images: the images that adaptive sampling ended with, `(B, 3, size, size)`; empty for other sources.
+        images: the images that adaptive sampling ended with, `(B, 3, H, W)` of `size`; empty for other sources.
     """
 
-    size: int
+    size: ImageSize
     detections: list[Detections]
     origins: list[list[LabelOrigin]]
     images: Tensor
 
-    def labels(self, size: int) -> list[ImageLabels]:
-        """As stored beside images of `size` pixels."""
-        return [
-            found.scaled(size / self.size).to_labels(size, origins)
-            for found, origins in zip(self.detections, self.origins, strict=True)
-        ]
+    def at(self, size: ImageSize) -> list[Detections]:
+        """The boxes of each image at another size."""
+        across, down = size.width / self.size.width, size.height / self.size.height
+        return [found.scaled(across, down) for found in self.detections]
+
+    def labels(self, size: ImageSize) -> list[ImageLabels]:
+        """As stored beside images of `size`."""
+        return [found.to_labels(size, origins) for found, origins in zip(self.at(size), self.origins, strict=True)]
 
 
 class LabelSampler:
@@ -63,6 +66,7 @@ class LabelSampler:
         record: takes the loss terms of adaptive sampling, where it is given.
         precision: of the teacher while images form.
         tell: is told in one line what of given labels is left out.
+        shape: width over height of the images that given labels are letterboxed into.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class LabelSampler:
         *,
         precision: Precision = Precision.FLOAT32,
         tell: Callable[[str], None] = lambda _: None,
+        shape: float = 1.0,
     ) -> None:
         self._record = record
         self._precision = precision
@@ -84,17 +89,18 @@ class LabelSampler:
         self._given: list[Detections] = []
         if config.source is LabelSource.GIVEN:
             assert config.path is not None  # checked by the configuration
-            self._given = read_given_labels(Path(config.path), teacher.identity.class_names, tell)
+            self._given = read_given_labels(Path(config.path), teacher.identity.class_names, tell, shape)
 
-    def sample(self, indices: range, image_size: int, stage: Stage, attempts: Attempts) -> SampledLabels:
-        """Labels of the samples `indices`, for `image_size` pixels (adaptive sampling: for `labels.size` pixels).
+    def sample(self, indices: range, image_size: ImageSize, stage: Stage, attempts: Attempts) -> SampledLabels:
+        """Labels of the samples `indices`, for `image_size` (adaptive sampling: of that shape, at `labels.size`).
 
         Raises:
             InputError: adaptive sampling diverges, whatever the random numbers.
         """
         if self._config.source is LabelSource.ADAPTIVE:
-            return self._adaptive(indices, stage, attempts)
-        detections = [self._drawn(index).scaled(image_size) for index in indices]
+            return self._adaptive(indices, self._sampling_size(image_size), stage, attempts)
+        width, height = image_size.width, image_size.height
+        detections = [self._drawn(index).scaled(width, height) for index in indices]
         origin = LabelOrigin.GIVEN if self._given else LabelOrigin.SAMPLED
         return SampledLabels(image_size, detections, [[origin] * len(found) for found in detections], torch.empty(0))
 
@@ -111,7 +117,12 @@ class LabelSampler:
             case _:
                 return random_boxes(generator, self._classes, 1)
 
-    def _adaptive(self, indices: range, stage: Stage, attempts: Attempts) -> SampledLabels:
+    def _sampling_size(self, image_size: ImageSize) -> ImageSize:
+        """The size at which adaptive sampling forms images."""
+        share = self._config.size / image_size.longer
+        return image_size.scaled(share, self._teacher.identity.stride, self._teacher.smallest_input)
+
+    def _adaptive(self, indices: range, size: ImageSize, stage: Stage, attempts: Attempts) -> SampledLabels:
         config = self._config
         detections: list[Detections] = []
         origins: list[list[LabelOrigin]] = []
@@ -121,15 +132,15 @@ class LabelSampler:
         change = f"labels.learning_rate (now {config.learning_rate:g}) or labels.weights"
         for batch in batches:
             made, relabelling = attempts.run(
-                "label sampling", batch, change, partial(self._adaptive_batch, batch, advance)
+                "label sampling", batch, change, partial(self._adaptive_batch, batch, size, advance)
             )
             images.append(made)
             detections += relabelling.labels()
             origins += relabelling.origins
-        return SampledLabels(config.size, detections, origins, torch.cat(images))
+        return SampledLabels(size, detections, origins, torch.cat(images))
 
     def _adaptive_batch(
-        self, batch: range, advance: Callable[[], None], attempt: int
+        self, batch: range, size: ImageSize, advance: Callable[[], None], attempt: int
     ) -> tuple[Tensor, "AdaptiveRelabelling"]:
         """One attempt at the samples of a batch: their images on the CPU, and their labels."""
         config = self._config
@@ -137,12 +148,13 @@ class LabelSampler:
         relabelling = AdaptiveRelabelling(
             self._teacher,
             config,
-            [random_boxes(generator, self._classes, 1).scaled(config.size) for generator in generators],
+            [random_boxes(generator, self._classes, 1).scaled(size.width, size.height) for generator in generators],
+            size,
         )
         terms: list[Tensor] | None = [] if self._record else None
         images = invert(
             self._teacher,
-            initial_images(config.initialisation, self._seed, batch, config.size, attempt),
+            initial_images(config.initialisation, self._seed, batch, size, attempt),
             relabelling.labels(),
             iterations=config.iterations,
             learning_rate=config.learning_rate,
@@ -166,9 +178,11 @@ class AdaptiveRelabelling:
         teacher: looks at the images.
         config: when it looks and what counts.
         start: one random box per image, in pixels.
+        size: of the images.
     """
 
-    def __init__(self, teacher: Detector, config: LabelConfig, start: list[Detections]) -> None:
+    def __init__(self, teacher: Detector, config: LabelConfig, start: list[Detections], size: ImageSize) -> None:
+        self._pixels = size.pixels
         self._teacher = teacher
         self._config = config
         self._labels = start
@@ -201,9 +215,8 @@ class AdaptiveRelabelling:
             list(part) for part in (current.boxes[kept], current.classes[kept], current.scores[kept])
         ]
         origins = [origin for origin, keep in zip(origins, kept.tolist(), strict=True) if keep]
-        image_area = self._config.size**2
         for box, category, score in zip(predictions.boxes, predictions.classes, predictions.scores, strict=True):
-            area = float((box[2] - box[0]) * (box[3] - box[1])) / image_area
+            area = float((box[2] - box[0]) * (box[3] - box[1])) / self._pixels
             if not self._config.min_area <= area <= self._config.max_area:
                 continue
             if float(box_iou(box[None], torch.stack(boxes)).max()) >= self._config.overlap:

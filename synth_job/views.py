@@ -7,48 +7,56 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detectors.detections import Detections
+from schemas.image_size import ImageSize
 from schemas.synth_config import ViewConfig
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at square images: flipped, shifted cyclically, resized.
+    """One way to look at images: flipped, shifted cyclically, resized.
 
     Attributes:
-        size: side of the images, pixels.
+        size: of the images.
         flipped: mirrored left to right.
         shift: then moved right and down by this many pixels.
-        resized: then resized to this side, pixels.
+        resized: then resized to this.
     """
 
-    size: int
+    size: ImageSize
     flipped: bool
     shift: tuple[int, int]
-    resized: int
+    resized: ImageSize
 
     @classmethod
-    def draw(cls, config: ViewConfig, size: int, stride: int, generator: torch.Generator, smallest: int = 0) -> "View":
-        """A random view of images of `size` pixels for a network of `stride` that takes `smallest` pixels or more."""
+    def draw(
+        cls, config: ViewConfig, size: ImageSize, stride: int, generator: torch.Generator, smallest: int = 0
+    ) -> "View":
+        """A random view of images of `size` for a network of `stride` that takes sides of `smallest` pixels or more."""
         flipped = bool(torch.rand((), generator=generator) < config.flip)
-        reach = round(config.shift * size)
-        right, down = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+        right, down = (
+            int(torch.randint(-reach, reach + 1, (), generator=generator))
+            for reach in (round(config.shift * size.width), round(config.shift * size.height))
+        )
         scale = config.scales[int(torch.randint(len(config.scales), (), generator=generator))]
-        return cls(size, flipped, (right, down), max(stride, smallest, round(size * scale / stride) * stride))
+        return cls(size, flipped, (right, down), size.scaled(scale, stride, smallest))
 
     def of_images(self, images: Tensor) -> Tensor:
-        """The view of `(B, 3, size, size)` images, `(B, 3, resized, resized)`, differentiable."""
+        """The view of `(B, 3, H, W)` images of `size`, in the size `resized`, differentiable."""
         if self.flipped:
             images = images.flip(3)
         if self.shift != (0, 0):
             images = images.roll((self.shift[1], self.shift[0]), (2, 3))
         if self.resized != self.size:
-            images = F.interpolate(images, size=self.resized, mode="bilinear", antialias=True)
+            resized = (self.resized.height, self.resized.width)
+            images = F.interpolate(images, size=resized, mode="bilinear", antialias=True)
         return images
 
     def of_labels(self, labels: Detections) -> Detections:
         """The boxes as the view shows them, cut at its border; what the shift wraps around is not labelled."""
         boxes = labels.boxes
         if self.flipped:
-            boxes = torch.stack((self.size - boxes[:, 2], boxes[:, 1], self.size - boxes[:, 0], boxes[:, 3]), dim=1)
-        boxes = (boxes + boxes.new_tensor([*self.shift, *self.shift])).clamp(0, self.size) * (self.resized / self.size)
-        return Detections(boxes, labels.classes, labels.scores)
+            width = self.size.width
+            boxes = torch.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), dim=1)
+        boxes = (boxes + boxes.new_tensor([*self.shift, *self.shift])).clamp(min=0)
+        cut = Detections(boxes.minimum(boxes.new_tensor(self.size.corners)), labels.classes, labels.scores)
+        return cut.scaled(self.resized.width / self.size.width, self.resized.height / self.size.height)

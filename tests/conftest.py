@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics  # noqa: E402
+from schemas.image_size import ImageSize  # noqa: E402
 from schemas.labels import BoxLabel, ImageLabels, LabelOrigin  # noqa: E402
 from schemas.provenance import Provenance  # noqa: E402
 from schemas.synth_config import SynthConfig  # noqa: E402
@@ -90,13 +91,14 @@ def coco_val(shared_path: Path) -> Path:
 def make_calibration_set() -> Callable[[Path], CalibrationSetManifest]:
     """Writes a small set without a teacher: two shards of three 32 px noise images, one box each, cat or dog."""
 
-    def make(folder: Path) -> CalibrationSetManifest:
-        config = SynthConfig(image_size=32, images=6, shard_size=3, seed=7)
+    def make(folder: Path, height: int = 32, width: int = 32) -> CalibrationSetManifest:
+        size = ImageSize(height, width)
+        config = SynthConfig(image_size=size, images=6, shard_size=3, seed=7)
         provenance = Provenance.of("synth", config.keyed(), {"teacher": "a" * 64})
         labels = [
             ImageLabels(
-                width=32,
-                height=32,
+                width=width,
+                height=height,
                 boxes=(
                     BoxLabel(
                         bbox=(2.0 * index, 4.0, 16.0, 8.0),
@@ -108,7 +110,7 @@ def make_calibration_set() -> Callable[[Path], CalibrationSetManifest]:
             )
             for index in range(6)
         ]
-        images = np.random.default_rng(7).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+        images = np.random.default_rng(7).integers(0, 256, (6, height, width, 3), dtype=np.uint8)
         shards = [
             write_shard(
                 folder,
@@ -131,7 +133,7 @@ def make_calibration_set() -> Callable[[Path], CalibrationSetManifest]:
             ),
             label_mode=LabelMode.SAMPLED,
             synth=config,
-            image_size=32,
+            image_size=size,
             seed=7,
             shards=tuple(shards),
             statistics=LabelStatistics.of(labels, ("cat", "dog")),

@@ -107,7 +107,7 @@ def _result(key: str, cell: Cell, evaluation: Path, student: Path, manifest: Cal
         training_seconds=StudentManifest.read(student / STUDENT_MANIFEST).training.seconds,
         data=data_name(Path(report.data.source)),
         images=report.data.images,
-        image_size=report.data.image_size,
+        image_size=report.data.image_size.height,
         code_version=code_version(),
     )
 

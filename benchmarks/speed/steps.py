@@ -20,6 +20,7 @@ from qat_job.training import Training, train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
+from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
@@ -101,7 +102,7 @@ def inverting(teacher: Detector, size: int, batch: int, weights: Any, views: Vie
     if fixed:
         views = views.model_copy(update={"scales": (1.0,)})
     device = next(teacher.network.parameters()).device
-    start = initial_images(Initialisation.LOW_FREQUENCY, 0, range(batch), size)
+    start = initial_images(Initialisation.LOW_FREQUENCY, 0, range(batch), ImageSize.square(size))
     labels = boxes(batch, size, len(teacher.identity.class_names))
     plain = start.to(device)
     generator = sample_generator(0, 0)  # one for all turns, so that all views take theirs
@@ -176,7 +177,7 @@ class TimedBatches(ImageBatches):
 
 def evaluation(teacher: Detector, size: int, batch: int) -> Work:
     """`predict` of a batch, suppression included, as evaluation times it; floor: the forward pass."""
-    images = initial_images(Initialisation.LOW_FREQUENCY, 0, range(batch), size)
+    images = initial_images(Initialisation.LOW_FREQUENCY, 0, range(batch), ImageSize.square(size))
     images = images.to(next(teacher.network.parameters()).device)
 
     def step(count: int) -> list[Spent]:
@@ -202,12 +203,12 @@ def boxes(count: int, size: int, classes: int) -> list[Detections]:
 def small_set(teacher: Detector, folder: Path, size: int, count: int) -> Any:
     """A calibration set of smooth noise."""
     labels = [
-        found.to_labels(size, [LabelOrigin.SAMPLED] * len(found))
+        found.to_labels(ImageSize.square(size), [LabelOrigin.SAMPLED] * len(found))
         for found in boxes(count, size, len(teacher.identity.class_names))
     ]
     config = SynthConfig(image_size=size, images=count, shard_size=count)
     provenance = Provenance.of("synth", config.keyed(), {"teacher": teacher.identity.sha256})
-    pixels = to_pixels(initial_images(Initialisation.LOW_FREQUENCY, 0, range(count), size))
+    pixels = to_pixels(initial_images(Initialisation.LOW_FREQUENCY, 0, range(count), ImageSize.square(size)))
     shard = write_shard(
         folder, 0, zip(pixels, labels, strict=True), first_sample=0, seed=0, key=provenance.key
     )  # fmt: skip

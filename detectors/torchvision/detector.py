@@ -8,22 +8,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision import __version__ as torchvision_version
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import batched_nms
 
 from detectors.base import BaseDetector
 from detectors.detections import Detections
-from detectors.protocol import StatisticsKind, Suppression
+from detectors.protocol import StatisticsKind
 from detectors.torchvision.models import Architecture
 from detectors.torchvision.swin import WindowAttention
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 
 SMALLEST_SIDE = 1.0
 """Labels with a side below this, pixels, are left out of the loss: their regression targets are infinite."""
-MAX_CANDIDATES = 5000
-"""Boxes of an image, best first, that NMS looks at."""
 
 
 class TorchvisionDetector(BaseDetector):
@@ -74,12 +71,7 @@ class TorchvisionDetector(BaseDetector):
         """Of `(..., outputs)`, those of the classes that have a name, `(..., C)`."""
         return values[..., torch.tensor(self.architecture.labels, device=values.device)]
 
-    @property
-    @abstractmethod
-    def nms_iou(self) -> float:
-        """What the network was published with."""
-
-    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+    def deployment_metadata(self, image_size: ImageSize) -> dict[str, str]:
         """See `Detector`."""
         values = {
             "description": "object detector, exported by zsq",
@@ -87,25 +79,16 @@ class TorchvisionDetector(BaseDetector):
             "torchvision": torchvision_version,
             "task": "detect",
             "stride": self.identity.stride,
-            "imgsz": [image_size, image_size],
+            "imgsz": [image_size.height, image_size.width],
             "names": dict(enumerate(self.identity.class_names)),
         }
         return {key: str(value) for key, value in values.items()}
 
-    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
-        """See `Detector`: in the upper left corner, on the mean colour, which is 0 to the network."""
-        height, width = image.shape[:2]
-        scale = size / max(height, width)
-        resized = (max(1, round(height * scale)), max(1, round(width * scale)))
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-        if resized != (height, width):
-            pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False)
-        colour = np.round(255 * np.array(self.network.transform.image_mean)).astype(np.uint8)
-        canvas = np.empty((size, size, 3), dtype=np.uint8)
-        canvas[:] = colour
-        placed = pixels[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        canvas[: resized[0], : resized[1]] = placed
-        return canvas, scale, (0, 0)
+    @property
+    def padding_colour(self) -> NDArray[np.uint8]:
+        """See `BaseDetector`: the mean colour, which is 0 to the network."""
+        colour: NDArray[np.uint8] = np.round(255 * np.array(self.network.transform.image_mean)).astype(np.uint8)
+        return colour
 
     @property
     def statistics_kind(self) -> StatisticsKind:
@@ -140,29 +123,3 @@ class TorchvisionDetector(BaseDetector):
             for name, module in self.network.named_modules()
             if name.startswith(parts) and isinstance(module, nn.Conv2d | nn.Linear)
         ]
-
-
-def best_boxes(boxes: Tensor, scores: Tensor, limits: Suppression, iou: float) -> Detections:
-    """The boxes of an image that NMS within each class leaves, best first.
-
-    Args:
-        boxes: `(A, 4)`, or `(A, C, 4)` with a box for each class; corners, pixels.
-        scores: `(A, C)`.
-        limits: what is left.
-        iou: highest overlap of two boxes of a class where `limits` does not say it.
-    """
-    if boxes.dim() == 2:
-        boxes = boxes[:, None].expand(-1, scores.shape[1], -1)
-    if limits.multi_label:
-        anchor, category = torch.nonzero(scores > limits.confidence, as_tuple=True)
-    else:
-        best, category = scores.max(dim=1)
-        anchor = torch.nonzero(best > limits.confidence).flatten()
-        category = category[anchor]
-    found, chosen = scores[anchor, category], boxes[anchor, category]
-    if len(found) > MAX_CANDIDATES:
-        found, order = found.topk(MAX_CANDIDATES)
-        chosen, category = chosen[order], category[order]
-    overlap = iou if limits.iou is None else limits.iou
-    kept = batched_nms(chosen, found, category, overlap)[: limits.max_detections]
-    return Detections.of(chosen[kept], category[kept], found[kept])

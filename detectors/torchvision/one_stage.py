@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_iou
 
 from detectors.detections import Detections
-from detectors.protocol import BinaryOutputs, HeadOutputs, Suppression
-from detectors.torchvision.detector import TorchvisionDetector, best_boxes
+from detectors.protocol import BinaryOutputs, HeadOutputs
+from detectors.torchvision.detector import TorchvisionDetector
 
 
 class OneStageDetector(TorchvisionDetector):
@@ -21,6 +21,14 @@ class OneStageDetector(TorchvisionDetector):
 
     An SSD looks at 300 or 320 pixels whatever it is given, as the library has it: other images are resized inside.
     """
+
+    @property
+    def needs_squares(self) -> str | None:
+        """See `Detector`."""
+        fixed = self.network.transform.fixed_size
+        if fixed is None:
+            return None
+        return f"an SSD resizes whatever it is given to {fixed[0]} x {fixed[1]} pixels, which would squeeze a rectangle"
 
     def prepared(self, images: Tensor) -> ImageList:
         """See `TorchvisionDetector`."""
@@ -95,16 +103,9 @@ class OneStageDetector(TorchvisionDetector):
         boxes = torch.stack(((left + right) / 2, (top + bottom) / 2, right - left, bottom - top), dim=2)
         return torch.cat((boxes, self.of_classes(scores)), dim=2).transpose(1, 2)
 
-    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
-        """See `Detector`."""
-        return [
-            best_boxes(box_convert(rows[:, :4], "cxcywh", "xyxy"), rows[:, 4:], limits, self.nms_iou)
-            for rows in decoded.transpose(1, 2)
-        ]
-
     @property
     def nms_iou(self) -> float:
-        """See `TorchvisionDetector`."""
+        """See `BaseDetector`."""
         return float(self.network.nms_thresh)
 
     def head(self) -> list[str]:

@@ -12,7 +12,8 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detectors.detections import Detections
 from detectors.protocol import BinaryOutputs, HeadOutputs, Suppression
-from detectors.torchvision.detector import TorchvisionDetector, best_boxes
+from detectors.suppression import best_boxes
+from detectors.torchvision.detector import TorchvisionDetector
 from detectors.torchvision.fixed_regions import FixedRegions
 from schemas.teacher import TeacherIdentity
 
@@ -199,7 +200,7 @@ class TwoStageDetector(TorchvisionDetector):
 
     @property
     def nms_iou(self) -> float:
-        """See `TorchvisionDetector`."""
+        """See `BaseDetector`."""
         return float(self.network.roi_heads.nms_thresh)
 
     def head(self) -> list[str]:

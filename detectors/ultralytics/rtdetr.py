@@ -13,6 +13,7 @@ from detectors.detections import Detections
 from detectors.hooks import hooked
 from detectors.protocol import HeadOutputs
 from detectors.ultralytics.yolo import UltralyticsDetector
+from schemas.image_size import ImageSize
 from schemas.teacher import Family
 
 ABSENT = -20.0
@@ -108,7 +109,7 @@ class RtdetrDetector(UltralyticsDetector):
         head.export, head.format, head.shapes = True, "onnx", []  # anchors of an earlier input size
         return _Deployed(twin.network.cpu())
 
-    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+    def deployment_metadata(self, image_size: ImageSize) -> dict[str, str]:
         """See `Detector`: read as an end-to-end YOLO, whose rows are the same."""
         return super().deployment_metadata(image_size) | {"head": "Detect"}
 

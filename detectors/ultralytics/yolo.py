@@ -26,6 +26,7 @@ from detectors.stored import largest_stride, one_line, reading
 from detectors.ultralytics.architecture_limits import buildable
 from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint, weights
 from schemas.errors import VerificationError
+from schemas.image_size import ImageSize
 from schemas.teacher import Family, TeacherIdentity
 from stages.storage import file_digest
 
@@ -174,7 +175,7 @@ class UltralyticsDetector(BaseDetector):
         network: nn.Module = twin.network.cpu()
         return network
 
-    def deployment_metadata(self, image_size: int) -> dict[str, str]:
+    def deployment_metadata(self, image_size: ImageSize) -> dict[str, str]:
         """See `Detector`: what `ultralytics.YOLO("model.onnx")` reads. Values are Python literals."""
         values = {
             "description": "object detector, exported by zsq",
@@ -184,7 +185,7 @@ class UltralyticsDetector(BaseDetector):
             "head": type(self._head).__name__,
             "stride": self.identity.stride,
             "batch": 1,
-            "imgsz": [image_size, image_size],
+            "imgsz": [image_size.height, image_size.width],
             "names": dict(enumerate(self.identity.class_names)),
             "args": {"batch": 1, "dynamic": True, "nms": False},
             "channels": 3,
@@ -192,9 +193,9 @@ class UltralyticsDetector(BaseDetector):
         }
         return {key: str(value) for key, value in values.items()}
 
-    def letterbox(self, image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
+    def letterbox(self, image: NDArray[np.uint8], size: ImageSize) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """See `Detector`."""
-        box = LetterBox(new_shape=(size, size), auto=False, padding_value=self.identity.pixels.padding)
+        box = LetterBox(new_shape=(size.height, size.width), auto=False, padding_value=self.identity.pixels.padding)
         placed = box.get_params({"img": image})
         placed_image: Any = box(image=image)
         return placed_image, placed["ratio"][0], (placed["left"], placed["top"])

@@ -76,7 +76,7 @@ def _teacher(teacher: TeacherIdentity) -> Link:
 def _calibration_set(manifest: CalibrationSetManifest) -> Link:
     agreement = manifest.teacher_agreement
     facts = [
-        ("images", f"{quantity(manifest.samples)} of {manifest.image_size} px"),
+        ("images", f"{quantity(manifest.samples)} of {manifest.image_size.in_words}"),
         ("labels", LABEL_MODES[manifest.label_mode]),
         ("image source", IMAGE_SOURCES[manifest.image_source]),
         ("teacher's agreement", f"mAP50-95 {number(agreement.map50_95)}" if agreement else "not measured"),
@@ -89,7 +89,7 @@ def _calibration_set(manifest: CalibrationSetManifest) -> Link:
 
 def _reference(reference: CalibrationSetReference) -> Link:
     facts = [
-        ("images", f"{quantity(reference.samples)} of {reference.image_size} px"),
+        ("images", f"{quantity(reference.samples)} of {reference.image_size.in_words}"),
         ("labels", LABEL_MODES[reference.label_mode]),
         ("image source", IMAGE_SOURCES[reference.image_source]),
     ]
@@ -111,12 +111,13 @@ def _student(student: StudentArtifacts) -> Link:
 
 def _evaluation(report: EvalReport) -> Link:
     data, config = report.data, report.eval
+    size = data.image_size.in_words
     suppression = "the family's own NMS" if config.iou is None else f"NMS at IoU {config.iou:g}"
     boxes = "boxes" if report.measure is Measure.ACCURACY else "detections of full precision in the place of labels"
     further = report.agreement_data
     facts = [
         ("data", f"{data.source} ({data.format})"),
-        ("images", f"{quantity(data.images)}, {quantity(data.boxes)} {boxes}, letterboxed to {data.image_size} px"),
+        ("images", f"{quantity(data.images)}, {quantity(data.boxes)} {boxes}, letterboxed to {size}"),
         ("detections", f"score ≥ {config.confidence:g}, {suppression}, {config.max_detections} an image"),
         ("metric", "COCO mAP by pycocotools"),
         *(("agreement also on", f"{each.images} images of {each.source} ({each.format})") for each in further),

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from detectors.protocol import Detector
-from detectors.registry import check_side, load_teacher, resolve_device
+from detectors.registry import check_size, load_teacher, resolve_device
 from eval_job.data import find_photographs, find_validation_data
 from label_formats.images import ValidationImage, ValidationSet
 from pipeline.preflight.estimate import expected_seconds
@@ -15,6 +15,7 @@ from quantization.convert import make_student
 from quantization.onnx.engine import check_engine
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
+from schemas.image_size import ImageSize
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
 from stages.event_files import require_tensorboard
@@ -43,7 +44,8 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
     teacher = load_teacher(config.teacher, device)
     synth = config.for_stage("synth")
     assert isinstance(synth, SynthConfig)
-    size = synth.image_size or teacher.identity.input_size
+    own = ImageSize.square(teacher.identity.input_size)
+    size = synth.image_size or own
     _check_settings(config, teacher, size, containers)
     validation, photos = _validation(config, teacher.identity.class_names)
     needed = bytes_needed(synth, size, teacher)
@@ -59,7 +61,7 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
         classes=len(teacher.identity.class_names),
         parameters=sum(parameter.numel() for parameter in teacher.network.parameters()),
         image_size=size,
-        own_size=size == teacher.identity.input_size,
+        own_size=size == own,
         labelled_images=None if validation is None else len(validation.images),
         photos=None if photos is None else len(photos),
         bytes_needed=needed,
@@ -68,11 +70,11 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
     )
 
 
-def bytes_needed(synth: SynthConfig, size: int, teacher: Detector) -> int:
+def bytes_needed(synth: SynthConfig, size: ImageSize, teacher: Detector) -> int:
     """Room that a run takes, about, in bytes."""
     images = synth.images + (synth.held_back or 0)
     parameters = sum(parameter.numel() for parameter in teacher.network.parameters())
-    return images * size * size * BYTES_PER_PIXEL + parameters * BYTES_PER_PARAMETER + BYTES_BESIDE
+    return images * size.pixels * BYTES_PER_PIXEL + parameters * BYTES_PER_PARAMETER + BYTES_BESIDE
 
 
 def bytes_free(folder: Path) -> int:
@@ -81,10 +83,10 @@ def bytes_free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _check_settings(config: RunConfig, teacher: Detector, size: int, containers: bool) -> None:
-    check_side(teacher, size, "image_size")
-    check_side(teacher, config.synth.labels.size, "synth.labels.size")
-    check_side(teacher, config.eval.image_size or size, "eval.image_size")
+def _check_settings(config: RunConfig, teacher: Detector, size: ImageSize, containers: bool) -> None:
+    check_size(teacher, size, "image_size")
+    check_size(teacher, ImageSize.square(config.synth.labels.size), "synth.labels.size")
+    check_size(teacher, config.eval.image_size or size, "eval.image_size")
     if config.qat.bits.layers:
         make_student(teacher, config.qat.bits)  # which knows the names of its layers
     if config.synth.labels.path is not None:

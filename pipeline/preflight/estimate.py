@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from detectors.protocol import Detector
+from schemas.image_size import ImageSize
 from schemas.run_config import RunConfig
 from schemas.synth_config import LabelSource, SynthConfig, ViewConfig
 from synth_job.inversion import invert
@@ -29,24 +30,25 @@ PATIENCE_SECONDS = 4.0
 """A step that takes longer is timed once, else twice: the first one also sets up."""
 
 
-def expected_seconds(config: RunConfig, teacher: Detector, size: int, images: int) -> dict[str, float]:
+def expected_seconds(config: RunConfig, teacher: Detector, size: ImageSize, images: int) -> dict[str, float]:
     """Seconds of each stage, on the device that the teacher is on.
 
     Args:
         config: of the run.
         teacher: the detector.
-        size: side of the images, pixels.
+        size: of the images.
         images: labelled images and photographs that evaluation looks at, beside those held back.
     """
     synth = config.for_stage("synth")
     assert isinstance(synth, SynthConfig)
-    of_labels = inversion_step(teacher, synth.labels.size, synth.labels.batch)
+    sampling = size.scaled(synth.labels.size / size.longer, teacher.identity.stride, teacher.smallest_input)
+    of_labels = inversion_step(teacher, sampling, synth.labels.batch)
     of_image = inversion_step(teacher, size, synth.inversion.batch)
     forward = timed(lambda: _look(teacher, size))
     held_back = synth.held_back or 0
     iterations = synth.labels.iterations if synth.labels.source is LabelSource.ADAPTIVE else 0
     schedule = levels(synth.inversion, size, teacher.identity.stride, teacher.smallest_input)
-    per_image = iterations * of_labels + sum(steps * of_image * (side / size) ** 2 for side, steps in schedule)
+    per_image = iterations * of_labels + sum(steps * of_image * level.pixels / size.pixels for level, steps in schedule)
     qat = config.qat
     certain = qat.steps != "auto" or min(qat.bits.weight_bits, qat.bits.activation_bits) < 8
     training = 0 if qat.ptq_only or not certain else qat.training_steps * qat.batch
@@ -60,17 +62,17 @@ def expected_seconds(config: RunConfig, teacher: Detector, size: int, images: in
     }
 
 
-def inversion_step(teacher: Detector, size: int, largest: int) -> float:
-    """Seconds of a step of the inversion of one image of `size` pixels, in a batch of at most `largest`."""
-    count = max(1, min(largest, TIMED_PIXELS // size**2))
+def inversion_step(teacher: Detector, size: ImageSize, largest: int) -> float:
+    """Seconds of a step of the inversion of one image of `size`, in a batch of at most `largest`."""
+    count = max(1, min(largest, TIMED_PIXELS // size.pixels))
     generator = torch.Generator().manual_seed(0)
     classes = len(teacher.identity.class_names)
-    labels = [random_boxes(generator, classes, 1).scaled(size) for _ in range(count)]
+    labels = [random_boxes(generator, classes, 1).scaled(size.width, size.height) for _ in range(count)]
 
     def step() -> None:
         invert(
-            teacher, torch.rand(count, 3, size, size, generator=generator), labels, iterations=1, learning_rate=0.01,
-            weights=SynthConfig().inversion.weights, views=STILL, generator=generator,
+            teacher, torch.rand(count, 3, size.height, size.width, generator=generator), labels,
+            iterations=1, learning_rate=0.01, weights=SynthConfig().inversion.weights, views=STILL, generator=generator,
         )  # fmt: skip
 
     return timed(step) / count
@@ -90,6 +92,6 @@ def timed(step: Callable[[], None]) -> float:
 
 
 @torch.no_grad()
-def _look(teacher: Detector, size: int) -> None:
+def _look(teacher: Detector, size: ImageSize) -> None:
     device = next(teacher.network.parameters()).device
-    teacher.decoded(torch.rand(1, 3, size, size, device=device))
+    teacher.decoded(torch.rand(1, 3, size.height, size.width, device=device))

@@ -1,9 +1,12 @@
 """What the checks before a run found, as one JSON document, and how it reads for a person."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from schemas.base import Document
 from schemas.files import expanded
+from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
 from schemas.run_config import RunConfig
 from schemas.teacher import EMBEDDED, Family
 
@@ -14,7 +17,7 @@ class Findings(Document):
     family: Family
     classes: int = Field(ge=1)
     parameters: int = Field(ge=1)
-    image_size: int = Field(ge=32, description="pixels")
+    image_size: Annotated[ImageSize, Sides(SMALLEST_SIDE)]
     own_size: bool = Field(description="whether that is the size that the detector was trained at")
     labelled_images: int | None = Field(description="null: none, agreement is measured")
     photos: int | None
@@ -37,7 +40,7 @@ def described(findings: Findings, config: RunConfig, max_drop: float | None = No
         steps += ", left out where calibration alone is enough"
     held_back = getattr(synth, "held_back", None)
     made = f"{config.synth.images} synthetic images" + (f", {held_back} more held back" if held_back else "")
-    size = f"{findings.image_size} px" + (" (what the detector was trained at)" if findings.own_size else "")
+    size = findings.image_size.in_words + (" (what the detector was trained at)" if findings.own_size else "")
     student = f"{qat.bits.name}, training: {steps}"
     if max_drop is not None:
         student = (

@@ -127,7 +127,7 @@ def export(
 
 def _report(title: str, manifest: CalibrationSetManifest, where: str, stage: Stage) -> None:
     rows = [
-        ("images", f"{manifest.samples} of {manifest.image_size} px in {len(manifest.shards)} shards"),
+        ("images", f"{manifest.samples} of {manifest.image_size.in_words} in {len(manifest.shards)} shards"),
         ("labels", f"{manifest.label_mode.value}, {manifest.statistics.boxes} boxes"),
         ("digest", manifest.digest),
         ("at", where),

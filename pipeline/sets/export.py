@@ -53,9 +53,10 @@ def _samples(calibration_set: CalibrationSet, stage: Stage) -> Iterator[Sample]:
 
 def _write_array(calibration_set: CalibrationSet, path: Path, export_format: ExportFormat, stage: Stage) -> None:
     """Write all images as one array, one by one, so that memory does not grow with their number."""
-    count, side = calibration_set.manifest.samples, calibration_set.manifest.image_size
+    count, size = calibration_set.manifest.samples, calibration_set.manifest.image_size
     channels_first = export_format is ExportFormat.NCHW
-    shape, kind = ((count, 3, side, side), "<f4") if channels_first else ((count, side, side, 3), "|u1")
+    height, width = size.height, size.width
+    shape, kind = ((count, 3, height, width), "<f4") if channels_first else ((count, height, width, 3), "|u1")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=shape)

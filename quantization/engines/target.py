@@ -72,7 +72,7 @@ class OwnFormat(EngineTarget, Protocol):
         Args:
             student: as its manifest describes it.
             manifest: of the student.
-            images: `(B, 3, S, S)` of the calibration set, S being the size that is asked for.
+            images: `(B, 3, H, W)` of the calibration set, at the size that is asked for.
             path: the file.
             form: what is asked of it.
 

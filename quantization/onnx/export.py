@@ -18,6 +18,7 @@ from quantization.onnx.graph import store_int4, to_half, to_onnx, write_onnx
 from quantization.onnx.parity import check_in_float, measure_parity, resized
 from quantization.onnx.quantizers import OPSET, replace_quantizers
 from schemas.errors import ConfigError, VerificationError
+from schemas.image_size import ImageSize
 from schemas.student import (
     ExportForm,
     OnnxManifest,
@@ -162,7 +163,7 @@ def check_target(student: StudentManifest, target: Target, *, has_images: bool) 
         )
 
 
-def export_full_precision(detector: Detector, image_size: int, single: Path, half: Path) -> None:
+def export_full_precision(detector: Detector, image_size: ImageSize, single: Path, half: Path) -> None:
     """Write a full-precision detector as FP32 and as FP16, both with float input and output."""
     model = to_onnx(detector.deployed(), detector.identity.stride, detector.deployment_metadata(image_size))
     write_onnx(model, single)

@@ -27,6 +27,7 @@ from quantization.onnx.activations import leave_activations_in_float
 from quantization.onnx.engine import Engine, open_engine
 from schemas.errors import VerificationError
 from schemas.eval_config import EngineName
+from schemas.image_size import ImageSize
 from schemas.student import OnnxParity
 
 PARITY_IMAGES = 8
@@ -47,7 +48,7 @@ class Limits:
 
     Attributes:
         scores: share of the student's scores.
-        boxes: share of the image's side, weighted by score.
+        boxes: share of the image's longer side, weighted by score.
     """
 
     scores: float
@@ -62,7 +63,7 @@ IN_FLOAT = Limits(scores=0.01, boxes=0.001)
 
 @torch.no_grad()
 def measure_parity(
-    student: Detector, path: Path, images: Tensor | None, image_size: int, engine: EngineName = "onnxruntime"
+    student: Detector, path: Path, images: Tensor | None, image_size: ImageSize, engine: EngineName = "onnxruntime"
 ) -> OnnxParity:
     """Errors of an exported model's decoded outputs against the simulated student's.
 
@@ -70,7 +71,7 @@ def measure_parity(
         student: that the file was made of.
         path: the file.
         images: calibration images, `(B, 3, H, W)`; None compares outputs on noise.
-        image_size: side that they are compared at, pixels.
+        image_size: that they are compared at.
         engine: that runs the file.
 
     Raises:
@@ -104,14 +105,14 @@ def measure_parity(
 
 
 @torch.no_grad()
-def check_in_float(student: Detector, path: Path, images: Tensor | None, image_size: int) -> None:
+def check_in_float(student: Detector, path: Path, images: Tensor | None, image_size: ImageSize) -> None:
     """Check that an ONNX model computes what the student computes where both leave every activation in float.
 
     Args:
         student: that the file was made of.
         path: the file.
         images: as for `measure_parity`.
-        image_size: side that they are compared at, pixels.
+        image_size: that they are compared at.
 
     Raises:
         VerificationError: it computes something else.
@@ -129,16 +130,17 @@ def check_in_float(student: Detector, path: Path, images: Tensor | None, image_s
     _refuse(path, reason and f"with activations in float, {reason}")
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Images `(B, C, H, W)` as `(B, C, size, size)`."""
-    if images.shape[-1] == size:
+def resized(images: Tensor, size: ImageSize) -> Tensor:
+    """Images `(B, C, H, W)` at another size."""
+    height_width = (size.height, size.width)
+    if tuple(images.shape[2:]) == height_width:
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    return F.interpolate(images, height_width, mode="bilinear", antialias=True)
 
 
-def _compared(images: Tensor | None, size: int) -> Tensor:
+def _compared(images: Tensor | None, size: ImageSize) -> Tensor:
     if images is None:
-        return torch.rand(PARITY_IMAGES, 3, size, size, generator=torch.Generator().manual_seed(0))
+        return torch.rand(PARITY_IMAGES, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
     return resized(images[:PARITY_IMAGES], size)
 
 
@@ -147,7 +149,7 @@ def _outputs(student: Detector, images: Tensor) -> Tensor:
     return student.decoded(images.to(device)).cpu()
 
 
-def _is_as_far_off_itself(student: Detector, images: Tensor, outputs: Tensor, image_size: int) -> bool:
+def _is_as_far_off_itself(student: Detector, images: Tensor, outputs: Tensor, image_size: ImageSize) -> bool:
     """Whether a student's outputs on images are as far from those on nearly the same images as a refused file's."""
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images) * 2 - 1
     nudged = _outputs(student, (images + NUDGE * noise).clamp(0, 1))
@@ -180,7 +182,7 @@ def _impossible(mine: Tensor, theirs: Tensor) -> str | None:
     return None
 
 
-def _difference(mine: Tensor, theirs: Tensor, end_to_end: bool, image_size: int, limits: Limits) -> str | None:
+def _difference(mine: Tensor, theirs: Tensor, end_to_end: bool, image_size: ImageSize, limits: Limits) -> str | None:
     """Why a model's outputs cannot be the student's, judged by the student's best; None where they can.
 
     Background is left out: its scores are near 0 in any model, and its boxes are chance.
@@ -198,7 +200,7 @@ def _difference(mine: Tensor, theirs: Tensor, end_to_end: bool, image_size: int,
     # Written so that an error which is not a number fails.
     if not errors[:, 4:].sum() <= limits.scores * weights.sum():
         return f"its class scores are {errors[:, 4:].sum() / weights.sum():.0%} off on average"
-    if not (errors[:, :4].mean(dim=1) * weights).sum() <= limits.boxes * image_size * weights.sum():
+    if not (errors[:, :4].mean(dim=1) * weights).sum() <= limits.boxes * image_size.longer * weights.sum():
         return f"its boxes are {(errors[:, :4].mean(dim=1) * weights).sum() / weights.sum():.1f} px off on average"
     return None
 

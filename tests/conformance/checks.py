@@ -22,6 +22,7 @@ from quantization.onnx.parity import measure_parity, resized
 from quantization.student import load_student, save_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMode
+from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.qat_config import RATE_AT_4_BITS, AugmentationConfig, BitPolicy, QatConfig
@@ -166,7 +167,8 @@ def inverts(subject: Subject) -> str:
     weights = LossWeights()
     terms: list[Tensor] = []
     made = invert(
-        subject.teacher, initial_images(Initialisation.NOISE, 0, range(IMAGES), subject.case.size), subject.labels,
+        subject.teacher, initial_images(Initialisation.NOISE, 0, range(IMAGES), ImageSize.square(subject.case.size)),
+        subject.labels,
         iterations=20, learning_rate=0.003, weights=weights, views=STILL, generator=sample_generator(0, 0), terms=terms,
     )  # fmt: skip
     assert 0 <= float(made.min()) <= float(made.max()) <= 1
@@ -230,7 +232,7 @@ def exports(subject: Subject) -> str:
         return f"no: {subject.teacher.export_obstacle}"
     student, manifest = subject.saved(subject.student(8), 8)
     size = max(subject.case.size, 4 * subject.teacher.identity.stride)
-    traced, images = trace_student(student, manifest), resized(subject.images, size)
+    traced, images = trace_student(student, manifest), resized(subject.images, ImageSize.square(size))
     exported, placed = (
         export_student(
             traced, subject.folder / f"{target.value}.onnx", images, ExportForm(target=target, image_size=size)
@@ -243,9 +245,9 @@ def exports(subject: Subject) -> str:
     # Rounding exchanges queries that random weights score alike, so figures are those of the network in float.
     path = subject.folder / "teacher.onnx"
     write_onnx(to_onnx(subject.teacher.deployed(), subject.teacher.identity.stride, {}), path)
-    parity = measure_parity(subject.teacher, path, None, size)
+    parity = measure_parity(subject.teacher, path, None, ImageSize.square(size))
     if parity.score_max == 0:  # nothing is found on noise
-        parity = measure_parity(subject.teacher, path, images, size)
+        parity = measure_parity(subject.teacher, path, images, ImageSize.square(size))
     assert parity.score_mean < 1e-4 and parity.matched == 1
     return f"in float, scores within {parity.score_mean:.0e}; student {exported.parity.score_mean:.0e}"
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from detectors.detections import Detections
+from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 
 FOUND = Detections.of([[2, 4, 10, 12], [0, 0, 8, 32]], [1, 0], [0.5, 0.25])
 
 
 def test_stored_labels_give_the_same_boxes_back() -> None:
-    stored = FOUND.to_labels(32, [LabelOrigin.SAMPLED, LabelOrigin.RELABELLED])
+    stored = FOUND.to_labels(ImageSize.square(32), [LabelOrigin.SAMPLED, LabelOrigin.RELABELLED])
     assert [box.bbox for box in stored.boxes] == [(2, 4, 8, 8), (0, 0, 8, 32)]
     assert [box.origin for box in stored.boxes] == [LabelOrigin.SAMPLED, LabelOrigin.RELABELLED]
     again = Detections.from_labels(stored)
@@ -21,12 +22,12 @@ def test_stored_labels_give_the_same_boxes_back() -> None:
 
 def test_stored_boxes_are_clipped_and_those_outside_are_left_out() -> None:
     found = Detections.of([[-5, -5, 10, 10], [40, 40, 50, 50], [30, 0, 99, 32]], [0, 1, 2])
-    stored = found.to_labels(32, [LabelOrigin.SAMPLED] * 3)
+    stored = found.to_labels(ImageSize.square(32), [LabelOrigin.SAMPLED] * 3)
     assert [(box.category_id, box.bbox) for box in stored.boxes] == [(0, (0, 0, 10, 10)), (2, (30, 0, 2, 32))]
 
 
 def test_an_image_without_boxes_keeps_its_shapes() -> None:
-    empty = Detections.from_labels(Detections.of([], []).to_labels(32, []))
+    empty = Detections.from_labels(Detections.of([], []).to_labels(ImageSize.square(32), []))
     assert (len(empty), tuple(empty.boxes.shape)) == (0, (0, 4))
     assert empty.classes.dtype == torch.int64
 

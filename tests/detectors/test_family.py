@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from detectors.family import family_of_file
-from detectors.registry import check_side, load_teacher
+from detectors.registry import check_size, load_teacher
 from detectors.ultralytics.checkpoint import input_size
 from detectors.ultralytics.rtdetr import RtdetrDetector
 from schemas.errors import ConfigError, InputError
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity, TeacherSource
 
 Save = Callable[[Any], Path]
@@ -75,7 +76,7 @@ def test_rtdetr_is_seen_and_refuses_images_with_fewer_places_than_queries(tmp_pa
     assert teacher.smallest_input == 128
     teacher.decoded(torch.rand(1, 3, 128, 128))
     with pytest.raises(ConfigError, match="image_size: got 64, a teacher of family rtdetr takes 128 pixels or more"):
-        check_side(teacher, 64, "image_size")
+        check_size(teacher, ImageSize.square(64), "image_size")
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(save_checkpoint: Save, library_model: Any) -> None:
@@ -97,4 +98,18 @@ def test_a_size_off_the_stride_is_refused_with_its_neighbours() -> None:
     teacher = load_teacher(TeacherSource(), CPU)
     assert isinstance(teacher.identity, TeacherIdentity)
     with pytest.raises(ConfigError, match="got 100, the teacher takes multiples of 32; set 96 or 128"):
-        check_side(teacher, 100, "image_size")
+        check_size(teacher, ImageSize.square(100), "image_size")
+    wanted = r"got \[100, 160\], the teacher takes multiples of 32; set \[96, 160\] or \[128, 160\]"
+    with pytest.raises(ConfigError, match=wanted):
+        check_size(teacher, ImageSize(100, 160), "image_size")
+    check_size(teacher, ImageSize(96, 160), "image_size")
+
+
+def test_an_ssd_refuses_rectangles_and_the_other_families_take_them(torchvision_detector: Callable[..., Any]) -> None:
+    ssd = torchvision_detector("ssdlite320_mobilenet_v3_large")
+    check_size(ssd, ImageSize.square(320), "image_size")
+    wanted = r"image_size: got \[192, 320\], but an SSD resizes .* to 320 x 320 pixels, .* a rectangle; set 320"
+    with pytest.raises(ConfigError, match=wanted):
+        check_size(ssd, ImageSize(192, 320), "image_size")
+    for model in ("fasterrcnn", "maskrcnn", "retinanet", "fcos"):
+        check_size(torchvision_detector(model), ImageSize(96, 160), "image_size")

@@ -29,6 +29,7 @@ class ColourDetector:
     letterbox = UltralyticsDetector.letterbox
     export_obstacle = None
     smallest_input = 32
+    needs_squares = None
 
     def __init__(self, sha256: str, class_names: tuple[str, ...] = CLASSES, shift: float = 0.0) -> None:
         self.identity = TeacherIdentity(

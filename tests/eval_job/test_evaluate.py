@@ -10,6 +10,7 @@ from eval_job.evaluate import Look, Prediction, network_input, predict
 from label_formats.coco import CocoData
 from label_formats.images import ValidationImage
 from schemas.errors import InputError
+from schemas.image_size import ImageSize
 from schemas.teacher import PixelFormat
 
 CPU = torch.device("cpu")
@@ -20,13 +21,15 @@ def drawn(coco_file: Path) -> list[ValidationImage]:
     return list(CocoData(coco_file, coco_file.parent / "images").read(("red", "green")).images)
 
 
-def run(detector: Any, images: list[ValidationImage], image_size: int = 64, batch: int = 2) -> Prediction:
-    return predict(detector, images, CPU, Look(image_size, batch, Suppression(0.1, iou=0.7, max_detections=10)))
+def run(detector: Any, images: list[ValidationImage], image_size: int | list[int] = 64, batch: int = 2) -> Prediction:
+    return predict(
+        detector, images, CPU, Look(ImageSize.of(image_size), batch, Suppression(0.1, iou=0.7, max_detections=10))
+    )
 
 
-@pytest.mark.parametrize("image_size", [64, 128, 192])
+@pytest.mark.parametrize("image_size", [64, 128, 192, [64, 128], [128, 64], [96, 160], [64, 256]])
 def test_detections_come_back_in_pixels_of_the_image(
-    colour_teacher: Any, drawn: list[ValidationImage], image_size: int
+    colour_teacher: Any, drawn: list[ValidationImage], image_size: int | list[int]
 ) -> None:
     found = run(colour_teacher, drawn, image_size).detections
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from eval_job import job
 from eval_job.__main__ import app
 from schemas.evaluation import EvalReport
+from schemas.image_size import ImageSize
 from schemas.student import StudentManifest, TrainingMethod
 
 Run = Callable[..., Result]
@@ -180,7 +181,7 @@ def test_the_calibration_set_decides_the_image_size(
 ) -> None:
     small, large = write_student("small", image_size=96), write_student("large", image_size=128)
     assert run("--student", str(small)).exit_code == 0
-    assert report(tmp_path).data.image_size == 96
+    assert report(tmp_path).data.image_size == ImageSize.square(96)
 
     result = run("--student", str(small), "--student", str(large))
     assert result.exit_code == 2
@@ -191,7 +192,7 @@ def test_configuration_comes_from_a_file_by_option_or_environment(run: Run, tmp_
     path = tmp_path / "eval.yaml"
     path.write_text(yaml.safe_dump({"confidence": 0.5, "image_size": 96}))
     assert run("--config", str(path)).exit_code == 0
-    assert (report(tmp_path).eval.confidence, report(tmp_path).data.image_size) == (0.5, 96)
+    assert (report(tmp_path).eval.confidence, report(tmp_path).data.image_size) == (0.5, ImageSize.square(96))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZSQ_CONFIG", str(path))

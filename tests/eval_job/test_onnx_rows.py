@@ -14,6 +14,7 @@ from eval_job import job, latency, onnx_model
 from eval_job.__main__ import app
 from quantization.onnx.engine import Images
 from schemas.evaluation import EvalReport
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy
 from schemas.student import (
     ExportForm,
@@ -41,7 +42,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, colour_teacher: Any) -> list[tuple[s
         opened.append((path.name, engine, threads))
         return lambda images: images
 
-    def export_full_precision(detector: Any, size: int, single: Path, half: Path) -> None:
+    def export_full_precision(detector: Any, size: ImageSize, single: Path, half: Path) -> None:
         single.parent.mkdir(exist_ok=True)
         single.write_bytes(b"single")
         half.write_bytes(b"half")
@@ -255,7 +256,7 @@ def test_models_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(latency, "open_engine", open_engine)
     measured = latency.measure_latencies(
-        {"one": Path("a"), "two": Path("b")}, 64, engine="onnxruntime", threads=[1], repetitions=4
+        {"one": Path("a"), "two": Path("b")}, ImageSize.square(64), engine="onnxruntime", threads=[1], repetitions=4
     )
     assert calls == ["a", "b"] * (latency.WARM_UP + 4)
     assert {name: len(timed) for name, timed in measured.items()} == {"one": 1, "two": 1}

@@ -1,11 +1,16 @@
 """The whole pipeline as a user runs it: three real processes, on the embedded teacher, with the smallest settings."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx
+import pytest
+
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.evaluation import EvalReport
+from schemas.image_size import ImageSize
 from schemas.student import StudentManifest, TrainingMethod
 from stages.shards import open_calibration_set
 
@@ -16,8 +21,8 @@ SMALLEST = {
 }  # fmt: skip
 
 
-def zsq_run(storage: Path) -> subprocess.CompletedProcess[str]:
-    settings = [part for key, value in SMALLEST.items() for part in ("--set", f"{key}={value}")]
+def zsq_run(storage: Path, **changes: object) -> subprocess.CompletedProcess[str]:
+    settings = [part for key, value in (SMALLEST | changes).items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "pipeline.cli", "run", "--storage", str(storage), *settings]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -40,7 +45,7 @@ def test_a_run_leaves_set_student_and_report_and_a_second_run_is_up_to_date(tmp_
         f"QAT {bits}, openvino",
     ]  # fmt: skip
     assert all(model.latencies and model.file_bytes for model in report.models[3:])
-    assert report.data.image_size == 96
+    assert report.data.image_size == ImageSize.square(96)
 
     page = (tmp_path / "eval" / "report.html").read_bytes()
     rebuilt = subprocess.run(
@@ -53,3 +58,21 @@ def test_a_run_leaves_set_student_and_report_and_a_second_run_is_up_to_date(tmp_
     second = zsq_run(tmp_path)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("up to date") == 3
+
+
+@pytest.mark.slow
+def test_a_run_at_height_and_width_ends_with_files_for_that_size(tmp_path: Path) -> None:
+    finished = zsq_run(tmp_path, image_size="[96, 160]")
+    assert finished.returncode == 0, finished.stderr
+    size = ImageSize(96, 160)
+    calibration_set = open_calibration_set(tmp_path / "calibration")
+    assert calibration_set.manifest.image_size == size
+    assert {sample.image().shape for sample in calibration_set.samples} == {(96, 160, 3)}
+    assert StudentManifest.read(tmp_path / "student" / "student.json").calibration_set.image_size == size
+    report = EvalReport.read(tmp_path / "eval" / "report.json")
+    assert report.data.image_size == size
+    assert all(model.latencies for model in report.models[3:])
+    full = report.models[0].precision.map50_95
+    assert full > 0.1 and report.models[3].precision.map50_95 == pytest.approx(full, abs=1e-3), "in ONNX Runtime"
+    metadata = {each.key: each.value for each in onnx.load(tmp_path / "student/model.onnxruntime.onnx").metadata_props}
+    assert ast.literal_eval(metadata["imgsz"]) == [96, 160]

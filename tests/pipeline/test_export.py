@@ -14,6 +14,7 @@ from quantization.convert import make_student
 from quantization.onnx.export import verify_onnx
 from quantization.student import save_student
 from schemas.calibration_set import ImageSource, LabelMode
+from schemas.image_size import ImageSize
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, Policy, QatConfig
 from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
@@ -53,7 +54,7 @@ def export(folder: Path, *arguments: str | Path) -> Result:
 
 def test_a_student_becomes_a_model_file_with_its_manifest(student: Path, exported: Path) -> None:
     described = verify_onnx(exported, StudentManifest.read(student / "student.json"))
-    assert (described.file, described.image_size, described.int4) == ("detector.onnx", 128, False)
+    assert (described.file, described.image_size, described.int4) == ("detector.onnx", ImageSize.square(128), False)
     assert described.parity.image_source == "noise"
     assert described.weight_tensors.keys() == {"4"}
     assert len(described.float_layers) > 10

@@ -32,6 +32,11 @@ def test_it_says_whose_labels_and_which_images_these_are(tmp_path, make_calibrat
     assert "10% to 30%        6  " in result.stdout
 
 
+def test_a_rectangle_says_which_side_is_which(tmp_path, make_calibration_set):
+    make_calibration_set(tmp_path, 32, 64)
+    assert "images         6 of 32 x 64 px (height x width), seed 7" in inspect(tmp_path).stdout
+
+
 def test_given_labels_and_real_images_stand_out(tmp_path, make_calibration_set):
     manifest = make_calibration_set(tmp_path)
     text = describe_set(manifest.model_copy(update={"label_mode": LabelMode.GIVEN, "image_source": ImageSource.REAL}))

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.plan import describe_plan
 from pipeline.settings import RunOptions, check_inputs, is_configuration, read_run_config
 from schemas.errors import ConfigError, InputError
+from schemas.image_size import ImageSize
 from schemas.synth_config import HELD_BACK, SynthConfig
 
 
@@ -21,7 +23,7 @@ def test_a_detector_of_one_s_own_gets_none_of_the_embedded_defaults():
 
 def test_the_embedded_detector_keeps_its_defaults():
     for config in (read_run_config(None), read_run_config("embedded"), read_run_config(None, ["seed=3"])):
-        assert (config.image_size, config.synth.images, config.qat.bits.weight_bits) == (160, 48, 3)
+        assert (config.image_size, config.synth.images, config.qat.bits.weight_bits) == (ImageSize.square(160), 48, 3)
         assert config.eval.labelled_data == "embedded"
 
 
@@ -33,7 +35,11 @@ def test_options_are_settings(tmp_path):
     ]  # fmt: skip
     config = read_run_config("best.pt", RunOptions("w4a6", 8, 320, "val #1").assignments(), tmp_path)
     assert (config.qat.bits.weight_bits, config.qat.bits.activation_bits) == (4, 6)
-    assert (config.synth.images, config.synth.image_size, config.eval.image_size) == (8, 320, 320)
+    assert (config.synth.images, config.synth.image_size, config.eval.image_size) == (
+        8,
+        ImageSize.square(320),
+        ImageSize.square(320),
+    )
     assert config.eval.labelled_data == "val #1"
     assert config.storage == str(tmp_path)
 
@@ -41,7 +47,21 @@ def test_options_are_settings(tmp_path):
 def test_an_option_wins_over_a_section_of_the_file(tmp_path):
     (tmp_path / "run.yaml").write_text("teacher: {path: best.pt}\nsynth: {image_size: 640}\n")
     config = read_run_config(tmp_path / "run.yaml", RunOptions(size=320).assignments())
-    assert config.synth.image_size == 320
+    assert config.synth.image_size == ImageSize.square(320)
+
+
+@pytest.mark.parametrize("size", ["384x640", ImageSize(384, 640)])
+def test_a_rectangle_is_height_and_width_for_every_stage_and_survives_the_plan(size, tmp_path):
+    config = read_run_config("best.pt", RunOptions(size=size).assignments(), tmp_path)
+    assert config.image_size == config.synth.image_size == config.eval.image_size == ImageSize(384, 640)
+    (tmp_path / "plan.yaml").write_text(describe_plan(config, ()))
+    assert read_run_config(tmp_path / "plan.yaml") == config
+
+
+@pytest.mark.parametrize("size", ["384x", "384,640", "wide", "-640"])
+def test_a_size_that_is_none_is_one_clear_line(size):
+    with pytest.raises(ConfigError, match=f"^size: got '{size}'; write the side .* or height x width, as in 384x640$"):
+        RunOptions(size=size).assignments()
 
 
 @pytest.mark.parametrize("bits", ["int8", "w8", "w9a8", "w4a1", "8", "w4a8 "])

@@ -17,6 +17,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from qat_job.__main__ import main
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
+from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
@@ -43,24 +44,25 @@ def teacher() -> Detector:
 
 @pytest.fixture(scope="session")
 def write_set(teacher: Detector) -> Callable[..., Path]:
-    """Write a set of four rendered scenes, cut to `size` pixels, as synth would; `teacher` fields can be changed."""
+    """Write a set of four rendered scenes, cut to `size`, as synth would; `teacher` fields can be changed."""
 
-    def write(folder: Path, size: int = 96, **identity: Any) -> Path:
-        config = SynthConfig(image_size=size, images=4, shard_size=4)
+    def write(folder: Path, size: int | list[int] = 96, **identity: Any) -> Path:
+        cut = ImageSize.of(size)
+        config = SynthConfig(image_size=cut, images=4, shard_size=4)
         provenance = Provenance.of("synth", config.keyed(), {"teacher": teacher.identity.sha256})
         samples = []
         for index in range(4):
             scene = render_scene(VALIDATION_SEED, index)
             found = Detections.of(torch.from_numpy(scene.boxes), torch.from_numpy(scene.classes))
-            labels = found.to_labels(size, [LabelOrigin.SAMPLED] * len(found))
-            samples.append((np.ascontiguousarray(scene.image[:size, :size]), labels))
+            labels = found.to_labels(cut, [LabelOrigin.SAMPLED] * len(found))
+            samples.append((np.ascontiguousarray(scene.image[: cut.height, : cut.width]), labels))
         shard = write_shard(folder, 0, samples, first_sample=0, seed=0, key=provenance.key)
         made_for = teacher.identity.model_copy(update=identity)
         manifest = CalibrationSetManifest(
             teacher=made_for,
             label_mode=LabelMode.SAMPLED,
             synth=config,
-            image_size=size,
+            image_size=cut,
             seed=0,
             shards=(shard,),
             statistics=LabelStatistics.of([labels for _, labels in samples], teacher.identity.class_names),

@@ -1,5 +1,6 @@
 """Batches hold each image once per epoch, and augmentation moves boxes with their objects."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,24 @@ def opened(calibration_set: Path) -> CalibrationSet:
 @pytest.fixture
 def batches(opened: CalibrationSet) -> ImageBatches:
     return ImageBatches(opened, CPU)
+
+
+def test_images_of_a_rectangle_flip_and_shift_by_their_own_sides(
+    write_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    batches = ImageBatches(open_calibration_set(write_set(tmp_path, [96, 160])), CPU)
+    (images,) = batches.in_order(4, 4)
+    assert images.shape == (4, 3, 96, 160)
+    for _, labels in batches.shuffled(8, 4, 0, AugmentationConfig(scale=0.4, shift=0.3)):
+        boxes = torch.cat([label.boxes for label in labels])
+        assert bool((boxes >= 0).all()) and float(boxes[:, 2].max()) <= 160 and float(boxes[:, 3].max()) <= 96
+    image = torch.zeros(3, 96, 160, dtype=torch.uint8)
+    image[:, 20:60, 110:150] = 255
+    box = tv_tensors.BoundingBoxes([[110.0, 20, 150, 60]], format="XYXY", canvas_size=(96, 160))
+    flip = augmentation(PLAIN.model_copy(update={"flip": 1.0}), 114)
+    flipped, target = flip(tv_tensors.Image(image), {"boxes": box, "labels": torch.tensor([1])})
+    assert target["boxes"].tolist() == [[10.0, 20.0, 50.0, 60.0]]
+    assert bool((flipped.as_subclass(Tensor)[:, 20:60, 10:50] == 255).all())
 
 
 def square(box: tuple[int, int, int, int]) -> tuple[Tensor, dict[str, Tensor]]:

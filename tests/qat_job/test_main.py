@@ -23,6 +23,7 @@ from quantization.onnx.export import verify_onnx
 from quantization.student import load_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ExitCode
+from schemas.image_size import ImageSize
 from schemas.sensitivity import SENSITIVITY
 from schemas.student import MANIFEST, PTQ_FOLDER, WEIGHTS, StudentManifest, TrainingMethod, onnx_manifest_path
 from schemas.target import Target, exported_path
@@ -76,7 +77,7 @@ def test_the_student_is_kept_after_training_and_before(trained: Path, calibratio
     assert after.weights_sha256 == file_digest(trained / WEIGHTS) != before.weights_sha256
     set_manifest = open_calibration_set(calibration_set).manifest
     assert after.calibration_set.digest == set_manifest.digest
-    assert (after.calibration_set.samples, after.calibration_set.image_size) == (4, 96)
+    assert (after.calibration_set.samples, after.calibration_set.image_size) == (4, ImageSize.square(96))
     assert sorted(path.name for path in trained.iterdir()) == sorted([MANIFEST, WEIGHTS, PTQ_FOLDER])
 
 
@@ -129,7 +130,11 @@ def test_a_student_is_exported_and_a_lost_export_is_made_again_without_training(
     assert qat(tmp_path, ptq_only=True, targets=["generic"]).exit_code == 0
     path, manifest = exported_path(tmp_path, Target.GENERIC), StudentManifest.read(tmp_path / MANIFEST)
     described = verify_onnx(path, manifest)
-    assert (described.image_size, described.parity.images, described.parity.image_source) == (96, 4, "calibration set")
+    assert (described.image_size, described.parity.images, described.parity.image_source) == (
+        ImageSize.square(96),
+        4,
+        "calibration set",
+    )
     assert described.weight_tensors == {"4": 80, "8": 7}
     result = qat(tmp_path, ptq_only=True, targets=["generic"])
     assert "up to date" in result.stdout

@@ -17,6 +17,7 @@ from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers, quantized_matmuls
 from quantization.student import load_student, save_student
 from schemas.calibration_set import ImageSource, LabelMode
+from schemas.image_size import ImageSize
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, DistillationWeights, Policy, QatConfig
 from schemas.student import CalibrationSetReference, TrainingMethod, TrainingSummary
@@ -47,7 +48,9 @@ def images() -> Tensor:
 
 def test_labels_are_sampled(detector: Detector) -> None:
     config = LabelConfig(size=96, iterations=2, warm_up=1, interval=1, batch=2, confidence=0.01)
-    sampled = LabelSampler(detector, config, seed=0).sample(range(2), 96, Stage("test"), Attempts(print))
+    sampled = LabelSampler(detector, config, seed=0).sample(
+        range(2), ImageSize.square(96), Stage("test"), Attempts(print)
+    )
     assert sampled.images.shape == (2, 3, 96, 96)
     assert all(len(found) >= 1 for found in sampled.detections)
 

@@ -2,6 +2,7 @@ import pytest
 
 from schemas.base import validate_config
 from schemas.errors import ConfigError
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy, Policy, QatConfig, Quantizer
 from schemas.run_config import SHARED, RunConfig
 from schemas.synth_config import SynthConfig
@@ -88,7 +89,7 @@ def test_a_stage_keeps_its_own_setting():
         RunConfig, {"seed": 5, "image_size": 96, "qat": {"seed": 6}, "eval": {"image_size": None}}, "x"
     )
     assert (run.synth.seed, run.qat.seed) == (5, 6)
-    assert (run.synth.image_size, run.eval.image_size) == (96, None)
+    assert (run.synth.image_size, run.eval.image_size) == (ImageSize.square(96), None)
 
 
 def test_a_heading_without_content_means_defaults():

@@ -7,6 +7,7 @@ from torch import Tensor
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.errors import Stopped
+from schemas.image_size import ImageSize
 from schemas.synth_config import Initialisation, LossWeights, Precision, SynthConfig, ViewConfig
 from synth_job.initialisation import enlarged, initial_images, sample_generator
 from synth_job.inversion import Relabel, invert, total_variation
@@ -17,7 +18,7 @@ ONE_VIEW = ViewConfig(flip=0, shift=0, scales=(1.0,))
 
 
 def noise(size: int = 96, count: int = 2) -> Tensor:
-    return initial_images(Initialisation.NOISE, 0, range(count), size)
+    return initial_images(Initialisation.NOISE, 0, range(count), ImageSize.square(size))
 
 
 def inverted(teacher: Detector, weights: LossWeights, iterations: int = 8, views: ViewConfig = ONE_VIEW) -> Tensor:
@@ -141,22 +142,25 @@ def test_total_variation_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", [Initialisation.NOISE, Initialisation.LOW_FREQUENCY])
 def test_a_start_image_depends_on_seed_and_sample_index_alone(kind: Initialisation) -> None:
-    images = initial_images(kind, 3, [5, 6], 64)
+    images = initial_images(kind, 3, [5, 6], ImageSize.square(64))
     assert images.shape == (2, 3, 64, 64)
     assert 0 <= float(images.min()) <= float(images.max()) <= 1
-    assert torch.equal(initial_images(kind, 3, [6], 64)[0], images[1])
+    assert torch.equal(initial_images(kind, 3, [6], ImageSize.square(64))[0], images[1])
     assert not torch.equal(images[0], images[1])
-    assert not torch.equal(initial_images(kind, 4, [5], 64)[0], images[0])
+    assert not torch.equal(initial_images(kind, 4, [5], ImageSize.square(64))[0], images[0])
 
 
 def test_low_frequency_noise_is_smoother_than_noise() -> None:
-    smooth, rough = (initial_images(kind, 0, [0], 96) for kind in (Initialisation.LOW_FREQUENCY, Initialisation.NOISE))
+    smooth, rough = (
+        initial_images(kind, 0, [0], ImageSize.square(96))
+        for kind in (Initialisation.LOW_FREQUENCY, Initialisation.NOISE)
+    )
     assert total_variation(smooth) / smooth.std() < 0.5 * total_variation(rough) / rough.std()
 
 
 def test_enlarged_images_stay_in_range() -> None:
     checks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(1, 3, 8, 8)
-    large = enlarged(checks, 48)
+    large = enlarged(checks, ImageSize.square(48))
     assert large.shape == (1, 3, 48, 48)
     assert 0 <= float(large.min()) <= float(large.max()) <= 1
 

@@ -12,6 +12,7 @@ from torchvision.ops import box_iou
 
 from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
+from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 from schemas.synth_config import LabelConfig, LabelSource
 from stages.stage import Stage
@@ -78,20 +79,25 @@ def test_tiles_fill_the_square() -> None:
 def test_labels_of_a_sample_do_not_depend_on_its_shard(teacher: Detector, stage: Stage, source: LabelSource) -> None:
     sampler = LabelSampler(teacher, LabelConfig(source=source), seed=5)
     together, alone = (
-        sampler.sample(range(0, 6), 96, stage, Attempts(print)),
-        sampler.sample(range(4, 5), 96, stage, Attempts(print)),
+        sampler.sample(range(0, 6), ImageSize.square(96), stage, Attempts(print)),
+        sampler.sample(range(4, 5), ImageSize.square(96), stage, Attempts(print)),
     )
-    assert together.labels(96)[4] == alone.labels(96)[0]
-    assert len({label.to_json() for label in together.labels(96)}) > 1
-    other = LabelSampler(teacher, LabelConfig(source=source), seed=6).sample(range(4, 5), 96, stage, Attempts(print))
-    assert other.labels(96) != alone.labels(96)
+    assert together.labels(ImageSize.square(96))[4] == alone.labels(ImageSize.square(96))[0]
+    assert len({label.to_json() for label in together.labels(ImageSize.square(96))}) > 1
+    other = LabelSampler(teacher, LabelConfig(source=source), seed=6).sample(
+        range(4, 5), ImageSize.square(96), stage, Attempts(print)
+    )
+    assert other.labels(ImageSize.square(96)) != alone.labels(ImageSize.square(96))
 
 
 def test_labels_scale_to_the_stored_size(teacher: Detector, stage: Stage) -> None:
     sampled = LabelSampler(teacher, LabelConfig(source=LabelSource.RANDOM), 0).sample(
-        range(1), 64, stage, Attempts(print)
+        range(1), ImageSize.square(64), stage, Attempts(print)
     )
-    small, large = sampled.labels(64)[0].boxes[0].bbox, sampled.labels(128)[0].boxes[0].bbox
+    small, large = (
+        sampled.labels(ImageSize.square(64))[0].boxes[0].bbox,
+        sampled.labels(ImageSize.square(128))[0].boxes[0].bbox,
+    )
     assert large == pytest.approx([2 * value for value in small])
 
 
@@ -108,7 +114,7 @@ def scripted(*answers: Detections) -> Any:
 
 def relabelled(start: Detections, predictions: Detections, **settings: Any) -> tuple[Detections, list[LabelOrigin]]:
     config = LabelConfig(size=64, warm_up=0, interval=1, **settings)
-    relabelling = AdaptiveRelabelling(scripted(predictions), config, [start])
+    relabelling = AdaptiveRelabelling(scripted(predictions), config, [start], ImageSize.square(64))
     returned = relabelling.after_step(0, torch.zeros(1, 3, 64, 64))
     assert returned is not None
     assert torch.equal(returned[0].boxes, relabelling.labels()[0].boxes)
@@ -190,7 +196,7 @@ def test_labels_after_relabelling_are_never_empty_and_new_ones_stand_apart(seed:
 def test_the_teacher_looks_after_the_warm_up_at_every_interval_with_the_set_confidence() -> None:
     teacher = scripted(Detections.of([LEFT], [1], [0.9]))
     config = LabelConfig(size=64, iterations=12, warm_up=4, interval=3, confidence=0.3)
-    relabelling = AdaptiveRelabelling(teacher, config, [Detections.of([LEFT], [1])])
+    relabelling = AdaptiveRelabelling(teacher, config, [Detections.of([LEFT], [1])], ImageSize.square(64))
     due = [step + 1 for step in range(12) if relabelling.after_step(step, torch.zeros(1, 3, 64, 64)) is not None]
     assert due == [6, 9, 12]
     assert {asked.confidence for asked in teacher.asked} == {0.3}
@@ -200,7 +206,7 @@ def test_images_of_a_batch_keep_their_own_labels() -> None:
     teacher = scripted(Detections.of([LEFT, RIGHT], [1, 2], [0.9, 0.9]), Detections.of([], []))
     config = LabelConfig(size=64, warm_up=0, interval=1)
     start = [Detections.of([LEFT], [1]), Detections.of([RIGHT], [6])]
-    relabelling = AdaptiveRelabelling(teacher, config, start)
+    relabelling = AdaptiveRelabelling(teacher, config, start, ImageSize.square(64))
     relabelling.after_step(0, torch.zeros(2, 3, 64, 64))
     assert [label.classes.tolist() for label in relabelling.labels()] == [[1, 2], [6]]
     assert relabelling.origins == [[SAMPLED, RELABELLED], [SAMPLED]]

@@ -20,6 +20,7 @@ from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
 from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, LabelMode, LabelStatistics
 from schemas.errors import ExitCode
+from schemas.image_size import ImageSize
 from schemas.synth_config import InversionConfig
 from stages.shards import open_calibration_set
 from stages.storage import file_digest
@@ -82,7 +83,7 @@ def test_every_label_source_makes_a_whole_set(
     opened = open_calibration_set(tmp_path / "set")
     manifest = opened.manifest
     assert manifest.label_mode is (LabelMode.GIVEN if source in given else LabelMode.SAMPLED)
-    assert (manifest.samples, manifest.image_size, len(manifest.shards)) == (4, 64, 2)
+    assert (manifest.samples, manifest.image_size, len(manifest.shards)) == (4, ImageSize.square(64), 2)
     assert manifest.teacher == teacher.identity
     labels = [sample.labels for sample in opened.samples]
     assert manifest.statistics == LabelStatistics.of(labels, teacher.identity.class_names)
@@ -124,7 +125,11 @@ def test_the_closing_table_and_the_contact_sheet_are_there(synth: Synth, tmp_pat
 def test_the_teachers_own_size_is_the_default(synth: Synth, tmp_path: Path, teacher: Detector) -> None:
     result = synth(tmp_path, labels__source="random", image_size=None, images=1, inversion__iterations=1)
     assert result.exit_code == 0, result.output
-    assert open_calibration_set(tmp_path).manifest.image_size == teacher.identity.input_size == 160
+    assert (
+        open_calibration_set(tmp_path).manifest.image_size
+        == ImageSize.square(teacher.identity.input_size)
+        == ImageSize.square(160)
+    )
 
 
 def test_images_may_start_from_those_of_label_sampling(synth: Synth, tmp_path: Path) -> None:
@@ -158,8 +163,8 @@ def test_images_grow_through_the_levels_with_their_labels(
 
 def test_levels_split_the_iterations_and_equal_sides_join() -> None:
     config = InversionConfig(iterations=11, levels=(0.5, 0.5, 1.0))
-    assert job.levels(config, 320, 32) == [(160, 6), (320, 5)]
-    assert job.levels(config, 32, 32) == [(32, 11)], "no side is below the stride"
+    assert job.levels(config, ImageSize.square(320), 32) == [(ImageSize.square(160), 6), (ImageSize.square(320), 5)]
+    assert job.levels(config, ImageSize.square(32), 32) == [(ImageSize.square(32), 11)], "no side is below the stride"
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
@@ -402,8 +407,12 @@ def test_images_are_held_back_in_a_set_of_their_own_with_another_seed(
 
 
 def test_large_images_climb_through_resolutions_unless_told_otherwise() -> None:
-    assert InversionConfig().levels_at(640) == (0.5, 0.5, 0.5, 1.0)
-    assert InversionConfig().levels_at(320) == (1.0,)
-    assert InversionConfig(levels=(1.0,)).levels_at(640) == (1.0,)
-    assert job.levels(InversionConfig(iterations=8), 160, 32, smallest=128) == [(160, 8)]
-    assert job.levels(InversionConfig(iterations=8, levels=(0.2, 1.0)), 160, 32, smallest=128) == [(128, 4), (160, 4)]
+    assert InversionConfig().levels_at(ImageSize.square(640)) == (0.5, 0.5, 0.5, 1.0)
+    assert InversionConfig().levels_at(ImageSize.square(320)) == (1.0,)
+    assert InversionConfig(levels=(1.0,)).levels_at(ImageSize.square(640)) == (1.0,)
+    assert job.levels(InversionConfig(iterations=8), ImageSize.square(160), 32, smallest=128) == [
+        (ImageSize.square(160), 8)
+    ]
+    config = InversionConfig(iterations=8, levels=(0.2, 1.0))
+    sides = [(level.height, steps) for level, steps in job.levels(config, ImageSize.square(160), 32, smallest=128)]
+    assert sides == [(128, 4), (160, 4)]

@@ -24,6 +24,7 @@ from quantization.engines.metadata import own_metadata
 from quantization.engines.target import Images
 from quantization.layers import QuantizedLayer
 from schemas.errors import ConfigError
+from schemas.image_size import ImageSize
 from schemas.student import ExportForm, StudentManifest
 from stages.storage import atomic_path
 
@@ -34,40 +35,41 @@ BITS = 8
 
 
 class Scaled(nn.Module):
-    """A network whose boxes are shares of the image's side, as Ultralytics' LiteRT files have them.
+    """A network whose boxes are shares of the image's sides, as Ultralytics' LiteRT files have them.
 
     Args:
         network: gives `(B, 4 + C, A)`, boxes in pixels.
-        side: of the image, pixels.
+        size: of the image.
     """
 
-    def __init__(self, network: nn.Module, side: int) -> None:
+    def __init__(self, network: nn.Module, size: ImageSize) -> None:
         super().__init__()
         self.network = network
-        self.side = side
+        # One number where one is enough: a division by a tensor is another operation in the file.
+        self.sides = size.height if size.is_square else torch.tensor(size.corners, dtype=torch.float32)[:, None]
 
     def forward(self, images: Tensor) -> Tensor:
         """The same outputs, boxes in [0, 1]."""
         outputs = self.network(images)
-        return torch.cat((outputs[:, :4] / self.side, outputs[:, 4:]), dim=1)
+        return torch.cat((outputs[:, :4] / self.sides, outputs[:, 4:]), dim=1)
 
 
 def export_litert(
     student: Detector, manifest: StudentManifest, path: Path, images: Images, form: ExportForm
 ) -> dict[str, str]:
-    """Write a student as a LiteRT file with float input and output, `(1, 3, S, S)` to `(1, 4 + C, A)`.
+    """Write a student as a LiteRT file with float input and output, `(1, 3, H, W)` to `(1, 4 + C, A)`.
 
-    Inputs are as the network takes them; boxes come out as shares of the image's side, centre and size, so that
+    Inputs are as the network takes them; boxes come out as shares of the image's sides, centre and size, so that
     `ultralytics.YOLO("model.tflite")` reads the file. End-to-end heads give their rows in pixels.
 
     Args:
         student: as its manifest describes it.
         manifest: of the student.
         path: the file.
-        images: of the calibration set, `(N, 3, S, S)`; the first ones give the ranges of what the student leaves in
+        images: of the calibration set, `(N, 3, H, W)`; the first ones give the ranges of what the student leaves in
             float and LiteRT computes in integers.
-        form: S, and whether weights of up to 4 bits are stored as INT4: half the bytes, and without fast kernels on
-            x86.
+        form: H and W, and whether weights of up to 4 bits are stored as INT4: half the bytes, and without fast kernels
+            on x86.
 
     Returns:
         Versions of the converter and the interpreter, by name.
@@ -99,12 +101,14 @@ def export_litert(
     return versions
 
 
-def _check(student: Detector, image_size: int) -> None:
+def _check(student: Detector, image_size: ImageSize) -> None:
     """Raise `ConfigError` where LiteRT cannot express the student."""
     if student.export_obstacle is not None:
         raise ConfigError(f"this student has no LiteRT file: {student.export_obstacle}")
-    if image_size % student.identity.stride:
-        raise ConfigError(f"image_size: got {image_size}, the network takes multiples of {student.identity.stride}")
+    if image_size.height % student.identity.stride or image_size.width % student.identity.stride:
+        raise ConfigError(
+            f"image_size: got {image_size.plain()}, the network takes multiples of {student.identity.stride}"
+        )
     if products := quantized_matmuls(student.network):
         raise ConfigError(f"LiteRT files have no quantized products of activations yet; {next(iter(products))} is one")
     for name, layer in quantized_layers(student.network).items():
@@ -116,7 +120,7 @@ def _check(student: Detector, image_size: int) -> None:
 
 
 @torch.no_grad()
-def _write_job(student: Detector, folder: Path, images: Images, image_size: int) -> None:
+def _write_job(student: Detector, folder: Path, images: Images, image_size: ImageSize) -> None:
     """What the converter reads: `network.pt2`, `layers.npz` and `images.npy`."""
     network = student.deployed().eval()
     arrays: dict[str, NDArray[Any]] = {}
@@ -130,7 +134,8 @@ def _write_job(student: Detector, folder: Path, images: Images, image_size: int)
         network = Scaled(network, image_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of anchors, which heads keep as plain attributes
-        program = torch.export.export(network.eval(), (torch.zeros(1, 3, image_size, image_size),), strict=False)
+        example = torch.zeros(1, 3, image_size.height, image_size.width)
+        program = torch.export.export(network.eval(), (example,), strict=False)
     torch.export.save(program, folder / "network.pt2")
 
 

@@ -56,7 +56,7 @@ class LiteRtInterpreter:
         self.seconds = 0.0
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Decoded outputs of images `(B, 3, S, S)`, one after another."""
+        """Decoded outputs of images `(B, 3, H, W)`, one after another."""
         if images.shape[1:] != self._shape[1:]:
             wanted, given = ("x".join(map(str, shape[1:])) for shape in (self._shape, images.shape))
             raise ConfigError(f"{self._path}: takes images of {wanted}, not {given}; export it with --image-size")
@@ -66,7 +66,8 @@ class LiteRtInterpreter:
         outputs: NDArray[np.float32] = self._received()
         self.seconds = float(self._received()[0])
         if self._scaled:
-            outputs[:, :4] *= images.shape[-1]
+            height, width = images.shape[2:]
+            outputs[:, :4] *= np.array([width, height, width, height], np.float32)[:, None]
         return outputs
 
     def _received(self) -> NDArray[Any]:

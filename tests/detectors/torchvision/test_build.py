@@ -15,6 +15,7 @@ from detectors.torchvision.build import build
 from detectors.torchvision.models import Architecture
 from detectors.torchvision.two_stage import EvenSampler
 from schemas.errors import VerificationError
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 
 MODELS = ["fasterrcnn", "maskrcnn", "retinanet", "fcos", "ssdlite320_mobilenet_v3_large"]
@@ -31,10 +32,14 @@ def detector(request: pytest.FixtureRequest, torchvision_detector: Callable[...,
     return built
 
 
+def images_of(height: int, width: int) -> Tensor:
+    return torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
 @pytest.fixture
 def images(detector: Any) -> Tensor:
     side = 320 if detector.architecture.model.startswith("ssd") else 96
-    return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    return images_of(side, side)
 
 
 def labels(detector: Any) -> list[Detections]:
@@ -44,7 +49,7 @@ def labels(detector: Any) -> list[Detections]:
 def library(detector: Any, images: Tensor) -> Any:
     """The library's own network, told not to resize, and to propose in training what it proposes otherwise."""
     network = detector.copy().network
-    network.transform.min_size, network.transform.max_size = (images.shape[2],), images.shape[2]
+    network.transform.min_size, network.transform.max_size = (min(images.shape[2:]),), max(images.shape[2:])
     if hasattr(network, "rpn"):
         network.rpn._pre_nms_top_n["training"] = network.rpn._pre_nms_top_n["testing"]
         network.rpn._post_nms_top_n["training"] = network.rpn._post_nms_top_n["testing"]
@@ -52,6 +57,16 @@ def library(detector: Any, images: Tensor) -> Any:
 
 
 def test_predictions_are_the_librarys(detector: Any, images: Tensor) -> None:
+    check_predictions(detector, images)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (160, 96)])
+def test_predictions_on_rectangles_are_the_librarys(detector: Any, size: tuple[int, int]) -> None:
+    if detector.needs_squares is None:
+        check_predictions(detector, images_of(*size))
+
+
+def check_predictions(detector: Any, images: Tensor) -> None:
     network = library(detector, images)
     holder = network.roi_heads if hasattr(network, "roi_heads") else network
     holder.score_thresh, holder.detections_per_img = 0.005, 10_000
@@ -185,9 +200,13 @@ def test_even_sampling_takes_as_many_as_the_librarys_and_always_the_same() -> No
 def test_letterboxing_keeps_the_shape_and_pads_with_the_mean_colour(torchvision_detector: Callable[..., Any]) -> None:
     detector = torchvision_detector("fcos")
     image = np.full((40, 80, 3), 200, dtype=np.uint8)
-    canvas, scale, border = detector.letterbox(image, 160)
+    canvas, scale, border = detector.letterbox(image, ImageSize.square(160))
     assert (canvas.shape, scale, border) == ((160, 160, 3), 2.0, (0, 0))
     assert bool((canvas[:80] == 200).all())
+    assert detector.letterbox(image, ImageSize(96, 160))[0].shape == (96, 160, 3)
+    tall, smaller, _ = detector.letterbox(image, ImageSize(60, 160))
+    assert (tall.shape, smaller) == ((60, 160, 3), 1.5)
+    assert bool((tall[:, :120] == 200).all()) and tall[30, 140].tolist() == [124, 116, 104]
     assert canvas[100, 100].tolist() == [124, 116, 104]
     batch = detector.prepared(torch.from_numpy(canvas).permute(2, 0, 1)[None].float() / 255)
     assert float(batch.tensors[0, :, 100, 100].abs().max()) < 0.01, "what the library pads with is 0"

@@ -1,18 +1,22 @@
 """The adapter says what the library says: outputs, loss, predictions, letterboxing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
+from ultralytics import YOLO
 from ultralytics.utils.nms import non_max_suppression
 
 from detectors.detections import Detections
 from detectors.embedded.scenes import Scene
 from detectors.protocol import Suppression
 from detectors.ultralytics.yolo import UltralyticsDetector
+from schemas.image_size import ImageSize
 
 LIMITS = Suppression(confidence=0.25, iou=0.7, max_detections=100, multi_label=False)
 
@@ -147,15 +151,19 @@ def test_prediction_and_loss_do_not_change_the_network(
     assert all(torch.equal(before[name], tensor) for name, tensor in embedded.network.state_dict().items())
 
 
+@pytest.mark.parametrize("size", [ImageSize.square(160), ImageSize(96, 160), ImageSize(160, 96)])
 @pytest.mark.parametrize("shape", [(100, 200), (200, 100), (160, 160), (37, 53), (480, 640), (333, 500)])
-def test_letterboxing_maps_boxes_there_and_back(embedded: UltralyticsDetector, shape: tuple[int, int]) -> None:
+def test_letterboxing_maps_boxes_there_and_back(
+    embedded: UltralyticsDetector, shape: tuple[int, int], size: ImageSize
+) -> None:
     height, width = shape
     x1, y1, x2, y2 = width // 4, height // 3, width // 4 * 3, height // 3 * 2
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[y1:y2, x1:x2] = 255
-    placed, scale, (left, top) = embedded.letterbox(image, 160)
+    placed, scale, (left, top) = embedded.letterbox(image, size)
 
-    assert placed.shape == (160, 160, 3)
+    assert placed.shape == (size.height, size.width, 3)
+    assert scale == pytest.approx(min(size.height / height, size.width / width))
     assert placed.dtype == np.uint8
     rows, columns = np.nonzero((placed > 200).all(axis=2))
     box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=float)
@@ -167,10 +175,37 @@ def test_letterboxing_maps_boxes_there_and_back(embedded: UltralyticsDetector, s
         assert (placed[:, : left - 1] == 114).all()
 
 
+def test_a_letterboxed_rectangle_is_seen_as_the_library_sees_it(real_teacher: Path, coco_val: Path) -> None:
+    """Boxes and scores of the library's own `predict` at [384, 640], letterboxed into the whole of it."""
+    mine, theirs = UltralyticsDetector.load(real_teacher), YOLO(real_teacher)
+    size, settings = ImageSize(384, 640), {"confidence": 0.05, "iou": 0.7, "max_detections": 300}
+    found = 0
+    for path in sorted((coco_val / "images").iterdir())[:4]:
+        image = np.asarray(Image.open(path).convert("RGB"))
+        canvas, scale, (left, top) = mine.letterbox(image, size)
+        pixels = torch.from_numpy(canvas).permute(2, 0, 1)[None].float() / 255
+        (here,) = mine.predict(pixels, **settings, multi_label=False)
+        boxes = (here.boxes - torch.tensor([left, top, left, top])) / scale
+        boxes = boxes.clamp(min=0).minimum(torch.tensor(ImageSize(*image.shape[:2]).corners))
+        (there,) = theirs.predict(
+            Image.fromarray(image), imgsz=[384, 640], rect=False, conf=0.05, iou=0.7, device="cpu", verbose=False
+        )
+        assert len(here) == len(there.boxes)
+        torch.testing.assert_close(here.scores, there.boxes.conf, rtol=0, atol=1e-3)
+        torch.testing.assert_close(boxes, there.boxes.xyxy, rtol=0, atol=0.5)
+        assert here.classes.tolist() == there.boxes.cls.int().tolist()
+        found += len(here)
+    assert found > 20
+
+
+def test_metadata_name_height_before_width(embedded: UltralyticsDetector) -> None:
+    assert embedded.deployment_metadata(ImageSize(96, 160))["imgsz"] == "[96, 160]"
+
+
 def test_letterboxing_of_a_square_of_the_right_size_changes_nothing(
     embedded: UltralyticsDetector, scenes: list[Scene]
 ) -> None:
-    placed, scale, border = embedded.letterbox(scenes[0].image, 160)
+    placed, scale, border = embedded.letterbox(scenes[0].image, ImageSize.square(160))
     np.testing.assert_array_equal(placed, scenes[0].image)
     assert (scale, tuple(border)) == (1, (0, 0))
 

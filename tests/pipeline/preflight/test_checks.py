@@ -15,6 +15,7 @@ from pipeline.preflight.checks import bytes_free, examine
 from pipeline.preflight.findings import Findings, described, duration
 from pipeline.settings import read_run_config
 from schemas.errors import ConfigError, InputError
+from schemas.image_size import ImageSize
 from schemas.run_config import RunConfig
 
 
@@ -31,7 +32,12 @@ def run(*assignments: str) -> RunConfig:
 
 def test_the_embedded_run_can_start():
     found = examine(run(), containers=False)
-    assert (found.family, found.classes, found.image_size, found.own_size) == ("ultralytics", 8, 160, True)
+    assert (found.family, found.classes, found.image_size, found.own_size) == (
+        "ultralytics",
+        8,
+        ImageSize.square(160),
+        True,
+    )
     assert (found.labelled_images, found.photos) == (256, None)
 
 

@@ -1,6 +1,7 @@
 """Merged and partial sets are ordinary sets that say where their images came from."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ImageSource, LabelMode
+from schemas.image_size import ImageSize
 from stages.shards import open_calibration_set
 from tests.pipeline.sets.conftest import zsq_set
 
@@ -118,13 +120,27 @@ def test_classes_are_matched_by_name(set_folder: Path, other: Path, tmp_path: Pa
     assert classes == [*whole, *(1 - category for category in whole[4:])]
 
 
+def test_rectangles_merge_with_their_like_and_never_with_others(
+    set_folder: Path, tmp_path: Path, make_calibration_set: Callable[..., CalibrationSetManifest]
+) -> None:
+    for name, sides in {"wide": (32, 64), "tall": (64, 32)}.items():
+        make_calibration_set(tmp_path / name, *sides)
+    for other in (set_folder, tmp_path / "tall"):
+        result = zsq_set("merge", tmp_path / "wide", other, "--output", tmp_path / "merged")
+        assert result.exit_code == 2 and "no batch can hold both" in result.stderr
+    assert "those of" in result.stderr and "32x64" in result.stderr and "64x32" in result.stderr
+    half = zsq_set("subset", tmp_path / "wide", "--count", "2", "--output", tmp_path / "half")
+    assert half.exit_code == 0, half.output
+    assert open_calibration_set(tmp_path / "half").manifest.image_size == ImageSize(32, 64)
+
+
 def test_sizes_that_differ_are_never_merged(set_folder: Path, tmp_path: Path) -> None:
     from pipeline.sets.merge import _check_fit
     from schemas.errors import ConfigError
     from stages.shards import CalibrationSet
 
     one = open_calibration_set(set_folder)
-    larger = CalibrationSet(tmp_path, one.manifest.model_copy(update={"image_size": 64}), [])
+    larger = CalibrationSet(tmp_path, one.manifest.model_copy(update={"image_size": ImageSize.square(64)}), [])
     with pytest.raises(ConfigError, match="no batch can hold both"):
         _check_fit(one, larger, ())
 

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from pycocotools.coco import COCO
 from eval_job.data import find_validation_data
 from label_formats.boxes import boxes_inside
 from label_formats.yolo_rows import label_text, read_rows
+from pipeline.sets.choices import ExportFormat
+from schemas.calibration_set import CalibrationSetManifest
 from schemas.labels import ImageLabels
 from stages.shards import open_calibration_set
 from synth_job.given_labels import read_given_labels
@@ -48,6 +51,27 @@ def test_it_reads_back_as_given_labels(exported: Path, set_folder: Path) -> None
         x, y, w, h = sample.labels.boxes[0].bbox
         np.testing.assert_allclose(found.boxes.numpy() * 32, [[x, y, x + w, y + h]], atol=1e-4)
         assert found.classes.tolist() == [sample.labels.boxes[0].category_id]
+
+
+@pytest.mark.parametrize("layout", list(ExportFormat))
+def test_rectangles_keep_their_sides_and_boxes_in_every_layout(
+    layout: ExportFormat, tmp_path: Path, make_calibration_set: Callable[..., CalibrationSetManifest]
+) -> None:
+    make_calibration_set(tmp_path / "set", 32, 64)
+    assert zsq_set("verify", tmp_path / "set").exit_code == 0
+    result = zsq_set("export", tmp_path / "set", "--format", layout.value, "--output", tmp_path / "out")
+    assert result.exit_code == 0 and "32x64 px (height x width)" in result.stdout.replace("\n", " ")
+    if layout in (ExportFormat.NCHW, ExportFormat.NHWC):
+        shape = np.load(tmp_path / "out" / "calibration.npy").shape
+        assert shape == ((6, 3, 32, 64) if layout is ExportFormat.NCHW else (6, 32, 64, 3))
+        return
+    assert Image.open(sorted((tmp_path / "out" / "images").iterdir())[0]).size == (64, 32)
+    if layout is ExportFormat.COCO:
+        written = json.loads((tmp_path / "out" / "instances.json").read_text())
+        assert (written["images"][0]["width"], written["images"][0]["height"]) == (64, 32)
+    if layout is ExportFormat.YOLO:  # [2, 4, 16, 8] in pixels: x by the width, y by the height
+        first = sorted((tmp_path / "out" / "labels").iterdir())[1].read_text()
+        assert first == "0 0.156250000 0.250000000 0.250000000 0.250000000\n"
 
 
 def test_pycocotools_reads_the_coco_file(set_folder: Path, tmp_path: Path) -> None:

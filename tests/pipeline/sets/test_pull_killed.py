@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelStatistics
+from schemas.image_size import ImageSize
 from schemas.labels import ImageLabels
 from stages.shards import open_calibration_set, write_shard
 from stages.storage import write_text
@@ -38,7 +39,7 @@ def large_set(tmp_path: Path, make_calibration_set: Callable[[Path], Calibration
         for number in range(SHARDS)
     )  # fmt: skip
     statistics = LabelStatistics.of([labels] * SHARDS * SAMPLES, manifest.teacher.class_names)
-    changes = {"shards": shards, "image_size": SIDE, "statistics": statistics}
+    changes = {"shards": shards, "image_size": ImageSize.square(SIDE), "statistics": statistics}
     write_text(folder / MANIFEST, manifest.model_copy(update=changes).to_json())
     return folder
 

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from quantization.engines.litert.environment import ENVIRONMENT
+from quantization.engines.litert.export import Scaled
 from quantization.engines.litert.interpreter import LiteRtInterpreter
 from quantization.engines.target import OwnFormat, engine_target
 from quantization.onnx.engine import engine_title, installed_engines, open_engine, seconds_of
 from quantization.onnx.export import check_expressible
 from schemas.errors import ConfigError, VerificationError
+from schemas.image_size import ImageSize
 from schemas.student import QuantizerRecord
 from schemas.target import Target, exported_path
 
@@ -127,6 +131,22 @@ def test_images_are_run_one_by_one_and_boxes_come_out_in_pixels(
         assert outputs.shape == (2, 6, 5)
         assert np.array_equal(outputs[1, 4:], np.full((2, 5), 1 / 8))
         assert np.array_equal(outputs[1, :4], np.full((4, 5), factor / 8))
+
+
+def test_boxes_of_a_rectangle_are_shares_of_its_width_and_its_height(
+    environment: Path, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    package = tmp_path / "made_up" / "ai_edge_litert" / "interpreter.py"
+    package.write_text(INTERPRETER.replace("[1, 3, 64, 64]", "[1, 3, 32, 64]"))
+    outputs = open_engine(write("shares of the side"), "litert", threads=1)(images()[:, :, :32])
+    assert outputs[1, :4, 0].tolist() == [64 / 8, 32 / 8, 64 / 8, 32 / 8], "x, y, w, h"
+
+    class Pixels(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([[[64.0], [32.0], [16.0], [8.0], [0.5]]])
+
+    shares = Scaled(Pixels(), ImageSize(32, 64))(torch.zeros(1, 3, 32, 64))
+    assert shares.flatten().tolist() == [1.0, 1.0, 0.25, 0.25, 0.5]
 
 
 def test_time_is_measured_around_the_interpreter_alone(environment: Path, write: Callable[..., Path]) -> None:

@@ -12,6 +12,7 @@ from quantization.convert import make_student
 from quantization.onnx.graph import to_onnx, write_onnx
 from quantization.onnx.parity import measure_parity
 from quantization.onnx.quantizers import replace_quantizers
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy
 from schemas.teacher import TeacherIdentity
 
@@ -53,10 +54,12 @@ def test_the_exported_student_agrees_with_the_simulated_one(
 
     network = student.deployed()
     replace_quantizers(network)
-    write_onnx(to_onnx(network, identity.stride, student.deployment_metadata(SIZE)), tmp_path / "model.onnx")
+    write_onnx(
+        to_onnx(network, identity.stride, student.deployment_metadata(ImageSize.square(SIZE))), tmp_path / "model.onnx"
+    )
 
     assert student.end_to_end is end_to_end
-    parity = measure_parity(student, tmp_path / "model.onnx", images, SIZE)
+    parity = measure_parity(student, tmp_path / "model.onnx", images, ImageSize.square(SIZE))
     assert parity.matched == 1
     assert parity.score_mean < 1e-3
     assert parity.box_mean < 0.5

@@ -26,6 +26,7 @@ from quantization.onnx.export import (
     verify_onnx,
 )
 from schemas.errors import ConfigError, InputError, VerificationError
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy, Policy
 from schemas.student import (
     ExportForm,
@@ -86,7 +87,7 @@ def export(
 def full_precision(teacher: Detector, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The teacher in single and in half precision."""
     folder = tmp_path_factory.mktemp("teacher")
-    export_full_precision(teacher, SIZE, folder / "single.onnx", folder / "half.onnx")
+    export_full_precision(teacher, ImageSize.square(SIZE), folder / "single.onnx", folder / "half.onnx")
     return folder / "single.onnx", folder / "half.onnx"
 
 

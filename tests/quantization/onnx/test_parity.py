@@ -19,6 +19,7 @@ from quantization.onnx.engine import open_engine
 from quantization.onnx.export import TracedStudent, export_student
 from quantization.onnx.parity import measure_parity
 from schemas.errors import VerificationError
+from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy
 from schemas.student import ExportForm, OnnxParity
 from schemas.target import Target
@@ -89,7 +90,7 @@ def test_an_end_to_end_model_without_a_pair_or_with_other_boxes_is_refused(
 
     def parity_of(mine: Tensor) -> OnnxParity:
         monkeypatch.setattr(parity, "open_engine", lambda path, name: lambda images: mine.numpy())
-        return measure_parity(student, tmp_path / "model.onnx", torch.rand(2, 3, SIZE, SIZE), SIZE)
+        return measure_parity(student, tmp_path / "model.onnx", torch.rand(2, 3, SIZE, SIZE), ImageSize.square(SIZE))
 
     assert parity_of(theirs.flip(1)).matched == 1
     with pytest.raises(VerificationError, match="only 0% of the student's outputs"):
@@ -110,7 +111,7 @@ def test_a_model_is_not_refused_for_what_the_student_differs_from_itself_by(
     student = cast(Detector, SimpleNamespace(network=teacher.network, decoded=decoded, end_to_end=True))
     monkeypatch.setattr(parity, "open_engine", lambda path, name: lambda images: mine.numpy())
     monkeypatch.setattr(parity, "ROUNDED", replace(parity.ROUNDED, scores=0.1))
-    assert measure_parity(student, tmp_path / "model.onnx", images, SIZE).score_mean > 0.1
+    assert measure_parity(student, tmp_path / "model.onnx", images, ImageSize.square(SIZE)).score_mean > 0.1
     others = seen
     with pytest.raises(VerificationError, match="class scores are"):
-        measure_parity(student, tmp_path / "model.onnx", images, SIZE)
+        measure_parity(student, tmp_path / "model.onnx", images, ImageSize.square(SIZE))
