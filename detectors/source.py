@@ -9,6 +9,7 @@ from detectors.unusable import obstacle
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
 from schemas.teacher import EMBEDDED, Family, TeacherSource
+from stages.container import where_checkpoints_lie
 from stages.storage import file_digest
 
 PUBLISHERS = {
@@ -34,9 +35,12 @@ def checkpoint_path(source: TeacherSource) -> Path:
         return path
     publisher = source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")
     if path.name == source.path and publisher in PUBLISHERS:
-        downloaded: Path = importlib.import_module(PUBLISHERS[publisher]).download(source.path)
+        try:
+            downloaded: Path = importlib.import_module(PUBLISHERS[publisher]).download(source.path)
+        except InputError as error:
+            raise InputError(f"{error}{where_checkpoints_lie()}") from error
         return downloaded
-    raise InputError(f"teacher {source.path}: no such file; check teacher.path")
+    raise InputError(f"teacher {source.path}: no such file; check teacher.path{where_checkpoints_lie()}")
 
 
 def checkpoint_family(source: TeacherSource, path: Path) -> Family:

@@ -12,13 +12,14 @@ from eval_job.data import find_sources
 from eval_job.report.artifacts import check_calibration_set
 from eval_job.report.page import rebuild_page, write_page
 from schemas.calibration_set import HELD_BACK_FOLDER
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import PAGE, REPORT, EvalReport
 from schemas.provenance import Provenance
 from schemas.student import MANIFEST, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
 from schemas.target import Target, exported_path
-from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.options import Assignments, ConfigFile, GivenSet, Overwrite, RunConfigFile, read_stage_config
 from stages.ranks import Rank
 from stages.shards import open_calibration_set
 from stages.stage import run_stage, up_to_date
@@ -46,6 +47,7 @@ def main(
         typer.Option(help="set to measure agreement on, without labelled images; default: held-back/ in the set"),
     ] = None,
     overwrite: Overwrite = False,
+    given_set: GivenSet = None,
 ) -> None:
     """Evaluate the full-precision teacher and its students on labelled images, or their agreement without labels."""
     with run_stage("eval") as stage:
@@ -56,11 +58,12 @@ def main(
         folders = _with_ptq(student or [])
         manifests = {folder: StudentManifest.read(folder / MANIFEST) for folder in folders}
         _check_teacher(manifests, teacher_digest)
+        if held_back is None:
+            held_back = _held_back(given_set, calibration_set)
+        calibration_set = given_set or calibration_set
         if calibration_set is not None:
             check_calibration_set(calibration_set, list(manifests.values()))
         settings = settings.model_copy(update={"image_size": _image_size(settings.image_size, manifests)})
-        if held_back is None and calibration_set is not None:
-            held_back = calibration_set / HELD_BACK_FOLDER
         sources = find_sources(settings, held_back, list(manifests.values()), teacher_digest)
         digests = sources.digests()
         inputs = {"teacher": teacher_digest} | digests
@@ -87,6 +90,13 @@ def main(
             page = partial(write_page, students=student or [], calibration_set=calibration_set, output=output / PAGE)
             data = job.EvaluationData(sources.labelled, sources.unlabelled, list(digests.values()))
             job.run(settings, folders, output, data, provenance, page, stage)
+
+
+def _held_back(given_set: Path | None, calibration_set: Path | None) -> Path | None:
+    """The images held back of a given set, else those that synth made."""
+    if given_set is not None and ((given_set / HELD_BACK_FOLDER / SET_MANIFEST).exists() or calibration_set is None):
+        return given_set / HELD_BACK_FOLDER
+    return calibration_set and calibration_set / HELD_BACK_FOLDER
 
 
 def _done(output: Path) -> Provenance | None:

@@ -12,7 +12,7 @@ from schemas.errors import InputError
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.student import MANIFEST, StudentManifest, is_exported
-from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.options import Assignments, ConfigFile, GivenSet, Overwrite, RunConfigFile, read_stage_config
 from stages.ranks import Rank
 from stages.stage import run_stage, up_to_date
 
@@ -24,10 +24,12 @@ def main(
     run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
+    given_set: GivenSet = None,
 ) -> None:
     """Quantize a teacher and train it on a calibration set."""
     with run_stage("qat") as stage:
         rank = Rank.of_environment()
+        calibration_set = given_set or calibration_set
         settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
         if not (calibration_set / SET_MANIFEST).exists():
             raise InputError(
@@ -37,29 +39,34 @@ def main(
         set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
         inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}
         provenance = Provenance.of("qat", settings.keyed(), inputs)
-        manifest = output / MANIFEST
 
-        def trained() -> bool:
+        def trained(folder: Path) -> bool:
+            manifest = folder / MANIFEST
             done = StudentManifest.read(manifest).provenance if manifest.exists() else None
             return up_to_date(done, provenance, output, overwrite)
 
         def finished() -> bool:
-            if not trained():
+            if not trained(output):
                 return False
             exported = all(is_exported(output, target) for target in settings.targets)
-            return exported or StudentManifest.read(manifest).export_obstacle is not None
+            return exported or StudentManifest.read(output / MANIFEST).export_obstacle is not None
 
         with stage.output(output, provenance.key, rank, finished) as wanted:
             if not wanted:
                 stage.reporter.message(f"up to date: {output}")
                 return
 
-            from qat_job import exported_files, job  # loads torch, which an up-to-date run need not wait for
+            # Loads torch, which an up-to-date run need not wait for.
+            from qat_job import exported_files, job, replacement
 
-            if not trained():
-                job.quantize(settings, provenance, calibration_set, output, stage, rank=rank, overwrite=overwrite)
+            if rank.index == 0:
+                replacement.finish_move(output)
+            place = output if trained(output) else replacement.workplace(output)
+            if not trained(place):
+                job.quantize(settings, provenance, calibration_set, place, stage, rank=rank, overwrite=overwrite)
             elif rank.index == 0:  # stopped between training and export, or trained for other targets
-                exported_files.export_again(settings, calibration_set, output, stage)
+                exported_files.export_again(settings, calibration_set, place, stage)
+                replacement.move_in(place)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from qat_job.decision import decide
 from qat_job.event_record import EventRecord
 from qat_job.exported_files import check_targets, export, remove_exported
 from qat_job.images import ImageBatches
+from qat_job.replacement import move_in, remove_student
 from qat_job.sensitivity.job import make_plan, measure
 from qat_job.team import Team, assembled
 from qat_job.training import train
@@ -157,7 +158,7 @@ def lead(
         stage.reporter.message(f"no exported model: {student.export_obstacle}")
     else:
         export(student, manifest, images, folder, settings.targets, stage)
-    report(manifest, folder, stage)
+    report(manifest, move_in(folder), stage)
     return manifest
 
 
@@ -211,15 +212,6 @@ def with_planned_bits(
     if bits.layers:
         bits = bits.model_copy(update={"mean_weight_bits": mean_weight_bits(make_student(teacher, bits).network)})
     return settings.model_copy(update={"bits": bits, "sensitivity": None})
-
-
-def remove_student(folder: Path) -> None:
-    """Delete a student's files, and the folder if nothing else is in it."""
-    remove_file(folder / MANIFEST)
-    remove_exported(folder)
-    remove_file(folder / WEIGHTS)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def report(manifest: StudentManifest, folder: Path, stage: Stage) -> None:

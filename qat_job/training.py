@@ -20,6 +20,7 @@ from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
 from schemas.qat_config import DistillationWeights, QatConfig
 from schemas.student import TrainingSummary
+from stages.container import start_anew
 from stages.ranks import Rank
 from stages.stage import Stage
 
@@ -187,5 +188,5 @@ def check_finite(losses: list[Tensor], config: QatConfig) -> None:
         raise InputError(
             f"training diverged: the loss is not finite by step {len(losses)}; "
             f"lower learning_rate (now {config.rate_of_weights:g}), bias_learning_rate (now {config.rate_of_biases:g}) "
-            f"or step_size_learning_rate (now {config.step_size_learning_rate:g}), and start anew with --overwrite"
+            f"or step_size_learning_rate (now {config.step_size_learning_rate:g}), and {start_anew()}"
         )

@@ -9,6 +9,7 @@ from types import FrameType
 
 from schemas.errors import ConfigError, ExitCode, InputError, Stopped, ZsqError
 from schemas.provenance import Provenance
+from stages.container import other_output
 from stages.lock import folder_lock
 from stages.progress import Reporter, open_standard_streams
 from stages.ranks import Rank
@@ -143,6 +144,5 @@ def up_to_date(done: Provenance | None, wanted: Provenance, folder: Path, overwr
         return False
     differences = "; ".join(done.differences(wanted)) or "the version of the contracts"
     raise ConfigError(
-        f"{folder} holds the output of another {wanted.stage} run ({differences}); "
-        f"choose another folder, or replace it with --overwrite"
+        f"{folder} holds the output of another {wanted.stage} run ({differences}); {other_output(wanted.stage)}"
     )

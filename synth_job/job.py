@@ -22,6 +22,7 @@ from schemas.calibration_set import (
 from schemas.errors import ConfigError
 from schemas.provenance import Provenance
 from schemas.synth_config import Initialisation, InversionConfig, LabelSource, SynthConfig
+from stages.container import other_output
 from stages.event_files import events_folder
 from stages.pixels import Pixels
 from stages.ranks import Rank
@@ -131,7 +132,7 @@ def finished_shard(folder: Path, number: int, key: str, overwrite: bool) -> Shar
         if overwrite:
             return None
         raise ConfigError(
-            f"{folder} holds shards of an unfinished run with other settings; choose another folder or --overwrite"
+            f"{folder} holds shards of an unfinished run with other settings; {other_output('synth')}"
         )
     verify_shard(folder, record)
     return record
