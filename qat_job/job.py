@@ -29,7 +29,6 @@ from schemas.sensitivity import SENSITIVITY
 from schemas.student import (
     MANIFEST,
     PTQ_FOLDER,
-    WEIGHTS,
     StudentManifest,
     TrainingDecision,
     TrainingMethod,

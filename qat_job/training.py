@@ -83,6 +83,7 @@ def train(
     first = saved = len(losses)
     batches = images.shuffled(config.training_steps, config.batch, config.seed, config.augmentation, first, share)
     start = time.monotonic() - state.seconds
+    stage.reporter.plan([1.0])  # what comes after it, the export, is short
     with FeatureTap(student.network, sites) as student_tap, FeatureTap(teacher.network, sites) as teacher_tap:
         for step in stage.reporter.track(range(first, config.training_steps), "training"):
             stopping = team.any(stage.stop_asked)

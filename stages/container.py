@@ -45,7 +45,9 @@ def other_output(stage: str) -> str:
     if not by_compose():
         return "choose another folder, or replace it with --overwrite"
     if stage == "synth":
-        other = "to use it as it is, name its folder in ZSQ_SET_DIR; else give the run another project (-p) or ZSQ_STORAGE"
+        other = (
+            "to use it as it is, name its folder in ZSQ_SET_DIR; else give the run another project (-p) or ZSQ_STORAGE"
+        )
     else:
         other = "keep both by a name in ZSQ_STUDENT"
     return f"{other}, or replace it with ZSQ_OVERWRITE=1"

@@ -91,7 +91,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"folder {path}: cannot be created ({error.strerror or error}); {unwritable(error)}") from error
+        raise InputError(
+            f"folder {path}: cannot be created ({error.strerror or error}); {unwritable(error)}"
+        ) from error
 
 
 def remove_file(path: Path) -> None:

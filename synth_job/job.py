@@ -71,10 +71,11 @@ def synthesize(
         remove_file(folder / MANIFEST)  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
+    mine = [n for n in range(len(starts)) if rank.takes(n) and not finished_shard(folder, n, provenance.key, overwrite)]
+    plan_progress(teacher, settings, size, [min(settings.shard_size, settings.images - starts[n]) for n in mine], stage)
     with InBackground() as writer:  # the next shard is computed while one is encoded and written
-        for number, first in enumerate(starts):
-            if not rank.takes(number) or finished_shard(folder, number, provenance.key, overwrite):
-                continue
+        for number in mine:
+            first = starts[number]
             stage.stop_here_if_asked()
             indices = range(first, min(first + settings.shard_size, settings.images))
             stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
@@ -131,9 +132,7 @@ def finished_shard(folder: Path, number: int, key: str, overwrite: bool) -> Shar
     if record.key != key:
         if overwrite:
             return None
-        raise ConfigError(
-            f"{folder} holds shards of an unfinished run with other settings; {other_output('synth')}"
-        )
+        raise ConfigError(f"{folder} holds shards of an unfinished run with other settings; {other_output('synth')}")
     verify_shard(folder, record)
     return record
 
@@ -192,6 +191,25 @@ def synthesize_images(
 
         pixels += to_pixels(attempts.run("inversion", indices[batch], change, attempt_at))
     return pixels
+
+
+def plan_progress(teacher: Detector, settings: SynthConfig, size: int, images: list[int], stage: Stage) -> None:
+    """Tell the reporter how much work each shard's tasks are: pixels that pass the network, by iteration.
+
+    Args:
+        teacher: the network.
+        settings: of the stage.
+        size: side of the images, pixels.
+        images: of each shard that is still to be made.
+        stage: reports.
+    """
+    labels = settings.labels
+    adaptive = labels.source is LabelSource.ADAPTIVE
+    schedule = levels(settings.inversion, size, teacher.identity.stride, teacher.smallest_input)
+    inverted = float(sum(side**2 * iterations for side, iterations in schedule))
+    sampled = float(labels.size**2 * labels.iterations) if adaptive else 0.0
+    weights = [count * work for count in images for work in ((sampled, inverted) if adaptive else (inverted,))]
+    stage.reporter.plan(weights, after=(settings.held_back or 0) * (sampled + inverted))
 
 
 def levels(config: InversionConfig, size: int, stride: int, smallest: int = 0) -> list[tuple[int, int]]:
