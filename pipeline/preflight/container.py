@@ -28,7 +28,7 @@ from stages.shards import open_calibration_set
 from stages.stage import Stage, run_stage, up_to_date
 from synth_job.given_labels import given_labels_digest
 
-WITHOUT = "not looked at, without the checkpoint"
+WITHOUT = "not looked at without the checkpoint"
 
 
 class Checks:
@@ -61,7 +61,7 @@ class Checks:
         """
         self._stage.reporter.table("Check", ("", ""), self._rows)
         for error in self._wrong[:-1]:
-            self._stage.reporter.error(str(error))
+            self._stage.reporter.error(str(error), error.exit_code)
         if self._wrong:
             raise self._wrong[-1]
 
@@ -90,13 +90,14 @@ class Run:
 
     def data(self) -> str:
         """Whether the images can be read that evaluation measures on."""
-        names, config = self.teacher and self.teacher.identity.class_names, self.config.eval
-        if names is not None:
-            validation, photos = read_validation(self.config, names)
-        else:  # as far as it goes without knowing the classes
-            validation, photos = None, config.photos and find_photographs(config.photos).images()
+        config = self.config.eval
+        if self.teacher is None:  # as far as it goes without knowing the classes
             if config.labelled_data is not None:
                 find_validation_data(config.labelled_data, config.images, config.split).check()
+            if config.photos is not None:
+                find_photographs(config.photos).images()
+            return f"classes {WITHOUT}"
+        validation, photos = read_validation(self.config, self.teacher.identity.class_names)
         labelled = f"{len(validation.images)} labelled images" if validation else None
         seen = f"{len(photos)} photographs" if photos else None
         return ", ".join(filter(None, (labelled, seen))) or "no labelled images: agreement on images held back"
@@ -134,7 +135,7 @@ class Run:
             inputs["labels"] = given_labels_digest(Path(labels))
         wanted = Provenance.of("synth", self._synth().keyed(), inputs)
         there = CalibrationSetManifest.read(folder / SET_MANIFEST) if (folder / SET_MANIFEST).exists() else None
-        if not up_to_date(there and there.provenance, wanted, folder, self.overwrite):
+        if not up_to_date(there.provenance if there else None, wanted, folder, self.overwrite):
             return "will be replaced" if there else f"{self.config.synth.images} images will be made"
         self.set = there
         return "is there"

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("synth", "qat", "eval")
+IMAGES = (*STAGES, "check", "set")
 SMALLEST = {
     "image_size": 96, "synth.images": 4, "synth.shard_size": 2, "synth.labels.size": 64, "synth.labels.iterations": 3,
     "synth.labels.warm_up": 1, "synth.labels.interval": 1, "synth.inversion.iterations": 2,
@@ -71,7 +72,7 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def images(engine: None) -> None:
-    """The three images of this checkout; seconds when `make images` ran before."""
+    """The images of this checkout; seconds when `make images` ran before."""
     subprocess.run(["make", "images"], cwd=ROOT, check=True, capture_output=True)
 
 
