@@ -35,7 +35,7 @@ class Project:
 
     def command(self, *arguments: str) -> list[str]:
         files = [part for path in (ROOT / "docker-compose.yml", *self.files) for part in ("-f", str(path))]
-        return ["docker", "compose", "-p", self.name, *files, *arguments]
+        return ["docker", "compose", "-p", self.name, "--env-file", os.devnull, *files, *arguments]
 
     def __call__(self, *arguments: str, check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ZSQ_")}
