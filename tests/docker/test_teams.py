@@ -17,6 +17,11 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 DONE = dict.fromkeys(STAGES, ("exited", 0))
 
 
+def quickly(**changes: object) -> str:
+    """The smallest settings without the files for engines, which other tests look at."""
+    return assignments(qat__targets="[]", eval__onnx__models="none", eval__samples=0, **changes)
+
+
 def begin(project: Project, **environment: str) -> subprocess.Popen[str]:
     """`up` of a whole run, in the background; any container of the project that fails ends it."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ZSQ_")}
@@ -30,7 +35,7 @@ def begin(project: Project, **environment: str) -> subprocess.Popen[str]:
 def side_by_side(make_project: Callable[[], Project]) -> Project:
     """Two projects and, from the first line of theirs on, a `docker run` that fails, all at once; the first project."""
     one, other = make_project(), make_project()
-    runs = [begin(one, ZSQ_SET=assignments()), begin(other, ZSQ_SET=assignments(seed=1))]
+    runs = [begin(one, ZSQ_SET=quickly()), begin(other, ZSQ_SET=quickly(seed=1))]
     for run in runs:
         assert run.stdout is not None and any("shard 1" in line for line in run.stdout)
     # It carries no label of Compose's, or `up` would take it for its own, and its failure for that of the run.
@@ -58,7 +63,7 @@ def pulled(side_by_side: Project, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_a_second_student_of_the_same_set_lies_beside_the_first(side_by_side: Project, tmp_path: Path) -> None:
-    code, output = side_by_side.up(*STAGES, ZSQ_STUDENT="w6", ZSQ_SET=assignments(qat__bits__weight_bits=6))
+    code, output = side_by_side.up(*STAGES, ZSQ_STUDENT="w6", ZSQ_SET=quickly(qat__bits__weight_bits=6))
     assert code == 0, output
     assert output.count("up to date") == 1, "the set is not made again"
     data = side_by_side.copy_out(tmp_path / "data")
@@ -68,7 +73,7 @@ def test_a_second_student_of_the_same_set_lies_beside_the_first(side_by_side: Pr
 
 
 def test_another_student_in_the_way_names_the_variables_and_check_says_it_first(side_by_side: Project) -> None:
-    settings = assignments(qat__bits__weight_bits=5)
+    settings = quickly(qat__bits__weight_bits=5)
     _, output = side_by_side.up("qat", ZSQ_SET=settings)
     assert side_by_side.states()["qat"] == ("exited", 2)
     said = "keep both by a name in ZSQ_STUDENT, or replace it with ZSQ_OVERWRITE=1"
@@ -81,7 +86,7 @@ def test_another_student_in_the_way_names_the_variables_and_check_says_it_first(
 
 
 def test_a_pulled_set_takes_the_place_of_what_synth_makes(project: Project, pulled: Path, tmp_path: Path) -> None:
-    code, output = project.up("qat", "eval", ZSQ_SET_DIR=str(pulled), ZSQ_SET=assignments())
+    code, output = project.up("qat", "eval", ZSQ_SET_DIR=str(pulled), ZSQ_SET=quickly())
     assert code == 0 and project.states() == DONE, output + project("logs", "synth").stdout
     data = project.copy_out(tmp_path / "data")
     student = StudentManifest.read(data / "student" / "student.json")
@@ -95,7 +100,7 @@ def test_check_names_all_that_is_wrong_at_once(project: Project, tmp_path: Path)
     (models / "best.pt").write_bytes(b"not a checkpoint")
     storage.mkdir(mode=0o755)  # of whoever runs the tests
     tmp_path.chmod(0o755)
-    wrong = assignments(teacher__path="/models/other.pt", eval__data="/validation/val")
+    wrong = quickly(teacher__path="/models/other.pt", eval__data="/validation/val")
     found = project("run", "--rm", "check", ZSQ_MODELS=str(models), ZSQ_STORAGE=str(storage), ZSQ_SET=wrong)
     assert found.returncode == 2
     lines = [line for line in found.stderr.splitlines() if line.startswith("zsq check: ")]

@@ -13,6 +13,7 @@ from typer.testing import Result
 from qat_job import job, replacement
 from qat_job.replacement import REPLACEMENT, finish_move, move_in
 from schemas.errors import ExitCode
+from schemas.sensitivity import SENSITIVITY
 from schemas.student import MANIFEST, PTQ_FOLDER, WEIGHTS, StudentManifest
 from stages.storage import file_digest
 
@@ -65,12 +66,15 @@ def test_a_replacement_that_fails_leaves_the_old_student(qat: Qat, old: Path, mo
 
 @pytest.mark.parametrize("killed_at", range(4))
 def test_a_move_that_was_killed_is_finished(
-    qat: Qat, old: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
+    trained: Path, old: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = old / REPLACEMENT
-    assert qat(new, steps=2, seed=4).exit_code == 0
-    wanted = content(new.rename(old.parent / "copy"))
-    shutil.copytree(old.parent / "copy", new)
+    shutil.copytree(trained, new)
+    for folder in (old, old / PTQ_FOLDER):
+        (folder / WEIGHTS).write_bytes(b"of the old student")
+    (old / SENSITIVITY).write_text("of the old student")
+    wanted = content(trained)
+    assert len(wanted) == 4 and content(old) != wanted
     moved: list[Path] = []
 
     def replace(self: Path, target: Path) -> Path:
