@@ -29,9 +29,9 @@ test: setup ## The quick tests
 test-all: setup ## All tests, slow ones included
 	$(RUN) pytest -m "not docker" --timeout 3600
 
-images: ## Build the container images of the three stages
+images: ## Build the container images
 	@ZSQ_VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
-		ZSQ_REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) docker compose build
+		ZSQ_REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) docker buildx bake --file docker-bake.hcl
 
 test-docker: setup images ## The tests on a real Docker engine
 	$(RUN) pytest -m docker

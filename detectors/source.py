@@ -8,6 +8,7 @@ from detectors.unusable import obstacle
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
 from schemas.teacher import EMBEDDED, Family, TeacherSource
+from stages.container import where_checkpoints_lie
 from stages.storage import file_digest
 
 
@@ -25,8 +26,12 @@ def checkpoint_path(source: TeacherSource) -> Path:
     if path.is_file():
         return path
     if path.name == source.path:
-        return adapter(source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")).download(path.name)
-    raise InputError(f"teacher {source.path}: no such file; check teacher.path")
+        family = source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")
+        try:
+            return adapter(family).download(path.name)
+        except InputError as error:
+            raise InputError(f"{error}{where_checkpoints_lie()}") from error
+    raise InputError(f"teacher {source.path}: no such file; check teacher.path{where_checkpoints_lie()}")
 
 
 def checkpoint_family(source: TeacherSource, path: Path) -> Family:

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from eval_job.report.page import rebuild_page, write_page
-from eval_job.resolution import resolve
+from eval_job.resolution import Given, resolve
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import PAGE, REPORT, EvalReport
-from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.options import Assignments, ConfigFile, GivenSet, Overwrite, RunConfigFile, read_stage_config
 from stages.output import Job, Output
 from stages.ranks import Rank
 from stages.shards import open_calibration_set
@@ -36,13 +36,15 @@ def main(
         typer.Option(help="set to measure agreement on, without labelled images; default: held-back/ in the set"),
     ] = None,
     overwrite: Overwrite = False,
+    given_set: GivenSet = None,
 ) -> None:
     """Evaluate the full-precision teacher and its students on labelled images, or their agreement without labels."""
     with run_stage("eval") as stage:
         rank = Rank.of_environment()
         rank.must_be_alone("eval")
         settings = read_stage_config("eval", EvalConfig, config, run_config, assignments)
-        evaluation = resolve(settings, student or [], calibration_set, held_back)
+        evaluation = resolve(settings, student or [], Given(calibration_set, given_set, held_back))
+        calibration_set = given_set or calibration_set
         job = Job(stage, Output(output / REPORT, EvalReport, evaluation.provenance, overwrite), rank)
         with job.output.claim(stage, rank) as wanted:
             if not wanted:

@@ -80,6 +80,8 @@ def evaluate(
 
     names, validation = teacher.identity.class_names, measured_on.validation
     measured: list[tuple[_Model, _Measured]] = []
+    looks = [len(each.validation.images) for each in (measured_on, *further)]
+    stage.reporter.plan([float(images) for images in looks * (1 + len(named) + len(exported))])
     for model in _models(teacher, named, exported, config.onnx, device):
         found = _measure(model, measured_on, further, looking, names)
         _write_detections(output / detections_file(model.name), validation, found.detections)

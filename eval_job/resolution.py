@@ -8,6 +8,7 @@ from detectors.source import checkpoint_digest
 from eval_job.data import Sources, find_sources
 from eval_job.report.artifacts import check_calibration_set
 from schemas.calibration_set import HELD_BACK_FOLDER
+from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.image_size import ImageSize
@@ -38,16 +39,38 @@ class Evaluation:
     provenance: Provenance
 
 
-def resolve(
-    settings: EvalConfig, students: Sequence[Path], calibration_set: Path | None, held_back: Path | None
-) -> Evaluation:
+@dataclass(frozen=True)
+class Given:
+    """The sets that an evaluation is given.
+
+    Attributes:
+        calibration_set: that synth made, and the students with it; None where it is not to be shown.
+        given_set: takes its place.
+        held_back: to measure agreement on; None for what is held back in the others.
+    """
+
+    calibration_set: Path | None = None
+    given_set: Path | None = None
+    held_back: Path | None = None
+
+    def images_held_back(self) -> Path | None:
+        """Folder of the images held back: those named, else of the given set, else those that synth made."""
+        if self.held_back is not None:
+            return self.held_back
+        made = self.calibration_set and self.calibration_set / HELD_BACK_FOLDER
+        if self.given_set is None:
+            return made
+        own = self.given_set / HELD_BACK_FOLDER
+        return own if made is None or (own / SET_MANIFEST).exists() else made
+
+
+def resolve(settings: EvalConfig, students: Sequence[Path], given: Given) -> Evaluation:
     """Find and check everything that an evaluation reads.
 
     Args:
         settings: as asked.
         students: folders of finished students.
-        calibration_set: that they were made with, None where it is not to be shown.
-        held_back: set to measure agreement on; None for the one in the calibration set.
+        given: the sets.
 
     Raises:
         ConfigError: the settings do not fit together.
@@ -56,11 +79,11 @@ def resolve(
     teacher_digest = checkpoint_digest(settings.teacher)
     manifests = {folder: StudentManifest.read(folder / MANIFEST) for folder in _with_ptq(students)}
     _check_teacher(manifests, teacher_digest)
+    calibration_set = given.given_set or given.calibration_set
     if calibration_set is not None:
         check_calibration_set(calibration_set, list(manifests.values()))
-        held_back = held_back or calibration_set / HELD_BACK_FOLDER
     settings = settings.model_copy(update={"image_size": _image_size(settings.image_size, manifests)})
-    sources = find_sources(settings, held_back, list(manifests.values()), teacher_digest)
+    sources = find_sources(settings, given.images_held_back(), list(manifests.values()), teacher_digest)
     digests = sources.digests()
     inputs = {"teacher": teacher_digest} | digests
     inputs |= {f"student {n}": manifest.weights_sha256 for n, manifest in enumerate(manifests.values(), start=1)}

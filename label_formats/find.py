@@ -19,6 +19,7 @@ from label_formats.yolo_rows import any_names, check_agrees
 from schemas.base import canonical_digest
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
+from stages.container import where_images_lie
 
 FormatName = Literal["coco", "yolo", "voc"]
 
@@ -60,7 +61,7 @@ def find_labelled_images(path: Path, images: str | None, split: str | None) -> V
     if images:
         raise ConfigError(f"images: got {images!r}, but data is {str(path)!r}; images goes with a COCO JSON file only")
     if not exists(path):
-        raise InputError(f"validation data {shown(path)}: no such file or folder; check data")
+        raise InputError(f"validation data {shown(path)}: no such file or folder; check data{where_images_lie()}")
     if found == "voc":
         return VocData(_voc_list(path, split))
     data = yolo_data(path, split)

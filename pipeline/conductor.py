@@ -52,6 +52,12 @@ def checked(
     if max_drop is not None and executor is not ExecutorName.LOCAL:
         raise ConfigError("max-drop: students are tried on this machine alone; leave --executor out")
     check_inputs(config)
+    if executor is ExecutorName.DOCKER:
+        from pipeline.docker_executor import memory_limit, mounts
+
+        memory_limit()
+        for command in commands:
+            mounts(command)
     made = (SET_MANIFEST, STUDENT_MANIFEST, REPORT)
     if not overwrite and all((c.output / file).exists() for c, file in zip(commands, made, strict=True)):
         return None

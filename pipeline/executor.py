@@ -40,7 +40,7 @@ def run_stages(
         write_stage_config(command)  # not earlier: a run refused at its first stage must not change a later one's
         code = executor.run(command)
         if code != ExitCode.DONE:
-            run.reporter.error(_how_to_go_on(command, code))
+            run.reporter.error(_how_to_go_on(command, code), code)
             return code
         if expected and number < len(commands):
             run.reporter.message(_time_left(commands, number, time.monotonic() - start, expected))

@@ -8,10 +8,12 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 from pipeline.plan import StageCommand
 from stages.options import CONFIGURATION_VARIABLES
+from stages.progress import RUN_VARIABLE
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -23,7 +25,13 @@ class LocalExecutor:
     def run(self, command: StageCommand) -> int:
         # What configures the run has reached the stage's file; a stage would read the same variables for itself.
         environment = {name: value for name, value in os.environ.items() if name not in CONFIGURATION_VARIABLES}
+        environment[RUN_VARIABLE] = run_name(command.storage)
         return run_job(command.module, command.arguments, environment)
+
+
+def run_name(storage: Path) -> str:
+    """What the lines of a run's stages call it: ZSQ_RUN, or the name of its folder."""
+    return os.environ.get(RUN_VARIABLE) or storage.absolute().name
 
 
 def run_job(module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Entry point of the qat container: `python -m qat_job`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from schemas.errors import InputError
 from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.student import MANIFEST, StudentManifest, is_exported
-from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.options import Assignments, ConfigFile, GivenSet, Overwrite, RunConfigFile, read_stage_config
 from stages.output import Job, Output
 from stages.ranks import Rank
 from stages.stage import run_stage
@@ -25,10 +26,12 @@ def main(
     run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
+    given_set: GivenSet = None,
 ) -> None:
     """Quantize a teacher and train it on a calibration set."""
     with run_stage("qat") as stage:
         rank = Rank.of_environment()
+        calibration_set = given_set or calibration_set
         settings = read_stage_config("qat", QatConfig, config, run_config, assignments)
         if not (calibration_set / SET_MANIFEST).exists():
             raise InputError(
@@ -38,23 +41,29 @@ def main(
         set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
         inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}
         wanted = Provenance.of("qat", settings.keyed(), inputs)
-        job = Job(stage, Output(output / MANIFEST, StudentManifest, wanted, overwrite), rank)
+        made = Output(output / MANIFEST, StudentManifest, wanted, overwrite)
 
         def exported(student: StudentManifest) -> bool:
             return student.export_obstacle is not None or all(is_exported(output, each) for each in settings.targets)
 
-        with job.output.claim(stage, rank, whole=exported) as is_wanted:
+        with made.claim(stage, rank, whole=exported) as is_wanted:
             if not is_wanted:
                 stage.reporter.message(f"up to date: {output}")
                 return
 
-            from qat_job import exported_files  # loads torch, which an up-to-date run need not wait for
+            # Loads torch, which an up-to-date run need not wait for.
+            from qat_job import exported_files, replacement
             from qat_job.job import quantize
 
-            if job.output.finished() is None:
-                quantize(settings, calibration_set, job)
+            if rank.index == 0:
+                replacement.finish_move(output)
+            place = output if made.finished() else replacement.workplace(output)
+            made = replace(made, manifest=place / MANIFEST, named=output)
+            if made.finished() is None:
+                quantize(settings, calibration_set, Job(stage, made, rank))
             elif rank.index == 0:  # stopped between training and export, or trained for other targets
-                exported_files.export_again(settings, calibration_set, output, stage)
+                exported_files.export_again(settings, calibration_set, place, stage)
+                replacement.move_in(place)
 
 
 if __name__ == "__main__":

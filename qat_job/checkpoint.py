@@ -15,6 +15,7 @@ from schemas.base import Document
 from schemas.errors import ConfigError, InputError, VerificationError
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy
+from stages.container import other_output
 from stages.storage import atomic_path, file_digest, remove_file, write_text
 
 CHECKPOINTS = "checkpoints"
@@ -144,7 +145,7 @@ class Checkpoints:
             differences = "; ".join(other.provenance.differences(self._provenance))
             raise ConfigError(
                 f"{self.folder.parent} holds an unfinished training with other settings ({differences}); "
-                "choose another folder, or start anew with --overwrite"
+                f"{other_output('qat')}"
             )
         self.clear()
 

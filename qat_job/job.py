@@ -13,6 +13,7 @@ from qat_job.decision import decide
 from qat_job.event_record import EventRecord
 from qat_job.exported_files import check_targets, export, remove_exported
 from qat_job.images import ImageBatches
+from qat_job.replacement import move_in, remove_student
 from qat_job.sensitivity.job import make_plan, measure
 from qat_job.team import Team, assembled
 from qat_job.training import Training, train
@@ -27,7 +28,6 @@ from schemas.sensitivity import SENSITIVITY
 from schemas.student import (
     MANIFEST,
     PTQ_FOLDER,
-    WEIGHTS,
     StudentManifest,
     TrainingMethod,
     TrainingSummary,
@@ -205,7 +205,7 @@ def export_finished(
         job.stage.reporter.message(f"no exported model: {student.export_obstacle}")
     else:
         export(student, manifest, images, job.output.folder, settings.targets, job.stage)
-    report(manifest, job.output.folder, job.stage)
+    report(manifest, move_in(job.output.folder), job.stage)
 
 
 def calibrate_student(student: Detector, images: ImageBatches, settings: QatConfig, stage: Stage) -> Detector:
@@ -241,15 +241,6 @@ def with_planned_bits(settings: QatConfig, inputs: Inputs, folder: Path, stage: 
     if bits.layers:
         bits = bits.model_copy(update={"mean_weight_bits": mean_weight_bits(make_student(teacher, bits).network)})
     return settings.model_copy(update={"bits": bits, "sensitivity": None})
-
-
-def remove_student(folder: Path) -> None:
-    """Delete a student's files, and the folder if nothing else is in it."""
-    remove_file(folder / MANIFEST)
-    remove_exported(folder)
-    remove_file(folder / WEIGHTS)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def report(manifest: StudentManifest, folder: Path, stage: Stage) -> None:

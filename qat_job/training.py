@@ -22,6 +22,7 @@ from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
 from schemas.qat_config import DistillationWeights, QatConfig
 from schemas.student import TrainingSummary
+from stages.container import start_anew
 from stages.stage import Stage
 
 CHECK_INTERVAL = 25
@@ -147,6 +148,7 @@ def train(
     first = saved = training.steps
     batches = images.shuffled(last, config.batch, config.seed, config.augmentation, first, share)
     start = time.monotonic() - state.seconds
+    stage.reporter.plan([1.0])  # what comes after it, the export, is short
     with training:
         for step in stage.reporter.track(range(first, last), "training"):
             stopping = team.any(stage.stop_asked)
@@ -233,5 +235,5 @@ def check_finite(losses: list[Tensor], config: QatConfig) -> None:
         raise InputError(
             f"training diverged: the loss is not finite by step {len(losses)}; "
             f"lower learning_rate (now {config.rate_of_weights:g}), bias_learning_rate (now {config.rate_of_biases:g}) "
-            f"or step_size_learning_rate (now {config.step_size_learning_rate:g}), and start anew with --overwrite"
+            f"or step_size_learning_rate (now {config.step_size_learning_rate:g}), and {start_anew()}"
         )

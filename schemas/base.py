@@ -165,8 +165,11 @@ def read_config_values(path: Path) -> dict[str, Any]:
         if len(text) > MAX_YAML_BYTES:
             raise ConfigError(f"configuration file {path}: larger than {MAX_YAML_BYTES} bytes; check the path")
         values = load_yaml(text.decode("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path}: cannot be read ({error}); check the path") from error
+    except OSError as error:
+        hint = "let everybody read it (chmod a+r)" if isinstance(error, PermissionError) else "check the path"
+        raise ConfigError(f"configuration file {path}: cannot be read ({error.strerror or error}); {hint}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration file {path}: not text in UTF-8; check the path") from error
     except ValueError as error:
         raise ConfigError(f"configuration file {path}: not plain YAML ({error})") from error
     if values is None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from schemas.errors import ConfigError
+from stages.extras import how_to_install
 
 EVENTS_FOLDER = "tensorboard"
 """Folder of the event files, in the output folder of a stage."""
@@ -18,7 +19,7 @@ def require_tensorboard() -> None:
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
-            "tensorboard: true, but TensorBoard is not installed; pip install 'zsq[tensorboard]', or set it to false"
+            f"tensorboard: true, but TensorBoard is not installed; {how_to_install('tensorboard')}, or set it to false"
         )
 
 

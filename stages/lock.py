@@ -33,6 +33,7 @@ from pydantic import ValidationError
 
 from schemas.base import Contract
 from schemas.errors import InputError
+from stages.container import unwritable
 from stages.ranks import Rank
 from stages.storage import make_folder, remove_temporaries
 
@@ -112,7 +113,7 @@ def folder_lock(
                 remove_temporaries(folder)
         except OSError as error:
             raise InputError(
-                f"folder {folder}: cannot be written ({error.strerror or error}); choose another one"
+                f"folder {folder}: cannot be written ({error.strerror or error}); {unwritable(error)}"
             ) from error
         yield
     finally:

@@ -12,7 +12,8 @@ from schemas.run_config import RunConfig
 C = TypeVar("C", bound=Contract)
 
 CONFIG_VARIABLE, RUN_CONFIG_VARIABLE, SET_VARIABLE = "ZSQ_CONFIG", "ZSQ_RUN_CONFIG", "ZSQ_SET"
-CONFIGURATION_VARIABLES = (CONFIG_VARIABLE, RUN_CONFIG_VARIABLE, SET_VARIABLE)
+OVERWRITE_VARIABLE, GIVEN_SET_VARIABLE = "ZSQ_OVERWRITE", "ZSQ_GIVEN_SET"
+CONFIGURATION_VARIABLES = (CONFIG_VARIABLE, RUN_CONFIG_VARIABLE, SET_VARIABLE, OVERWRITE_VARIABLE, GIVEN_SET_VARIABLE)
 """Environment variables that stand in for options; containers are configured through them."""
 
 ConfigFile = Annotated[
@@ -33,7 +34,19 @@ Assignments = Annotated[
         "--set", envvar=SET_VARIABLE, metavar="KEY=VALUE", help="change one setting of the file; can be repeated"
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what was made with other settings")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", envvar=OVERWRITE_VARIABLE, help="replace what was made with other settings"),
+]
+GivenSet = Annotated[
+    Path | None,
+    typer.Option(
+        "--given-set",
+        envvar=GIVEN_SET_VARIABLE,
+        metavar="FOLDER",
+        help="finished set in place of what synth makes, as of `zsq set pull`; for containers",
+    ),
+]
 
 
 def read_config(model: type[C], path: Path | None, assignments: Sequence[str] | None) -> C:

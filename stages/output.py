@@ -8,6 +8,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from schemas.errors import ConfigError
 from schemas.provenance import Provenance
+from stages.container import other_output
 from stages.ranks import Rank
 from stages.stage import Stage
 from stages.storage import remove_file, write_text
@@ -73,7 +74,7 @@ class Output(Generic[M]):
         differences = "; ".join(done.provenance.differences(self.wanted)) or "the version of the contracts"
         raise ConfigError(
             f"{self.named or self.folder} holds the output of another {self.wanted.stage} run ({differences}); "
-            f"choose another folder, or replace it with --overwrite"
+            f"{other_output(self.wanted.stage)}"
         )
 
     @contextmanager

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from schemas.text import printable, redacted, shown
 
 T = TypeVar("T")
 
+RUN_VARIABLE = "ZSQ_RUN"
+"""Environment variable with the run's name, which every JSON line carries."""
 EVENT_INTERVAL_S = 5.0
 """Shortest time between two progress events of one task where output is not a terminal, in seconds."""
 
@@ -49,6 +52,8 @@ class Reporter:
         self.stage = stage
         self._console = Console(highlight=False)
         self._silent = False
+        self._weights: deque[float] = deque()
+        self._all, self._done, self._began = 0.0, 0.0, 0.0
         self._terminal = sys.stdout.isatty() if terminal is None else terminal
 
     def message(self, text: str, **fields: Any) -> None:
@@ -59,8 +64,13 @@ class Reporter:
         else:
             self._event("message", text=shown(text), **fields)
 
-    def error(self, text: str) -> None:
-        """One line of what went wrong, to standard error."""
+    def error(self, text: str, exit_code: int | None = None) -> None:
+        """One line of what went wrong, to standard error; where output is JSON lines, such a line too."""
+        if not self._terminal:
+            self._event("error", text=shown(text), exit_code=exit_code)
+        self._complain(text)
+
+    def _complain(self, text: str) -> None:
         with suppress(OSError, ValueError):  # there may be nobody left to read it; the exit code says it too
             print(f"zsq {self.stage}: {shown(text)}", file=sys.stderr, flush=True)
 
@@ -73,6 +83,16 @@ class Reporter:
         self._say(lambda: print(printable(text, keep="\n").rstrip("\n"), flush=True))
         if self._silent:
             raise InputError("standard output cannot be written (closed, or its disk is full); give it another place")
+
+    def plan(self, weights: Sequence[float], after: float = 0.0) -> None:
+        """Say how much work the next tasks are, in any unit, so that the time left of the whole stage is known.
+
+        Args:
+            weights: of each task that `track` will show from now on, in order.
+            after: of what the stage does after these.
+        """
+        self._weights = deque(weights)
+        self._all, self._done, self._began = sum(weights) + after, 0.0, time.monotonic()
 
     def track(self, items: Sequence[T], task: str, unit: str = "step") -> Iterator[T]:
         """Iterate `items` while showing rate and time left; `unit` names what is counted in the rate."""
@@ -104,7 +124,7 @@ class Reporter:
             self._silent = True
             with suppress(OSError, ValueError):  # what Python still holds would fail again when the process ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self.error(f"standard output cannot be written ({error}); going on without it")
+            self._complain(f"standard output cannot be written ({error}); going on without it")
 
     def _bar(self, items: Sequence[T], task: str, unit: str) -> Iterator[T]:
         columns = (
@@ -125,6 +145,7 @@ class Reporter:
 
     def _lines(self, items: Sequence[T], task: str, unit: str) -> Iterator[T]:
         start = last = time.monotonic()
+        weight = self._weights.popleft() if self._weights else None
         for done, item in enumerate(items, start=1):
             yield item
             now = time.monotonic()
@@ -132,10 +153,25 @@ class Reporter:
                 rate = done / max(now - start, 1e-9)
                 left = (len(items) - done) / rate
                 self._event("progress", task=task, done=done, total=len(items), unit=unit,
-                            per_second=round(rate, 3), seconds_left=round(left, 1))  # fmt: skip
+                            per_second=round(rate, 3), seconds_left=round(left, 1),
+                            stage_seconds_left=self._stage_left(weight, done / len(items)))  # fmt: skip
                 last = now
+        self._done += weight or 0.0
+
+    def _stage_left(self, weight: float | None, share: float) -> float | None:
+        """Seconds until the end of the stage, when `share` of the task of that weight is done; None: not known."""
+        done = self._done + share * (weight or 0.0)
+        if weight is None or done <= 0:
+            return None
+        return round((time.monotonic() - self._began) * (self._all - done) / done, 1)
 
     def _event(self, event: str, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "stage": self.stage, "event": event, **fields})
+        line = json.dumps({"time": now, **self._origin(), "event": event, **fields})
         self._say(lambda: print(redacted(line), flush=True))
+
+    def _origin(self) -> dict[str, Any]:
+        """Who says it: the stage, and where they are known its run and its rank."""
+        run, rank = os.environ.get(RUN_VARIABLE), os.environ.get("RANK", "")
+        known = {"run": run} if run else {}
+        return {"stage": self.stage} | known | ({"rank": int(rank)} if rank.isdecimal() else {})

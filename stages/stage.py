@@ -100,16 +100,16 @@ def run_stage(name: str) -> Iterator[Stage]:
     try:
         yield stage
     except ZsqError as error:
-        stage.reporter.error(str(error))
+        stage.reporter.error(str(error), error.exit_code)
         sys.exit(error.exit_code)
     except OSError as error:  # what a path or a disk made the system say where nobody expected it
         where = f"{error.filename}: " if error.filename else ""
         hint = "check who owns it and its folders" if isinstance(error, PermissionError) else "check the path"
-        stage.reporter.error(f"{where}{error.strerror or error}; {hint}")
+        stage.reporter.error(f"{where}{error.strerror or error}; {hint}", ExitCode.BAD_INPUT)
         sys.exit(ExitCode.BAD_INPUT)
     except KeyboardInterrupt:
         interrupted = True
-        stage.reporter.error("interrupted; finished work is kept, run the same command to go on")
+        stage.reporter.error("interrupted; finished work is kept, run the same command to go on", ExitCode.INTERRUPTED)
         sys.exit(ExitCode.INTERRUPTED)
     finally:
         # A process that is ending ends as it was asked to first, whatever else it is sent on the way out.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from schemas.errors import InputError
 from schemas.files import regular_file
+from stages.container import unwritable
 
 TEMPORARY_SUFFIX = ".zsq-tmp"
 """Ends the name of every file that is not whole yet."""
@@ -50,7 +51,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX)
     except OSError as error:
         raise InputError(
-            f"folder {path.parent}: cannot be written ({error.strerror or error}); choose another one"
+            f"folder {path.parent}: cannot be written ({error.strerror or error}); {unwritable(error)}"
         ) from error
     os.close(handle)
     temporary = Path(name)
@@ -90,7 +91,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"folder {path}: cannot be created ({error.strerror or error}); choose another one") from error
+        raise InputError(
+            f"folder {path}: cannot be created ({error.strerror or error}); {unwritable(error)}"
+        ) from error
 
 
 def remove_file(path: Path) -> None:

@@ -9,10 +9,11 @@ from detectors.source import checkpoint_digest
 from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, CalibrationSetManifest
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
-from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
+from stages.options import Assignments, ConfigFile, GivenSet, Overwrite, RunConfigFile, read_stage_config
 from stages.output import Job, Output
 from stages.ranks import Rank
-from stages.stage import run_stage
+from stages.shards import open_calibration_set
+from stages.stage import Stage, run_stage
 from synth_job.given_labels import given_labels_digest
 
 
@@ -22,6 +23,7 @@ def main(
     run_config: RunConfigFile = None,
     assignments: Assignments = None,
     overwrite: Overwrite = False,
+    given_set: GivenSet = None,
 ) -> None:
     """Make a labelled calibration set from a teacher, without a real image, and what is held back of it."""
     with run_stage("synth") as stage:
@@ -30,12 +32,31 @@ def main(
         inputs = {"teacher": checkpoint_digest(settings.teacher)}
         if settings.labels.path:
             inputs["labels"] = given_labels_digest(Path(settings.labels.path))
-        sets = {output: settings, output / HELD_BACK_FOLDER: settings.for_held_back()}
+        held_back = settings.for_held_back()
+        if given_set is not None:
+            held_back = beside_given(held_back, given_set, stage)
+        sets = {output: settings if given_set is None else None, output / HELD_BACK_FOLDER: held_back}
         for folder, asked in sets.items():
             if asked is not None:
                 wanted = Provenance.of("synth", asked.keyed(), inputs)
                 made = Output(folder / MANIFEST, CalibrationSetManifest, wanted, overwrite)
                 make_set(asked, Job(stage, made, rank))
+
+
+def beside_given(held_back: SynthConfig | None, given: Path, stage: Stage) -> SynthConfig | None:
+    """What is to be made beside a finished set: images held back, of its size, unless it brings its own.
+
+    Raises:
+        InputError: there is no finished set.
+        VerificationError: it is damaged.
+    """
+    manifest = open_calibration_set(given).manifest
+    stage.reporter.message(
+        f"nothing to make: {given} holds a finished set of {manifest.samples} images, digest {manifest.digest[:12]}…"
+    )
+    if held_back is None or (given / HELD_BACK_FOLDER / MANIFEST).exists():
+        return None
+    return held_back.model_copy(update={"image_size": held_back.image_size or manifest.image_size})
 
 
 def make_set(settings: SynthConfig, job: Job[CalibrationSetManifest]) -> None:

@@ -21,6 +21,7 @@ from schemas.calibration_set import (
 from schemas.errors import ConfigError
 from schemas.image_size import ImageSize
 from schemas.synth_config import Initialisation, InversionConfig, LabelSource, SynthConfig
+from stages.container import other_output
 from stages.event_files import events_folder
 from stages.output import Job, Output
 from stages.pixels import Pixels
@@ -71,10 +72,11 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
     output.withdraw()  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
+    mine = [number for number in range(len(starts)) if job.rank.takes(number) and not finished_shard(output, number)]
+    plan_progress(teacher, settings, size, [min(settings.shard_size, settings.images - starts[n]) for n in mine], stage)
     with InBackground() as writer:  # the next shard is computed while one is encoded and written
-        for number, first in enumerate(starts):
-            if not job.rank.takes(number) or finished_shard(output, number):
-                continue
+        for number in mine:
+            first = starts[number]
             stage.stop_here_if_asked()
             indices = range(first, min(first + settings.shard_size, settings.images))
             stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
@@ -138,9 +140,7 @@ def finished_shard(output: Output[CalibrationSetManifest], number: int) -> Shard
     if record.key != output.key:
         if output.overwrite:
             return None
-        raise ConfigError(
-            f"{folder} holds shards of an unfinished run with other settings; choose another folder or --overwrite"
-        )
+        raise ConfigError(f"{folder} holds shards of an unfinished run with other settings; {other_output('synth')}")
     verify_shard(folder, record)
     return record
 
@@ -199,6 +199,26 @@ def synthesize_images(
 
         pixels += to_pixels(attempts.run("inversion", indices[batch], change, attempt_at))
     return pixels
+
+
+def plan_progress(teacher: Detector, settings: SynthConfig, size: ImageSize, images: list[int], stage: Stage) -> None:
+    """Tell the reporter how much work each shard's tasks are: pixels that pass the network, by iteration.
+
+    Args:
+        teacher: the network.
+        settings: of the stage.
+        size: of the images.
+        images: of each shard that is still to be made.
+        stage: reports.
+    """
+    labels = settings.labels
+    adaptive = labels.source is LabelSource.ADAPTIVE
+    schedule = levels(settings.inversion, size, teacher.identity.stride, teacher.smallest_input)
+    inverted = float(sum(level.pixels * iterations for level, iterations in schedule))
+    share = labels.size / size.longer
+    sampled = share**2 * size.pixels * labels.iterations if adaptive else 0.0
+    weights = [count * work for count in images for work in ((sampled, inverted) if adaptive else (inverted,))]
+    stage.reporter.plan(weights, after=(settings.held_back or 0) * (sampled + inverted))
 
 
 def levels(config: InversionConfig, size: ImageSize, stride: int, smallest: int = 0) -> list[tuple[ImageSize, int]]:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from detectors.regions import POINTS, REMOVED, keep_best, pool_levels
-from detectors.torchvision.detector import MAX_CANDIDATES, TorchvisionDetector
+from detectors.suppression import MAX_CANDIDATES
+from detectors.torchvision.detector import TorchvisionDetector
 from detectors.torchvision.models import AlignedPooling
 
 PROBE_SIDE = 128

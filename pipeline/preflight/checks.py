@@ -46,8 +46,8 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
     assert isinstance(synth, SynthConfig)
     own = ImageSize.square(teacher.identity.input_size)
     size = synth.image_size or own
-    _check_settings(config, teacher, size, containers)
-    validation, photos = _validation(config, teacher.identity.class_names)
+    check_settings(config, teacher, size, containers)
+    validation, photos = read_validation(config, teacher.identity.class_names)
     needed = bytes_needed(synth, size, teacher)
     free = bytes_free(expanded(config.storage))
     if free < needed:
@@ -83,7 +83,19 @@ def bytes_free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _check_settings(config: RunConfig, teacher: Detector, size: ImageSize, containers: bool) -> None:
+def check_settings(config: RunConfig, teacher: Detector, size: ImageSize, containers: bool) -> None:
+    """Check what the settings say against the detector, and where stages run here, against this machine.
+
+    Args:
+        config: of the run.
+        teacher: the detector.
+        size: of the images.
+        containers: stages run elsewhere.
+
+    Raises:
+        ConfigError: a setting does not fit.
+        InputError: given labels cannot be read.
+    """
     check_size(teacher, size, "image_size")
     check_size(teacher, ImageSize.square(config.synth.labels.size), "synth.labels.size")
     check_size(teacher, config.eval.image_size or size, "eval.image_size")
@@ -101,10 +113,15 @@ def _check_settings(config: RunConfig, teacher: Detector, size: ImageSize, conta
         check_engine("onnxruntime", config.eval.onnx.providers)
 
 
-def _validation(
+def read_validation(
     config: RunConfig, class_names: Sequence[str]
 ) -> tuple[ValidationSet | None, list[ValidationImage] | None]:
-    """The labelled images and the photographs that evaluation will read, each image's header looked at."""
+    """The labelled images and the photographs that evaluation will read, each image's header looked at.
+
+    Raises:
+        ConfigError: settings of the data contradict each other.
+        InputError: labels or images cannot be read, or do not fit each other or the classes.
+    """
     photos = None if config.eval.photos is None else find_photographs(config.eval.photos).images()
     data = config.eval.labelled_data
     if data is None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded, regular_file
+from stages.extras import how_to_install
 from stages.shards import REMOTE
 
 PROTOCOLS = ("file", "http", "https", "s3")
@@ -121,7 +122,9 @@ class Store:
                 options = {"client_kwargs": {"timeout": timeout, "trust_env": True, "auto_decompress": False}}
             return fsspec.filesystem(self.protocol, **options)
         except ImportError as error:
-            raise ConfigError(f"{self.url}: needs a package that is missing; install zsq[remote] ({error})") from error
+            raise ConfigError(
+                f"{self.url}: needs a package that is missing ({error}); {how_to_install('remote')}"
+            ) from error
 
 
 def locate(location: str) -> Store:

@@ -14,6 +14,7 @@ from quantization.engines.litert.interpreter import LiteRtInterpreter
 from quantization.onnx.graph import INPUT
 from schemas.errors import ConfigError, VerificationError
 from schemas.eval_config import EngineName
+from stages import extras
 from stages.threads import usable_cores
 
 Images = NDArray[np.float32]
@@ -78,7 +79,7 @@ def installed_engines() -> tuple[EngineName, ...]:
 
 def how_to_install(engine: EngineName) -> str:
     """What to do where an engine is missing."""
-    return how_to_make() if engine == "litert" else f"install zsq[{engine}]"
+    return how_to_make() if engine == "litert" else extras.how_to_install(engine)
 
 
 def engine_title(engine: EngineName, providers: Sequence[str] = CPU) -> str:

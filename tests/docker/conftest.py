@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("synth", "qat", "eval")
+IMAGES = (*STAGES, "check", "set")
 SMALLEST = {
     "image_size": 96, "synth.images": 4, "synth.shard_size": 2, "synth.labels.size": 64, "synth.labels.iterations": 3,
     "synth.labels.warm_up": 1, "synth.labels.interval": 1, "synth.inversion.iterations": 2,
@@ -34,7 +35,7 @@ class Project:
 
     def command(self, *arguments: str) -> list[str]:
         files = [part for path in (ROOT / "docker-compose.yml", *self.files) for part in ("-f", str(path))]
-        return ["docker", "compose", "-p", self.name, *files, *arguments]
+        return ["docker", "compose", "-p", self.name, "--env-file", os.devnull, *files, *arguments]
 
     def __call__(self, *arguments: str, check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("ZSQ_")}
@@ -71,7 +72,7 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def images(engine: None) -> None:
-    """The three images of this checkout; seconds when `make images` ran before."""
+    """The images of this checkout; seconds when `make images` ran before."""
     subprocess.run(["make", "images"], cwd=ROOT, check=True, capture_output=True)
 
 

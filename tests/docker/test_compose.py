@@ -180,7 +180,7 @@ def test_a_read_only_folder_for_the_output_is_one_line_and_exit_2(project: Proje
 
 def test_the_gpu_file_adds_a_reservation_to_every_stage(project: Project) -> None:
     project.files.append(ROOT / "docker" / "compose.gpu.yml")
-    merged = json.loads(project("config", "--format", "json", check=True).stdout)
-    for stage in STAGES:
+    merged = json.loads(project("--profile", "check", "config", "--format", "json", check=True).stdout)
+    for stage in (*STAGES, "check"):
         (device,) = merged["services"][stage]["deploy"]["resources"]["reservations"]["devices"]
         assert device["capabilities"] == ["gpu"] and device["driver"] == "nvidia"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.docker.conftest import STAGES, Project
+from tests.docker.conftest import IMAGES, STAGES, Project
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -14,7 +14,12 @@ PACKAGES = {
     "synth": {"schemas", "stages", "label_formats", "detectors", "synth_job"},
     "qat": {"schemas", "stages", "label_formats", "detectors", "quantization", "qat_job"},
     "eval": {"schemas", "stages", "label_formats", "detectors", "quantization", "eval_job"},
-}
+    "check": {
+        "schemas", "stages", "label_formats", "detectors", "quantization", "synth_job", "qat_job", "eval_job",
+        "pipeline", "zsq",
+    },
+    "set": {"schemas", "stages", "label_formats", "pipeline"},
+}  # fmt: skip
 WRITE_ANYWHERE = """
 import os, tempfile
 for folder in ("/", "/opt/zsq", "/opt/venv", "/config", "/models", "/usr/local", "/var/tmp"):
@@ -47,22 +52,38 @@ def python(project: Project, stage: str, script: str) -> subprocess.CompletedPro
     return project("run", "--rm", "--no-deps", "--entrypoint", "python", stage, "-c", script)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+def plainly(image: str, script: str) -> str:
+    """What Python says in a container of an image that Compose has nothing to do with."""
+    command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python", f"zsq-{image}", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "check"])
 def test_a_container_is_not_root_and_writes_to_tmp_and_data_alone(project: Project, stage: str) -> None:
     finished = python(project, stage, WRITE_ANYWHERE)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.split() == ["10001", "10001"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "check"])
 def test_a_container_has_no_network(project: Project, stage: str) -> None:
     assert python(project, stage, GO_ONLINE).stdout.strip() == f"['lo'] {ENETUNREACH}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_an_image_holds_its_own_stage_and_no_other(project: Project, stage: str) -> None:
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_holds_its_own_stage_and_no_other(images: None, image: str) -> None:
     script = "import os; print(*(e.name for e in os.scandir('/opt/zsq') if e.is_dir() and '-' not in e.name))"
-    assert set(python(project, stage, script).stdout.split()) == PACKAGES[stage]
+    assert set(plainly(image, script).split()) == PACKAGES[image]
+
+
+def test_the_image_of_sets_has_what_sets_take_and_no_pytorch(images: None) -> None:
+    script = (
+        "import importlib.util as u; "
+        "print(*(n for n in ('torch', 'onnx', 'docker', 'fsspec', 'aiohttp', 's3fs') if u.find_spec(n)))"
+    )
+    assert plainly("set", script).split() == ["fsspec", "aiohttp", "s3fs"]
+    helped = subprocess.run(["docker", "run", "--rm", "zsq-set"], capture_output=True, text=True, check=True)
+    assert all(command in helped.stdout for command in ("pull", "push", "verify", "merge", "subset", "export"))
 
 
 def test_only_what_makes_or_runs_onnx_models_carries_its_libraries(project: Project) -> None:
@@ -84,9 +105,12 @@ def test_the_layer_with_the_dependencies_is_stored_once(images: None) -> None:
     assert layers["qat"][:-1] == layers["eval"][:-1], "ONNX, too"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_an_image_names_itself_its_version_and_its_licence(images: None, stage: str) -> None:
-    labels = inspect(stage)["Config"]["Labels"]
+@pytest.mark.parametrize("stage", IMAGES)
+def test_an_image_names_itself_its_version_and_its_licence_and_no_project(images: None, stage: str) -> None:
+    config = inspect(stage)["Config"]
+    labels = config["Labels"]
+    assert not [name for name in labels if name.startswith("com.docker.compose")]
+    assert not [entry for entry in config["Env"] if "proxy" in entry.lower()]
     prefix = "org.opencontainers.image."
     assert labels[prefix + "title"] == f"zsq {stage}"
     assert labels[prefix + "licenses"] == "AGPL-3.0-only"

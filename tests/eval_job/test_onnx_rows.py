@@ -190,7 +190,7 @@ def test_a_file_whose_engine_is_not_installed_is_left_out_and_named(
     monkeypatch.setattr(job, "installed_engines", lambda: ())
     result = run("--student", str(student))
     assert result.exit_code == 0
-    assert "model.onnxruntime.onnx: not evaluated; install zsq[onnxruntime] to run it" in result.output
+    assert "model.onnxruntime.onnx: not evaluated; pip install 'onnxruntime' to run it" in result.output
     assert len(report(tmp_path).models) == 3
 
 

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 import yaml
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from requests.exceptions import ConnectionError as RequestsConnectionError
 
 from pipeline import docker_executor
+from pipeline.conductor import ExecutorName, checked
 from pipeline.docker_executor import CONFINEMENT, DockerExecutor, container_name, image_name, mounts
 from pipeline.plan import StageCommand, plan_stages
 from schemas.base import validate_config
-from schemas.errors import InputError
+from schemas.errors import ConfigError, InputError
 from schemas.run_config import RunConfig
 
-COMPOSE = yaml.safe_load((Path(__file__).resolve().parents[2] / "docker-compose.yml").read_text())
+COMPOSE_FILE = Path(__file__).resolve().parents[2] / "docker-compose.yml"
+COMPOSE = yaml.safe_load(COMPOSE_FILE.read_text())
 
 
 class FakeContainer:
@@ -69,8 +72,9 @@ class FakeEngine:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
     fake = FakeEngine()
+    tmp_path.chmod(0o755)  # as a folder is that a user makes
     monkeypatch.setattr(docker_executor.docker, "from_env", lambda: fake)
     return fake
 
@@ -102,7 +106,86 @@ def test_images_and_memory_follow_the_variables_of_compose(monkeypatch, engine, 
     monkeypatch.setenv("ZSQ_MEMORY", "3g")
     DockerExecutor().run(plan(tmp_path)["qat"])
     assert engine.asked["image"] == "registry.example.com/team/zsq-qat:1.2"
-    assert engine.asked["mem_limit"] == "3g"
+    assert engine.asked["mem_limit"] == 3 * 2**30
+
+
+@pytest.mark.parametrize("amount", ["lots", "8 apples", "-1g", "0", "5m"])
+def test_an_amount_of_memory_that_is_none_is_one_line(monkeypatch, engine, tmp_path, amount):
+    monkeypatch.setenv("ZSQ_MEMORY", amount)
+    with pytest.raises(ConfigError, match=re.escape(f"ZSQ_MEMORY: got {amount!r}; write an amount of memory")):
+        DockerExecutor().run(plan(tmp_path)["qat"])
+
+
+@pytest.mark.parametrize("error", [DockerException("bad value"), RequestsConnectionError("the engine is gone")])
+@pytest.mark.parametrize("at", ["create_error", "start_error"])
+def test_whatever_the_sdk_raises_is_one_line(engine, tmp_path, error, at):
+    setattr(engine, at, error)
+    with pytest.raises(InputError, match="qat: the engine"):
+        DockerExecutor().run(plan(tmp_path)["qat"])
+
+
+@pytest.mark.parametrize("folder", ["/", "/usr", "/opt", "/etc", "/tmp"])
+def test_a_folder_that_would_hide_the_container_s_own_is_refused(folder):
+    with pytest.raises(InputError, match=f"^{folder}: would hide the /"):
+        mounts(plan(Path(folder))["synth"])
+    with pytest.raises(InputError, match=f"^{folder}: would hide the /"):
+        mounts(plan(Path("/mnt/runs"), eval={"photos": folder})["eval"])
+
+
+def test_such_a_storage_is_refused_before_anything_is_made(engine, tmp_path, monkeypatch):
+    link = tmp_path / "link"
+    link.symlink_to("/usr")
+    made = []
+    monkeypatch.setattr(docker_executor, "make_folder", made.append)
+    for storage in (Path("/"), link):
+        with pytest.raises(InputError, match="would hide"):
+            DockerExecutor().run(plan(storage)["synth"])
+        config = validate_config(RunConfig, {"storage": str(storage)}, "test")
+        with pytest.raises(InputError, match="would hide"):
+            checked(config, plan_stages(config), ExecutorName.DOCKER, overwrite=False)
+    assert made == []
+
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="changes owners")
+
+
+@as_root
+def test_root_changes_the_owner_of_its_own_files_and_of_nothing_a_link_points_at(engine, tmp_path):
+    elsewhere, storage = tmp_path / "elsewhere", tmp_path / "run"
+    output = storage / "calibration"
+    (output / "held-back").mkdir(parents=True)
+    elsewhere.mkdir()
+    for path in (elsewhere / "secret", elsewhere / "twice", output / "mine", output / "held-back" / "mine"):
+        path.touch()
+    (output / "theirs").touch()
+    os.chown(output / "theirs", 4321, 4321)
+    (output / "folder").symlink_to(elsewhere)
+    (output / "file").symlink_to(elsewhere / "secret")
+    os.link(elsewhere / "twice", output / "twice")
+    DockerExecutor().run(plan(storage)["synth"])
+    assert {path.stat().st_uid for path in (output, output / "mine", output / "held-back" / "mine")} == {10001}
+    assert (output / "theirs").stat().st_uid == 4321
+    for path in (elsewhere, *elsewhere.iterdir(), storage):
+        assert path.stat().st_uid == 0, path
+
+
+@as_root
+def test_root_refuses_an_output_that_is_a_link(engine, tmp_path):
+    elsewhere, storage = tmp_path / "elsewhere", tmp_path / "run"
+    elsewhere.mkdir()
+    storage.mkdir()
+    (storage / "calibration").symlink_to(elsewhere)
+    with pytest.raises(InputError, match="calibration: is a link"):
+        DockerExecutor().run(plan(storage)["synth"])
+    assert elsewhere.stat().st_uid == 0 and engine.asked == {}
+
+
+@as_root
+def test_a_storage_that_the_containers_user_may_not_enter_says_so(engine, tmp_path):
+    storage = tmp_path / "run"
+    storage.mkdir(mode=0o700)
+    with pytest.raises(InputError, match=r"may not enter this folder; chmod o\+rx"):
+        DockerExecutor().run(plan(storage)["synth"])
 
 
 def test_a_stage_s_output_streams_and_its_exit_code_comes_back(engine, tmp_path, capfd):
@@ -205,4 +288,17 @@ def test_an_engine_that_cannot_start_the_container_is_one_line_and_nothing_is_le
 
 def test_the_default_of_compose_is_the_default_of_zsq_run():
     sources = [entry["source"] for entry in COMPOSE["x-job"]["volumes"] if isinstance(entry, dict)]
-    assert sources == ["${ZSQ_RUN_CONFIG:-./pipeline/defaults/embedded.yaml}"]
+    assert sources[-1] == "${ZSQ_RUN_CONFIG:-./pipeline/defaults/embedded.yaml}"
+
+
+def test_a_folder_that_compose_mounts_has_to_be_there():
+    volumes = [*COMPOSE["x-job"]["volumes"], *COMPOSE["x-with-validation"]["volumes"]]
+    bound = [entry for entry in volumes if isinstance(entry, dict)]
+    assert {entry["target"] for entry in bound} == {"/models", "/set", "/config/run.yaml", "/validation"}
+    assert all(entry["bind"] == {"create_host_path": False} and entry["read_only"] for entry in bound)
+
+
+def test_the_example_names_every_variable_of_compose():
+    asked = set(re.findall(r"\$\{(\w+)", COMPOSE_FILE.read_text()))
+    described = set(re.findall(r"^#(\w+)=", (COMPOSE_FILE.parent / ".env.example").read_text(), re.MULTILINE))
+    assert asked == described

@@ -42,4 +42,4 @@ def test_a_missing_package_is_one_line_before_anything_is_loaded(
     result = qat(tmp_path, tensorboard=True)
 
     assert result.exit_code == 2
-    assert "pip install 'zsq[tensorboard]'" in result.stderr and result.stderr.count("\n") == 1
+    assert "pip install 'tensorboard>=2.19'" in result.stderr and result.stderr.count("\n") == 1

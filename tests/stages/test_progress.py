@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import InputError
+from schemas.errors import InputError, VerificationError
 from stages.progress import Reporter
+from stages.stage import run_stage
 
 FOREIGN = ["[/x]", "[red]a[/red]", "\x1b]0;pwned\x07", "a\nzsq: forged", "\u202eabc", "x" * 100_000, "http://u:pw@h/x"]
 WORK = """
@@ -62,3 +63,38 @@ def test_what_was_asked_for_and_cannot_be_written_is_an_error(monkeypatch: pytes
         monkeypatch.setattr(sys, "stdout", stream)
         with pytest.raises(InputError, match="standard output cannot be written"):
             Reporter("set inspect").output("the manifest")
+
+
+def test_an_error_is_a_json_line_too_with_run_rank_and_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZSQ_RUN", "w4a8")
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(SystemExit), run_stage("qat"):
+        raise VerificationError("damaged")
+    out, err = capsys.readouterr()
+    event = json.loads(out)
+    assert (event["event"], event["text"], event["exit_code"]) == ("error", "damaged", 3)
+    assert (event["stage"], event["run"], event["rank"]) == ("qat", "w4a8", 3)
+    assert err == "zsq qat: damaged\n"
+
+
+def test_on_a_terminal_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Reporter("qat", terminal=True).error("damaged", 3)
+    assert capsys.readouterr() == ("", "zsq qat: damaged\n")
+
+
+def test_the_time_left_is_that_of_the_whole_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("stages.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("stages.progress.EVENT_INTERVAL_S", 0.0)
+    reporter = Reporter("synth", terminal=False)
+    reporter.plan([1.0, 3.0], after=4.0)
+    for task, seconds in (("labels", 5.0), ("inversion", 15.0), ("not planned", 1.0)):
+        for _ in reporter.track(range(2), task):
+            clock[0] += seconds
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["stage_seconds_left"] for event in events] == [75.0, 70.0, 55.0, 40.0, None, None]
+    assert events[0]["seconds_left"] == 5.0

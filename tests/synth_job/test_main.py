@@ -18,7 +18,7 @@ from typer.testing import Result
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
-from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, LabelMode, LabelStatistics
+from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
 from schemas.errors import ExitCode
 from schemas.image_size import ImageSize
 from schemas.synth_config import InversionConfig
@@ -416,3 +416,20 @@ def test_large_images_climb_through_resolutions_unless_told_otherwise() -> None:
     config = InversionConfig(iterations=8, levels=(0.2, 1.0))
     sides = [(level.height, steps) for level, steps in job.levels(config, ImageSize.square(160), 32, smallest=128)]
     assert sides == [(128, 4), (160, 4)]
+
+
+def test_beside_a_given_set_nothing_is_made_but_what_is_held_back(
+    synth: Callable[..., Result], finished: Path, tmp_path: Path
+) -> None:
+    result = synth(tmp_path / "out", "--given-set", str(finished))
+    assert result.exit_code == 0, result.output
+    assert "nothing to make" in result.stdout and not (tmp_path / "out" / MANIFEST).exists()
+    result = synth(tmp_path / "out", "--given-set", str(finished), held_back=1, labels__source="random")
+    assert result.exit_code == 0, result.output
+    assert CalibrationSetManifest.read(tmp_path / "out" / HELD_BACK_FOLDER / MANIFEST).samples == 1
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_a_given_set_that_is_none_is_refused(synth: Callable[..., Result], tmp_path: Path) -> None:
+    result = synth(tmp_path / "out", "--given-set", str(tmp_path))
+    assert result.exit_code == 2 and "no finished calibration set here" in result.stderr
