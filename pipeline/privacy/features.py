@@ -19,8 +19,13 @@ GRID = 2
 """Features are means over the cells of a grid of this side: roughly where something is counts, not exactly."""
 
 
+DEPTH = 0.375
+"""How deep in the network the features are taken, as a share of the blocks before its head. Deeper ones of a detector
+that knows few things say little of anything else: `benchmarks/privacy.py` compares them."""
+
+
 class FeatureMeasure:
-    """Means of the last features before a detector's head, by how they vary among real images."""
+    """Means of a detector's features over parts of an image, by how they vary among real images."""
 
     name: MeasureName = "features"
     floor = 0.0
@@ -59,7 +64,8 @@ class FeatureMeasure:
         if self._side != SIDE:
             batch = nn.functional.interpolate(batch, (self._side, self._side), mode="bilinear", antialias=True)
         kept: list[Tensor] = []
-        site = self._detector.network.get_submodule(self._detector.distillation_sites()[-1])
+        sites = self._detector.distillation_sites()
+        site = self._detector.network.get_submodule(sites[int(DEPTH * (len(sites) - 1))])
         handle = site.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
         try:
             self._detector.head_outputs(batch)
