@@ -48,7 +48,10 @@ class RealDistances(Contract):
     near: Distance = Field(description="a synthetic image nearer than this to a real one looks like a copy of it")
     near_each_other: float = Field(ge=0, le=1, description="share of real images that are that near to another one")
     ratio: float = Field(
-        ge=0, le=1, description="nearest by second nearest distance below which an image looks like a copy, too"
+        ge=0,
+        le=1,
+        description="nearest by second nearest distance; an image below it that is nearer than the median looks like "
+        "a copy, too: one real image stands out",
     )
 
 

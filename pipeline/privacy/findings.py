@@ -66,7 +66,8 @@ class Measured:
 
     def copy_like(self) -> NDArray[np.bool_]:
         """`(Q,)` which queries look like copies."""
-        flags: NDArray[np.bool_] = (self.distances < self.real.near) | (self.ratios < self.real.ratio)
+        stands_out = (self.ratios < self.real.ratio) & (self.distances < self.real.median)
+        flags: NDArray[np.bool_] = (self.distances < self.real.near) | stands_out
         return flags
 
 

@@ -13,6 +13,22 @@ BLOCK = 2048
 """Views that are compared with a batch of real images at a time."""
 
 
+def similarities(views: Floats, starts: NDArray[np.int64], references: Floats) -> Floats:
+    """How like each query is to each real image: `(Q, N)`, the largest product of a view and a part.
+
+    Args:
+        views: `(sum of V, D)` of all queries, those of one after the other.
+        starts: `(Q,)` where those of each query start.
+        references: `(N, W, D)`.
+    """
+    count, windows, size = references.shape
+    flat = references.reshape(-1, size)
+    blocks = (views[start : start + BLOCK] @ flat.T for start in range(0, len(views), BLOCK))
+    by_view = np.concatenate([block.reshape(-1, count, windows).max(axis=2) for block in blocks])
+    similar: Floats = np.maximum.reduceat(by_view, starts, axis=0)
+    return similar
+
+
 class Nearest:
     """The two largest similarities of each query so far, and to which real image the largest one is.
 
@@ -33,15 +49,8 @@ class Nearest:
 
     def update(self, references: Floats, first: int) -> None:
         """Compare with `(N, W, D)` real images, the first of which has index `first`."""
-        count, windows, size = references.shape
-        flat = references.reshape(-1, size)
-        by_view = np.concatenate(
-            [
-                (self._views[start : start + BLOCK] @ flat.T).reshape(-1, count, windows).max(axis=2)
-                for start in range(0, len(self._views), BLOCK)
-            ]
-        )
-        similar = np.maximum.reduceat(by_view, self._starts, axis=0)
+        count = len(references)
+        similar = similarities(self._views, self._starts, references)
         own = self._own - first
         rows = np.flatnonzero((own >= 0) & (own < count))
         similar[rows, own[rows]] = -1.0

@@ -61,11 +61,8 @@ def print_findings(findings: Findings, stage: Stage) -> None:
     ]
     for real in report.real:
         verdict += [
-            (f"near by {real.measure}", f"distance < {real.near:.2f} or ratio < {real.ratio:.2f}"),
-            (
-                "  real images among themselves",
-                f"median {real.median:.2f}, {real.near_each_other:.0%} are near another",
-            ),
+            (f"near by {real.measure}", f"below {real.near:.2f}; below {real.median:.2f} at ratio < {real.ratio:.2f}"),
+            ("  as near to another real image", f"{real.near_each_other:.0%} of the real images"),
         ]
     verdict += [(f"planted copies found: {each.kind}", f"{each.found} of {each.planted}") for each in record.planted]
     verdict.append(("verdict", record.verdict.value))
