@@ -33,9 +33,9 @@ def photograph(seed: int) -> Image.Image:
 
 
 def unrelated(seed: int) -> Pixels:
-    """An image that was made without any photograph: noise on coarse colours."""
+    """An image that was made without any photograph: blotches and noise."""
     generator = np.random.default_rng([12, seed])
-    coarse = Image.fromarray(generator.integers(60, 200, (5, 5, 3), dtype=np.uint8)).resize((SIDE, SIDE))
+    coarse = Image.fromarray(generator.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize((SIDE, SIDE))
     return (np.asarray(coarse) + generator.normal(0, 25, (SIDE, SIDE, 3))).clip(0, 255).astype(np.uint8)
 
 
