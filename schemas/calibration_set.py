@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from schemas.base import Contract, Document, canonical_digest
 from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
 from schemas.labels import ImageLabels
+from schemas.privacy import PrivacyRecord
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
 from schemas.teacher import TeacherIdentity
@@ -161,6 +162,11 @@ class CalibrationSetManifest(Document):
         default="Synthetic images derived from the teacher's weights; the teacher's licence may extend to them.",
         description="licence note for whoever receives the set",
     )
+    privacy: PrivacyRecord | None = Field(
+        default=None,
+        description="what comparing the images with real ones showed, where their owner had it recorded; left out of "
+        "the file where nobody did, so that releases from before there was such a record read the set",
+    )
 
     @model_validator(mode="after")
     def _each_shard_once(self) -> Self:
@@ -168,6 +174,10 @@ class CalibrationSetManifest(Document):
         if len(set(files)) != len(files):
             raise ValueError("names a shard more than once")
         return self
+
+    def to_json(self) -> str:
+        """See `Contract.to_json`; without `privacy` where there is no record."""
+        return self.model_dump_json(indent=2, exclude=None if self.privacy else {"privacy"}) + "\n"
 
     @property
     def digest(self) -> str:

@@ -10,6 +10,7 @@ from schemas.calibration_set import CalibrationSetManifest, ShardRecord
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import EvalReport
 from schemas.labels import ImageLabels
+from schemas.privacy import PrivacyReport
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.search import SearchReport
@@ -19,8 +20,8 @@ from schemas.synth_config import SynthConfig
 from stages.storage import write_text
 
 EXPORTED: tuple[type[Contract], ...] = (
-    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, OnnxManifest, QatConfig, RunConfig, SearchReport,
-    SensitivityReport, ShardRecord, StudentManifest, SynthConfig,
+    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, OnnxManifest, PrivacyReport, QatConfig, RunConfig,
+    SearchReport, SensitivityReport, ShardRecord, StudentManifest, SynthConfig,
 )  # fmt: skip
 
 

@@ -125,6 +125,45 @@ def export(
         _report("Exported", export_set(folder, output, export_format, stage), str(output), stage)
 
 
+@set_app.command()
+def privacy(
+    folder: Folder,
+    against: Annotated[
+        Path, typer.Option("--against", metavar="FOLDER", help="the real images; they are only read, and stay here")
+    ],
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            metavar="CHECKPOINT",
+            help="detector, not the teacher, whose features are compared; default: the embedded one",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FOLDER", help="where the nearest pairs go, as picture and JSON, for you alone"
+        ),
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="write the verdict into the set's manifest")] = False,
+) -> None:
+    """Look for images of a set that are like copies of real ones, before it leaves; no proof of privacy."""
+    from pipeline.privacy.check import check_privacy
+    from pipeline.privacy.features import chosen_measures
+    from pipeline.privacy.results import check_output, print_findings, record_findings, refuse_copies, write_findings
+
+    with run_stage("set privacy") as stage:
+        check_output(output, folder, against)
+        findings = check_privacy(folder, against, lambda teacher: chosen_measures(features, teacher, stage), stage)
+        print_findings(findings, stage)
+        if output:
+            write_findings(findings, output)
+            stage.reporter.message(f"nearest pairs: {output}; it holds real images and their names, so keep it")
+        if record:
+            record_findings(findings, stage)
+        refuse_copies(findings)
+
+
 def _report(title: str, manifest: CalibrationSetManifest, where: str, stage: Stage) -> None:
     rows = [
         ("images", f"{manifest.samples} of {manifest.image_size.in_words} in {len(manifest.shards)} shards"),
