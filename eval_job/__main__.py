@@ -23,7 +23,7 @@ from stages.ranks import Rank
 from stages.shards import open_calibration_set
 from stages.stage import run_stage, up_to_date
 
-NOT_IN_KEY = {"teacher", "data", "images", "split", "photos", "device", "batch"}
+NOT_IN_KEY = {"teacher", "data", "images", "split", "photos", "allow_other_teacher", "device", "batch"}
 """Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -82,7 +82,7 @@ def follow(
     """
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
-    check_same_teacher(teacher, calibration_set)
+    check_same_teacher(teacher, calibration_set, settings.allow_other_teacher)
     start = team.text("")  # once the leading rank has calibrated
     if not start:
         return
@@ -113,7 +113,7 @@ def lead(
     """All of the stage; in the training, this rank's share of each batch."""
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
-    check_same_teacher(teacher, calibration_set)
+    check_same_teacher(teacher, calibration_set, settings.allow_other_teacher)
     check_targets(teacher, settings)
     images = ImageBatches(calibration_set, device)
     checkpoints = Checkpoints(folder / CHECKPOINTS, provenance, settings.checkpoints_kept)

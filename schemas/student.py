@@ -47,6 +47,9 @@ class CalibrationSetReference(Contract):
     image_size: int
     label_mode: LabelMode
     image_source: ImageSource
+    teacher_sha256: str | None = Field(
+        default=None, description="digest of the checkpoint that it was made from; null: not recorded"
+    )
 
 
 class TrainingDecision(Contract):
