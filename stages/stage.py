@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from schemas.errors import ConfigError, ExitCode, InputError, Stopped, ZsqError
-from schemas.provenance import Provenance
-from stages.lock import folder_lock
 from stages.progress import Reporter, open_standard_streams
 from stages.ranks import Rank
+
+if TYPE_CHECKING:  # a command that only answers loads no contract
+    from schemas.provenance import Provenance
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 """Signals that ask a stage to stop where finished work is on disk; SIGHUP: its terminal is gone."""
@@ -81,6 +83,8 @@ class Stage:
         if finished():
             yield False
             return
+        from stages.lock import folder_lock
+
         with folder_lock(folder, self.name, key, rank, on_loss=self._lost, on_wait=self.reporter.message):
             yield not finished()
 
@@ -123,7 +127,7 @@ def _ignore(signum: int, frame: FrameType | None) -> None:
     """Handle a signal in a process that is ending. Not SIG_IGN, which a next stage would take for its caller's wish."""
 
 
-def up_to_date(done: Provenance | None, wanted: Provenance, folder: Path, overwrite: bool) -> bool:
+def up_to_date(done: "Provenance | None", wanted: "Provenance", folder: Path, overwrite: bool) -> bool:
     """Whether `folder` already holds the finished output of `wanted`.
 
     Args:

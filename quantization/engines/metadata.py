@@ -1,6 +1,6 @@
 """What an exported file says of where it comes from."""
 
-from schemas.provenance import code_version
+from schemas.version import code_version
 from schemas.student import StudentManifest
 from schemas.target import Target
 

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import random
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,9 +125,11 @@ def harmless(detector: Detector) -> None:
 def student(teacher: Detector, original: Path) -> Subject:
     """A student of a teacher: fields of its manifest, numbers and bytes of its weights; digests are right."""
     _write_student(teacher, original)
+    whole = {file: (original / file).read_bytes() for file in (WEIGHTS, MANIFEST)}
 
     def write(folder: Path, rng: random.Random) -> str:
-        shutil.copytree(original, folder, dirs_exist_ok=True)
+        for file, content in whole.items():
+            (folder / file).write_bytes(content)
         weights, kind = folder / WEIGHTS, rng.random()
         if kind < 0.45:
             return spoil_json(folder / MANIFEST, rng)
@@ -195,15 +196,16 @@ def spoil_json(path: Path, rng: random.Random) -> str:
 
 def document(original: Path, file: str, read: Callable[[Path], object]) -> Subject:
     """A JSON file in a folder of artifacts, which `read` reads: three times its fields, once its bytes."""
+    path, whole = original / file, (original / file).read_bytes()
 
     def write(folder: Path, rng: random.Random) -> str:
-        shutil.copytree(original, folder, dirs_exist_ok=True)
+        path.write_bytes(whole)
         if rng.random() < 0.75:
-            return spoil_json(folder / file, rng)
-        (folder / file).write_bytes(mutated((folder / file).read_bytes(), rng))
+            return spoil_json(path, rng)
+        path.write_bytes(mutated(whole, rng))
         return "bytes of the file"
 
-    return Subject(write, read)
+    return Subject(write, lambda _: read(original))
 
 
 def configuration(values: dict[str, Any], read: Callable[[Path], object]) -> Subject:

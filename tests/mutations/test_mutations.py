@@ -86,7 +86,6 @@ def try_all(subject: Subject, kind: str, family: str, tmp_path: Path, table: lis
     """So many mutations of one subject; none may end otherwise than harmless or refused."""
     outcomes = Outcomes(kind, family)
     table.append(outcomes)
-    print(flush=True)
     warnings.simplefilter("ignore")  # PyTorch warns of what the cases are about
     for case in range(CASES):
         folder = tmp_path / f"case-{case}"
@@ -97,6 +96,7 @@ def try_all(subject: Subject, kind: str, family: str, tmp_path: Path, table: lis
         for failure in outcomes.failures[failed:]:
             print(failure, flush=True)
         shutil.rmtree(folder)
+    print(f"\n{outcomes.row()}", flush=True)
     assert outcomes.failures == [], "\n".join([f"{len(outcomes.failures)} of {CASES}:", *outcomes.failures])
 
 

@@ -273,7 +273,7 @@ def test_a_stage_alone_gets_its_options_and_gives_its_exit_code(monkeypatch, arg
         asked.append((module, list(arguments)))
         return 3
 
-    monkeypatch.setattr("pipeline.cli.run_job", run_job)
+    monkeypatch.setattr("pipeline.local_executor.run_job", run_job)
     assert zsq(*arguments).exit_code == 3
     assert asked == [(module, expected)]
 
