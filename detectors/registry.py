@@ -10,13 +10,8 @@ from detectors.examination import examine
 from detectors.protocol import Detector
 from detectors.source import checkpoint_family, checkpoint_path
 from detectors.stored import reading
-from detectors.torchvision import build as torchvision_build
-from detectors.torchvision import checkpoints as torchvision_checkpoints
-from detectors.ultralytics.rtdetr import RtdetrDetector
-from detectors.ultralytics.yolo import UltralyticsDetector
-from detectors.yolov5.detector import Yolov5Detector
 from schemas.errors import ConfigError
-from schemas.teacher import EMBEDDED, TeacherIdentity, TeacherSource
+from schemas.teacher import EMBEDDED, Family, TeacherIdentity, TeacherSource
 
 
 @dataclass(frozen=True)
@@ -32,18 +27,41 @@ class FamilyAdapter:
     build: Callable[[TeacherIdentity], Detector]
 
 
-def _load_ultralytics(path: Path, source: TeacherSource) -> Detector:
-    if source.path == EMBEDDED:
-        return UltralyticsDetector.embedded(path)
-    return UltralyticsDetector.load(path, source.trust_pickle)
+# Each loads its library when it is asked for: to import torchvision takes as long as to import PyTorch.
 
 
-FAMILIES = {
-    "ultralytics": FamilyAdapter(_load_ultralytics, UltralyticsDetector.build),
-    "yolov5": FamilyAdapter(lambda path, _: Yolov5Detector.load(path), Yolov5Detector.build),
-    "rtdetr": FamilyAdapter(lambda path, source: RtdetrDetector.load(path, source.trust_pickle), RtdetrDetector.build),
-    "torchvision": FamilyAdapter(torchvision_checkpoints.load, torchvision_build.build),
-}
+def _ultralytics() -> FamilyAdapter:
+    from detectors.ultralytics.yolo import UltralyticsDetector
+
+    def load(path: Path, source: TeacherSource) -> Detector:
+        if source.path == EMBEDDED:
+            return UltralyticsDetector.embedded(path)
+        return UltralyticsDetector.load(path, source.trust_pickle)
+
+    return FamilyAdapter(load, UltralyticsDetector.build)
+
+
+def _yolov5() -> FamilyAdapter:
+    from detectors.yolov5.detector import Yolov5Detector
+
+    return FamilyAdapter(lambda path, _: Yolov5Detector.load(path), Yolov5Detector.build)
+
+
+def _rtdetr() -> FamilyAdapter:
+    from detectors.ultralytics.rtdetr import RtdetrDetector
+
+    return FamilyAdapter(lambda path, source: RtdetrDetector.load(path, source.trust_pickle), RtdetrDetector.build)
+
+
+def _torchvision() -> FamilyAdapter:
+    from detectors.torchvision import build, checkpoints
+
+    return FamilyAdapter(checkpoints.load, build.build)
+
+
+FAMILIES: dict[Family, Callable[[], FamilyAdapter]] = {
+    "ultralytics": _ultralytics, "yolov5": _yolov5, "rtdetr": _rtdetr, "torchvision": _torchvision,
+}  # fmt: skip
 
 
 def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
@@ -54,7 +72,7 @@ def load_teacher(source: TeacherSource, device: torch.device) -> Detector:
             or is found wrong by `examine`.
     """
     path = checkpoint_path(source)
-    teacher = FAMILIES[checkpoint_family(source, path)].load(path, source)
+    teacher = FAMILIES[checkpoint_family(source, path)]().load(path, source)
     with reading(path):
         teacher.network.to(device)
         examine(teacher, device)
@@ -85,7 +103,7 @@ def build_detector(identity: TeacherIdentity) -> Detector:
     Raises:
         VerificationError: the architecture does not build.
     """
-    return FAMILIES[identity.family].build(identity)
+    return FAMILIES[identity.family]().build(identity)
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

@@ -107,9 +107,7 @@ class HeldBack:
         return [_unlabelled(number, sample.image()) for number, sample in enumerate(samples, start=1)]
 
 
-def check_held_back(
-    folder: Path, students: Sequence[StudentManifest], teacher_sha256: str, allow_other: bool
-) -> None:
+def check_held_back(folder: Path, students: Sequence[StudentManifest], teacher_sha256: str, allow_other: bool) -> None:
     """Check that a set of held-back images is there, of this teacher, and that no student was made with it.
 
     Raises:

@@ -33,7 +33,9 @@ MAX_YAML_BYTES = 2**20
 class Contract(BaseModel):
     """Strict, frozen base: unknown keys, wrong types, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=MAX_TEXT, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=MAX_TEXT, defer_build=True
+    )
 
     def to_json(self) -> str:
         """Indented JSON text, ending in a newline."""

@@ -280,5 +280,11 @@ class QatConfig(Contract):
     def keyed(self) -> dict[str, Any]:
         """What decides the student: not locations (their digests count), the device, or what is written beside it."""
         # A set's digest says which weights it was made from, so that leave to take it decides nothing.
-        beside = {"allow_other_teacher": True, "tensorboard": True, "targets": True, "checkpoint_interval": True, "checkpoints_kept": True}
+        beside = {
+            "allow_other_teacher": True,
+            "tensorboard": True,
+            "targets": True,
+            "checkpoint_interval": True,
+            "checkpoints_kept": True,
+        }
         return self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path", "family"}})

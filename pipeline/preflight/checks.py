@@ -9,10 +9,7 @@ from detectors.protocol import Detector
 from detectors.registry import check_side, load_teacher, resolve_device
 from eval_job.data import find_photographs, find_validation_data
 from label_formats.images import ValidationImage, ValidationSet
-from pipeline.preflight.estimate import expected_seconds
 from pipeline.preflight.findings import Findings, gigabytes
-from quantization.convert import make_student
-from quantization.onnx.engine import check_engine
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
 from schemas.run_config import RunConfig
@@ -44,8 +41,9 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
     synth = config.for_stage("synth")
     assert isinstance(synth, SynthConfig)
     size = synth.image_size or teacher.identity.input_size
-    _check_settings(config, teacher, size, containers)
+    _check_sizes(config, teacher, size)
     validation, photos = _validation(config, teacher.identity.class_names)
+    _check_settings(config, teacher, containers)
     needed = bytes_needed(synth, size, teacher)
     free = bytes_free(expanded(config.storage))
     if free < needed:
@@ -53,6 +51,8 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
             f"storage {config.storage}: {gigabytes(free)} are free and about {gigabytes(needed)} are needed; make "
             "room, or choose another folder"
         )
+    from pipeline.preflight.estimate import expected_seconds  # loads what a run that is refused does not need
+
     images = sum(len(each) for each in (validation.images if validation else (), photos or ()))
     return Findings(
         family=teacher.identity.family,
@@ -81,11 +81,16 @@ def bytes_free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _check_settings(config: RunConfig, teacher: Detector, size: int, containers: bool) -> None:
+def _check_sizes(config: RunConfig, teacher: Detector, size: int) -> None:
     check_side(teacher, size, "image_size")
     check_side(teacher, config.synth.labels.size, "synth.labels.size")
     check_side(teacher, config.eval.image_size or size, "eval.image_size")
+
+
+def _check_settings(config: RunConfig, teacher: Detector, containers: bool) -> None:
     if config.qat.bits.layers:
+        from quantization.convert import make_student
+
         make_student(teacher, config.qat.bits)  # which knows the names of its layers
     if config.synth.labels.path is not None:
         read_given_labels(Path(config.synth.labels.path), teacher.identity.class_names)
@@ -96,6 +101,8 @@ def _check_settings(config: RunConfig, teacher: Detector, size: int, containers:
     if config.synth.tensorboard or config.qat.tensorboard:
         require_tensorboard()
     if config.eval.onnx.models != "none":
+        from quantization.onnx.engine import check_engine  # loads engines
+
         check_engine("onnxruntime", config.eval.onnx.providers)
 
 

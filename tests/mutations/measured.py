@@ -47,14 +47,14 @@ class Outcomes:
 
 
 HEAD = (
-    "| kind | family | tried | loaded | refused | tracebacks | most memory | longest |\n"
+    "| kind | family | tried | loaded | refused | tracebacks | most memory | longest, processor |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
 def measure(outcomes: Outcomes, case: int, said: str, read: Callable[[], object]) -> None:
     """Read a case; a typed error of one line is a refusal, anything else but a harmless value a failure."""
-    start, before = time.perf_counter(), _reset_peak()
+    start, before = time.process_time(), _reset_peak()
     refused, failure = False, ""
     try:
         with _leash():
@@ -70,7 +70,7 @@ def measure(outcomes: Outcomes, case: int, said: str, read: Callable[[], object]
         failure = f"{type(error).__name__}: {str(error)[:300]}{_place(error)}"
     taken = max(_peak() - before, 0)
     outcomes.memory_bytes = max(outcomes.memory_bytes, taken)
-    outcomes.seconds = max(outcomes.seconds, time.perf_counter() - start)
+    outcomes.seconds = max(outcomes.seconds, time.process_time() - start)
     if taken > MEMORY_BYTES and not failure:
         failure = f"took {taken >> 20} MiB"
     if failure:

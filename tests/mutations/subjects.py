@@ -118,7 +118,7 @@ def harmless(detector: Detector) -> None:
         for found in detector.predict(
             images.detach(), confidence=0.001, iou=None, max_detections=20, multi_label=False
         ):
-            if len(found) and not (0 <= int(found.classes.min()) and int(found.classes.max()) < classes):
+            if len(found) and not (int(found.classes.min()) >= 0 and int(found.classes.max()) < classes):
                 raise HarmError("a predicted class has no name")
 
 
