@@ -126,8 +126,8 @@ def check_inputs(config: RunConfig) -> None:
     """Check before the first stage what only a later stage reads: that it is there, and that labels can be read.
 
     Raises:
-        InputError: naming the setting and the missing path, or what is wrong with labels or their images; or the file of
-            the detector is an exported model, or of another task.
+        InputError: naming the setting and the missing path, or what is wrong with labels or their images; or the
+            detector's file is an exported model, or of another task.
         ConfigError: settings that do not go with the validation data.
     """
     from detectors.source import checkpoint_family

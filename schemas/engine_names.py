@@ -1,4 +1,4 @@
-"""The engines that a student is made for, by name; apart from what is stored of them, so that `--help` needs no models."""
+"""The engines that students are made for, by name; apart from what is stored of them, which `--help` need not load."""
 
 from enum import StrEnum
 

@@ -70,7 +70,7 @@ def threads_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def cut_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Processes that the test starts reach no network; whoever asks for it fails the test, also where errors are caught.
+    """Processes that the test starts reach no network; one that asks for it fails the test, also where it goes on.
 
     They find no variable here that keeps a library from asking: the program itself must.
     """

@@ -29,9 +29,9 @@ def odd_plain_values() -> list[Any]:
     """What a field of JSON or YAML may hold; new objects each time."""
     return [
         None, True, False, 0, -1, 1, 3, 33, 640, 10**6, 2**53, 2**62, 2**70, 0.5, -0.5, 1e-320, 1e38, 1e308, NAN,
-        INFINITE, "", " ", "x", "\x1b[31m\n", "\ud800", "None", "auto", "\u202e", "<b>", "../x", "/etc/passwd", "pipe:x",
-        "\u0661\u0662", "a" * 20_000, [], [1], ["a", "a"], [[[]]], [0] * 50_000, {}, {"a": {"b": None}}, {"": 1},
-        {"0": "a", "1": "b"}, [{}] * 3,
+        INFINITE, "", " ", "x", "\x1b[31m\n", "\ud800", "None", "auto", "\u202e", "<b>", "../x", "/etc/passwd",
+        "pipe:x", "\u0661\u0662", "a" * 20_000, [], [1], ["a", "a"], [[[]]], [0] * 50_000, {}, {"a": {"b": None}},
+        {"": 1}, {"0": "a", "1": "b"}, [{}] * 3,
     ]  # fmt: skip
 
 

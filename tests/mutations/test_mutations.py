@@ -39,7 +39,6 @@ from tests.detectors.test_odd_checkpoints import (
     yolov5_content,
 )
 from tests.detectors.yolov5.pickled import repository
-from tests.eval_job.report.conftest import exported, run, sensitivity  # noqa: F401
 from tests.mutations.measured import HEAD, Outcomes, measure
 from tests.mutations.subjects import Subject, checkpoint, configuration, document, student
 
