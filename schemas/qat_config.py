@@ -222,9 +222,12 @@ class QatConfig(Contract):
     @classmethod
     def _symmetric_for_tensorrt(cls, values: Any) -> Any:
         """TensorRT takes no zero points: where it is a target, `bits.quantizer` is lsq unless set."""
-        if not isinstance(values, dict) or Target.TENSORRT.value not in (values.get("targets") or ()):
+        targets = values.get("targets") if isinstance(values, dict) else None
+        if not isinstance(targets, list | tuple) or Target.TENSORRT.value not in targets:
             return values
         bits = values.get("bits")
+        if not isinstance(bits, BitPolicy | dict | None):
+            return values  # which its own field refuses
         bits = bits.model_dump() if isinstance(bits, BitPolicy) else dict(bits or {})
         return values | {"bits": bits | {"quantizer": bits.get("quantizer") or Quantizer.LSQ.value}}
 

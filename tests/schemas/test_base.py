@@ -211,3 +211,9 @@ def test_of_very_many_errors_the_first_ones_are_said_at_once():
         ImageLabels.parse(text, "labels")
     said = str(caught.value)
     assert said.endswith("; and 49990 more") and len(said) < 2000
+
+
+@pytest.mark.parametrize("values", [{"targets": 0.5}, {"targets": ["tensorrt"], "bits": 5}, {"targets": True}])
+def test_a_value_of_another_kind_is_named_by_its_field(values):
+    with pytest.raises(ConfigError, match=r"^here: (targets|bits): got"):
+        validate_config(QatConfig, values, "here")
