@@ -26,6 +26,7 @@ from pipeline.privacy.findings import Measured
 from pipeline.privacy.measures import Measure, PixelMeasure
 from pipeline.privacy.nearest import NOBODY, Nearest, similarities
 from pipeline.privacy.prepared import Floats, Prepared, prepare, prepared
+from schemas.image_size import ImageSize
 from schemas.teacher import EMBEDDED, TeacherSource
 from stages.shards import open_calibration_set
 
@@ -159,7 +160,7 @@ def _all(batches: Iterable[list[Prepared]]) -> list[Prepared]:
 
 
 def _altered(path: Path, kind: str, side: int, generator: np.random.Generator) -> Prepared:
-    return prepare(planting.altered(read_image(path), kind, side, generator))
+    return prepare(planting.altered(read_image(path), kind, ImageSize.square(side), generator))
 
 
 if __name__ == "__main__":

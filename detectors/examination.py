@@ -21,6 +21,8 @@ def examine(teacher: Detector, device: torch.device) -> None:
     for name, tensor in teacher.network.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise VerificationError(f"{name}: holds values beyond single precision; take an earlier checkpoint")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise VerificationError(f"{name}: holds variances below zero (the file is damaged); copy it again")
     side = max(teacher.smallest_input, CELLS * teacher.identity.stride)
     try:
         outputs = teacher.head_outputs(torch.full((1, 3, side, side), 0.5, device=device))
@@ -32,7 +34,7 @@ def examine(teacher: Detector, device: torch.device) -> None:
     told = max(logits.shape[1] for logits in outputs.class_logits)  # a first stage tells objects from background alone
     if told < classes:
         raise VerificationError(f"tells {told} classes apart and has {classes} names for them")
-    for logits in outputs.class_logits:
+    for logits in (*outputs.class_logits, *outputs.box_logits):
         if not bool(logits.isfinite().all()):
             raise VerificationError(
                 "gives outputs that are not finite, on a plain grey image; take an earlier checkpoint"

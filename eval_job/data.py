@@ -69,7 +69,7 @@ def find_sources(
             f"images: got {config.images!r}, but data is not set; images goes with a COCO JSON file in data"
         )
     if held_back is not None and (not unlabelled or (held_back / MANIFEST).exists()):
-        check_held_back(held_back, students, teacher_sha256)
+        check_held_back(held_back, students, teacher_sha256, config.allow_other_teacher)
         unlabelled.append(HeldBack(held_back))
     if not unlabelled:
         raise InputError(

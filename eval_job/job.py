@@ -194,6 +194,7 @@ def _row(
         weights_sha256=model.weights_sha256,
         label_mode=model.manifest.calibration_set.label_mode if model.manifest else None,
         image_source=model.manifest.calibration_set.image_source if model.manifest else None,
+        set_teacher_sha256=model.manifest.calibration_set.teacher_sha256 if model.manifest else None,
         precision=precision,
         agreement=measured.agreement,
         share_of_full_precision=share(precision, of_full),

@@ -107,7 +107,7 @@ class HeldBack:
         return [_unlabelled(number, sample.image()) for number, sample in enumerate(samples, start=1)]
 
 
-def check_held_back(folder: Path, students: Sequence[StudentManifest], teacher_sha256: str) -> None:
+def check_held_back(folder: Path, students: Sequence[StudentManifest], teacher_sha256: str, allow_other: bool) -> None:
     """Check that a set of held-back images is there, of this teacher, and that no student was made with it.
 
     Raises:
@@ -120,11 +120,7 @@ def check_held_back(folder: Path, students: Sequence[StudentManifest], teacher_s
             "held_back: 16), or set data to labelled images or photos to a folder of photographs"
         )
     manifest = CalibrationSetManifest.read(folder / MANIFEST)
-    if manifest.teacher.sha256 != teacher_sha256:
-        raise InputError(
-            f"{folder}: was made from another teacher (sha256 {manifest.teacher.sha256[:12]}…, this one is "
-            f"{teacher_sha256[:12]}…); hold images of this one back"
-        )
+    manifest.check_made_from(teacher_sha256, folder, allow_other=allow_other)
     if manifest.digest in {student.calibration_set.digest for student in students}:
         raise InputError(f"{folder}: a student was made with these images, so they are not held back; name others")
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from pipeline.conductor import ExecutorName, conduct
+from pipeline.conductor import conduct
+from pipeline.executor_names import ExecutorName
 from pipeline.plan import CALIBRATION_FOLDER, EVAL_FOLDER, STUDENT_FOLDER
 from pipeline.settings import RunOptions, assignment, read_run_config
 from schemas.calibration_set import MANIFEST as SET_MANIFEST

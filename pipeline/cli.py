@@ -6,18 +6,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline.conductor import ExecutorName, checked, conduct
-from pipeline.local_executor import run_job
-from pipeline.plan import artifacts, describe_plan, plan_stages, report_folders
-from pipeline.preflight.findings import described
+from pipeline.executor_names import ExecutorName
 from pipeline.sets.commands import set_app
-from pipeline.settings import RunOptions, read_run_config
-from schemas.evaluation import PAGE
-from schemas.provenance import code_version
-from schemas.target import Target
+from schemas.engine_names import Target
 from schemas.text import redacted
+from schemas.version import code_version
 from stages.options import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
 from stages.stage import run_stage
+
+# What a command needs beyond this is loaded when it runs: `zsq --help` waits for none of it.
 
 app = typer.Typer(
     help="Zero-shot quantization-aware training for object detectors: 8, 6 or 4 bits without the training images.",
@@ -87,11 +84,17 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the plan and exit")] = False,
 ) -> None:
     """Run the whole pipeline on a detector: a synthetic set, a quantized student, a report. No image is needed."""
+    from pipeline.conductor import checked, conduct
+    from pipeline.plan import artifacts, describe_plan, plan_stages
+    from pipeline.settings import RunOptions, read_run_config
+
     with run_stage("run") as stage:
         options = RunOptions(bits, images, size, data, photos, tuple(targets or ()))
         settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
         if dry_run:
             commands = plan_stages(settings, overwrite=overwrite)
+            from pipeline.preflight.findings import described
+
             findings = checked(settings, commands, executor, overwrite, max_drop)
             plan = describe_plan(settings, commands, described(findings, settings, max_drop) if findings else ())
             stage.reporter.output(redacted(plan))
@@ -200,6 +203,8 @@ def report(
 ) -> None:
     """Build report.html again from artifacts: no teacher, no validation image, no torch."""
     from eval_job.report.page import rebuild_page  # loads numpy and Pillow
+    from pipeline.plan import report_folders
+    from schemas.evaluation import PAGE
 
     with run_stage("report") as stage:
         folders = report_folders(storage, evaluation, student or [], calibration_set)
@@ -266,6 +271,8 @@ def _run_alone(
     overwrite: bool,
 ) -> None:
     """Hand the options to the job's own entry point and exit with its exit code."""
+    from pipeline.local_executor import run_job
+
     arguments = ["--config", str(config)] if config else []
     arguments += ["--run-config", str(run_config)] if run_config else []
     for assignment in assignments or ():

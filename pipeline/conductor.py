@@ -1,9 +1,9 @@
 """A run from its configuration to its end: check, say what will be done, then one stage after another."""
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 
 from pipeline.executor import Executor, run_stages
+from pipeline.executor_names import ExecutorName
 from pipeline.local_executor import LocalExecutor
 from pipeline.plan import StageCommand, plan_stages
 from pipeline.preflight.findings import Findings, described
@@ -16,13 +16,6 @@ from schemas.evaluation import REPORT
 from schemas.run_config import RunConfig
 from schemas.student import MANIFEST as STUDENT_MANIFEST
 from stages.stage import Stage
-
-
-class ExecutorName(StrEnum):
-    """Where the stages of a run are started."""
-
-    LOCAL = "local"
-    DOCKER = "docker"
 
 
 def _docker_executor() -> Executor:

@@ -140,9 +140,11 @@ def check_inputs(config: RunConfig) -> None:
     """Check before the first stage what only a later stage reads: that it is there, and that labels can be read.
 
     Raises:
-        InputError: naming the setting and the missing path, or what is wrong with labels or their images.
+        InputError: naming the setting and the missing path, or what is wrong with labels or their images; or the
+            detector's file is an exported model, or of another task.
         ConfigError: settings that do not go with the validation data.
     """
+    from detectors.source import checkpoint_family
     from eval_job.data import find_validation_data  # loads numpy and Pillow, which no other command needs at once
     from label_formats.find import check_given
 
@@ -151,6 +153,9 @@ def check_inputs(config: RunConfig) -> None:
             if not exists(path):
                 name = setting if setting == "teacher.path" else f"{stage}.{setting}"
                 raise InputError(f"{name}: {path} does not exist (looked from {Path.cwd()}); correct the path")
+    teacher = expanded(config.teacher.path)
+    if config.teacher.path != EMBEDDED and teacher.is_file():
+        checkpoint_family(config.teacher, teacher)
     if config.synth.labels.path:
         check_given(expanded(config.synth.labels.path))
     data = config.eval.labelled_data

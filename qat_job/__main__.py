@@ -39,7 +39,9 @@ def main(
                 "`zsq set pull`, or check --calibration-set"
             )
         set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
-        inputs = {"teacher": checkpoint_digest(settings.teacher), "calibration_set": set_manifest.digest}
+        teacher = checkpoint_digest(settings.teacher)
+        set_manifest.check_made_from(teacher, calibration_set, allow_other=settings.allow_other_teacher)
+        inputs = {"teacher": teacher, "calibration_set": set_manifest.digest}
         wanted = Provenance.of("qat", settings.keyed(), inputs)
         made = Output(output / MANIFEST, StudentManifest, wanted, overwrite)
 

@@ -6,13 +6,16 @@ from schemas.student import CalibrationSetReference
 from stages.shards import CalibrationSet
 
 
-def check_same_teacher(teacher: Detector, calibration_set: CalibrationSet) -> None:
-    """A set serves the teacher it was made from, or one with the same classes.
+def check_same_teacher(teacher: Detector, calibration_set: CalibrationSet, allow_other: bool) -> None:
+    """A set serves the teacher it was made from, or with leave one of the same classes.
 
     Raises:
-        InputError: class lists differ, or the images do not fit the network's stride.
+        InputError: it was made from other weights without leave, class lists differ, or the images do not fit the
+            network's stride.
     """
-    made_for = calibration_set.manifest.teacher
+    manifest = calibration_set.manifest
+    manifest.check_made_from(teacher.identity.sha256, calibration_set.folder, allow_other=allow_other)
+    made_for = manifest.teacher
     if made_for.class_names != teacher.identity.class_names:
         raise InputError(
             f"{calibration_set.folder}: made for a teacher with {len(made_for.class_names)} classes "
@@ -38,4 +41,5 @@ def reference(calibration_set: CalibrationSet) -> CalibrationSetReference:
         image_size=manifest.image_size,
         label_mode=manifest.label_mode,
         image_source=manifest.image_source,
+        teacher_sha256=manifest.teacher.sha256,
     )

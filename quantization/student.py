@@ -59,7 +59,7 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
 
     Raises:
         InputError: there is no finished student here.
-        VerificationError: weights do not match their digest or the architecture.
+        VerificationError: weights do not match their digest or the architecture, or are not finite.
     """
     if not (folder / MANIFEST).exists():
         raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check the path")
@@ -80,6 +80,8 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
             name for name, tensor in tensors.items() if name in expected and tensor.dtype != expected[name].dtype
         ]:
             raise RuntimeError(f"{other[0]} is {tensors[other[0]].dtype}, not {expected[other[0]].dtype}")
+        if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+            raise RuntimeError(f"{broken[0]} holds values that are not finite")
         student.network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

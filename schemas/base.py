@@ -24,6 +24,8 @@ LARGEST = 1e39
 """Largest number of a document: more than single precision holds. Sums and means of such are finite."""
 MAX_TEXT = 10_000
 """Most characters of a text field."""
+MOST_ERRORS = 10
+"""Most fields that one line says something of."""
 MAX_YAML_BYTES = 2**20
 """Largest configuration that is read, bytes."""
 
@@ -31,7 +33,9 @@ MAX_YAML_BYTES = 2**20
 class Contract(BaseModel):
     """Strict, frozen base: unknown keys, wrong types, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=MAX_TEXT)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=MAX_TEXT, defer_build=True
+    )
 
     def to_json(self) -> str:
         """Indented JSON text, ending in a newline."""
@@ -212,10 +216,14 @@ def canonical_digest(value: Any) -> str:
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """A validation error as one line: each field, what it got and what it takes."""
+    """A validation error as one line: each field, what it got and what it takes; of very many, the first ones."""
     lines: list[str] = []
     seen: list[tuple[tuple[int | str, ...], str, Any]] = []
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    for number, item in enumerate(items):
+        if len(lines) == MOST_ERRORS:
+            lines.append(f"and {len(items) - number} more")
+            break
         if (item["loc"][1:], item["type"], item["input"]) in seen:
             continue  # a run's shared setting reaches its stages too: once is enough
         seen.append((item["loc"], item["type"], item["input"]))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.base import Contract, Document, canonical_digest
+from schemas.errors import InputError
 from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
 from schemas.labels import ImageLabels
 from schemas.privacy import PrivacyRecord
@@ -188,6 +189,25 @@ class CalibrationSetManifest(Document):
     def samples(self) -> int:
         """Number of images."""
         return sum(shard.samples for shard in self.shards)
+
+    def check_made_from(self, teacher_sha256: str, folder: Path, *, allow_other: bool) -> None:
+        """Check that the images came out of these weights.
+
+        Args:
+            teacher_sha256: digest of the teacher's checkpoint.
+            folder: of the set, named in the error.
+            allow_other: leave to use a set of other weights.
+
+        Raises:
+            InputError: they came out of others.
+        """
+        made_from = self.teacher.sha256
+        if made_from != teacher_sha256 and not allow_other:
+            raise InputError(
+                f"{folder}: was made from another teacher (sha256 {made_from[:12]}…, this one is "
+                f"{teacher_sha256[:12]}…); make a set of this one, or set allow_other_teacher: true (qat and eval) to "
+                "take it all the same"
+            )
 
 
 def shard_record_path(folder: Path, file: str) -> Path:

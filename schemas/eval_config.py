@@ -59,6 +59,9 @@ class EvalConfig(Contract):
     photos: str | None = Field(
         default=None, min_length=1, description="folder of unlabelled photographs, to measure agreement on"
     )
+    allow_other_teacher: bool = Field(
+        default=False, description="agreement: take held-back images that were made from other weights"
+    )
     label_confidence: float = Field(
         default=0.25,
         gt=0,

@@ -120,6 +120,9 @@ class EvaluatedModel(Contract):
     weights_sha256: str
     label_mode: LabelMode | None = Field(default=None, description="null for the teacher")
     image_source: ImageSource | None = Field(default=None, description="null for the teacher")
+    set_teacher_sha256: str | None = Field(
+        default=None, description="checkpoint that a student's calibration set was made from; null: not recorded"
+    )
     precision: AveragePrecision = Field(description="by the report's `measure`: accuracy, or agreement")
     agreement: tuple[AveragePrecision, ...] = Field(
         default=(), description="with full precision, on each of the report's `agreement_data`"

@@ -1,12 +1,12 @@
 """What a stage was made from: the key that decides between "up to date", "different" and "not there yet"."""
 
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from pydantic import Field
 
 from schemas.base import Contract, canonical_digest
+from schemas.version import code_version
 
 StageName = Literal["synth", "qat", "sensitivity", "export", "eval", "set"]
 """`set`: made of finished sets, by `zsq set merge` or `zsq set subset`."""
@@ -40,14 +40,6 @@ class Provenance(Contract):
             for name in names
             if mine.get(name) != theirs.get(name)
         ]
-
-
-def code_version() -> str:
-    """Version of the installed zsq distribution."""
-    try:
-        return version("zsq")
-    except PackageNotFoundError:
-        return "0+uninstalled"
 
 
 def _flatten(value: Plain, prefix: str = "") -> dict[str, Plain]:

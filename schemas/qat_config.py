@@ -148,6 +148,9 @@ class QatConfig(Contract):
     sensitivity: SensitivityConfig | None = Field(
         default=None, description="measure each layer's sensitivity first; with a target, plan mixed precision from it"
     )
+    allow_other_teacher: bool = Field(
+        default=False, description="take a calibration set that was made from other weights with the same classes"
+    )
     ptq_only: bool = Field(default=False, description="stop after calibration: post-training quantization")
     steps: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] = Field(
         default="auto",
@@ -219,9 +222,12 @@ class QatConfig(Contract):
     @classmethod
     def _symmetric_for_tensorrt(cls, values: Any) -> Any:
         """TensorRT takes no zero points: where it is a target, `bits.quantizer` is lsq unless set."""
-        if not isinstance(values, dict) or Target.TENSORRT.value not in (values.get("targets") or ()):
+        targets = values.get("targets") if isinstance(values, dict) else None
+        if not isinstance(targets, list | tuple) or Target.TENSORRT.value not in targets:
             return values
         bits = values.get("bits")
+        if not isinstance(bits, BitPolicy | dict | None):
+            return values  # which its own field refuses
         bits = bits.model_dump() if isinstance(bits, BitPolicy) else dict(bits or {})
         return values | {"bits": bits | {"quantizer": bits.get("quantizer") or Quantizer.LSQ.value}}
 
@@ -276,5 +282,12 @@ class QatConfig(Contract):
 
     def keyed(self) -> dict[str, Any]:
         """What decides the student: not locations (their digests count), the device, or what is written beside it."""
-        beside = {"tensorboard": True, "targets": True, "checkpoint_interval": True, "checkpoints_kept": True}
+        # A set's digest says which weights it was made from, so that leave to take it decides nothing.
+        beside = {
+            "allow_other_teacher": True,
+            "tensorboard": True,
+            "targets": True,
+            "checkpoint_interval": True,
+            "checkpoints_kept": True,
+        }
         return self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path", "family"}})

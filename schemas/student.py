@@ -48,6 +48,9 @@ class CalibrationSetReference(Contract):
     image_size: Annotated[ImageSize, Sides()]
     label_mode: LabelMode
     image_source: ImageSource
+    teacher_sha256: str | None = Field(
+        default=None, description="digest of the checkpoint that it was made from; null: not recorded"
+    )
 
 
 class TrainingDecision(Contract):

@@ -1,22 +1,13 @@
 """Inference engines that a student is exported for, and what each makes of the file."""
 
-from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field
 
 from schemas.base import Contract
+from schemas.engine_names import Target
 
-
-class Target(StrEnum):
-    """An engine that files are made for; each has a module of its name in `quantization/engines/`."""
-
-    ONNXRUNTIME = "onnxruntime"
-    OPENVINO = "openvino"
-    TENSORRT = "tensorrt"
-    LITERT = "litert"
-    GENERIC = "generic"
-
+__all__ = ["FORMATS", "Census", "FloatLayer", "Target", "exported_path"]
 
 FORMATS = {Target.LITERT: "tflite"}
 """Endings of the files of targets that do not read ONNX models."""

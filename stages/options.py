@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from schemas.base import Contract, read_config_values, set_by_dotted_key, validate_config
-from schemas.run_config import RunConfig
+if TYPE_CHECKING:  # what reads settings loads the contracts; `--help` needs none of them
+    from schemas.base import Contract
 
-C = TypeVar("C", bound=Contract)
+C = TypeVar("C", bound="Contract")
 
 CONFIG_VARIABLE, RUN_CONFIG_VARIABLE, SET_VARIABLE = "ZSQ_CONFIG", "ZSQ_RUN_CONFIG", "ZSQ_SET"
 OVERWRITE_VARIABLE, GIVEN_SET_VARIABLE = "ZSQ_OVERWRITE", "ZSQ_GIVEN_SET"
@@ -55,6 +55,8 @@ def read_config(model: type[C], path: Path | None, assignments: Sequence[str] | 
     Raises:
         ConfigError: the file cannot be read, or a setting is not valid.
     """
+    from schemas.base import read_config_values, set_by_dotted_key, validate_config
+
     values = read_config_values(path) if path else {}
     for assignment in assignments or ():
         values = set_by_dotted_key(values, assignment)
@@ -80,6 +82,8 @@ def read_stage_config(
     Raises:
         ConfigError: the file cannot be read, or a setting is not valid (in a run's file: of any stage).
     """
+    from schemas.run_config import RunConfig
+
     if config is None and run_config is not None:
         section = read_config(RunConfig, run_config, assignments).for_stage(stage)
         assert isinstance(section, model)

@@ -8,15 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from schemas.errors import InputError
 from schemas.text import printable, redacted, shown
+
+if TYPE_CHECKING:  # loaded where something is drawn on a terminal
+    from rich.console import Console
 
 T = TypeVar("T")
 
@@ -50,15 +49,22 @@ class Reporter:
 
     def __init__(self, stage: str, terminal: bool | None = None) -> None:
         self.stage = stage
-        self._console = Console(highlight=False)
         self._silent = False
         self._weights: deque[float] = deque()
         self._all, self._done, self._began = 0.0, 0.0, 0.0
         self._terminal = sys.stdout.isatty() if terminal is None else terminal
 
+    @cached_property
+    def _console(self) -> "Console":
+        from rich.console import Console
+
+        return Console(highlight=False)
+
     def message(self, text: str, **fields: Any) -> None:
         """One line of what happened; `fields` are added to the JSON event."""
         if self._terminal:
+            from rich.text import Text
+
             line = Text.assemble((self.stage, "bold"), "  ", shown(text))
             self._say(lambda: self._console.print(line, soft_wrap=True))
         else:
@@ -107,6 +113,9 @@ class Reporter:
         if not self._terminal:
             self._event("table", title=title, columns=list(columns), rows=rows)
             return
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(title=Text(shown(title)), title_justify="left")
         for number, column in enumerate(columns):
             table.add_column(Text(shown(column)), justify="left" if number == 0 else "right")
@@ -127,6 +136,15 @@ class Reporter:
             self._complain(f"standard output cannot be written ({error}); going on without it")
 
     def _bar(self, items: Sequence[T], task: str, unit: str) -> Iterator[T]:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = (
             TextColumn(f"{self.stage}  {{task.description}}", markup=False),
             BarColumn(),

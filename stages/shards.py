@@ -54,7 +54,7 @@ class Sample:
         """
         try:
             with regular_file(self.shard) as stream:
-                if self.state and _state(stream) != self.state:
+                if self.state and _state(os.fstat(stream.fileno())) != self.state:
                     raise VerificationError(
                         f"{self.shard}: was changed after it was verified; run the same command again"
                     )
@@ -95,9 +95,12 @@ def open_calibration_set(folder: Path) -> CalibrationSet:
             f"{folder}: no finished calibration set here ({MANIFEST} is missing); run synth, or check the path"
         )
     manifest = CalibrationSetManifest.read(path)
-    for record in manifest.shards:
-        verify_shard(folder, record)
-    return CalibrationSet(folder, manifest, index_samples(folder, manifest))
+    verified = {folder / record.file: verify_shard(folder, record) for record in manifest.shards}
+    samples = index_samples(folder, manifest)
+    for sample in samples:
+        if sample.state != verified[sample.shard]:
+            raise VerificationError(f"{sample.shard}: was changed while it was verified; run the same command again")
+    return CalibrationSet(folder, manifest, samples)
 
 
 def index_samples(folder: Path, manifest: CalibrationSetManifest) -> list[Sample]:
@@ -118,8 +121,8 @@ def index_samples(folder: Path, manifest: CalibrationSetManifest) -> list[Sample
     return samples
 
 
-def verify_shard(folder: Path, record: ShardRecord) -> None:
-    """Check a shard's size and digest against its record.
+def verify_shard(folder: Path, record: ShardRecord) -> tuple[int, ...]:
+    """Check a shard's size and digest against its record; the state of the file, see `Sample.state`.
 
     Raises:
         VerificationError: they differ, or the shard is missing.
@@ -127,10 +130,12 @@ def verify_shard(folder: Path, record: ShardRecord) -> None:
     path = folder / record.file
     if not path.is_file():
         raise VerificationError(f"{path}: missing, though the manifest names it; copy the whole set again")
-    if path.stat().st_size != record.bytes or file_digest(path) != record.sha256:
+    status = path.stat()
+    if status.st_size != record.bytes or file_digest(path) != record.sha256:
         raise VerificationError(
             f"{path}: content does not match its digest; copy it again, or delete it and {MANIFEST} and run synth again"
         )
+    return _state(status)
 
 
 def read_shard(path: Path, expected: int) -> list[Sample]:
@@ -143,7 +148,7 @@ def read_shard(path: Path, expected: int) -> list[Sample]:
     labels: dict[str, ImageLabels] = {}
     try:
         with regular_file(path) as stream:
-            state = _state(stream)
+            state = _state(os.fstat(stream.fileno()))
             for name, offset, size in _members(stream):
                 key, _, kind = name.partition(".")
                 if not SAMPLE_KEY.fullmatch(key) or kind not in ("png", "json"):
@@ -163,10 +168,9 @@ def read_shard(path: Path, expected: int) -> list[Sample]:
     return [Sample(path, *images[key], labels[key], state) for key in images]
 
 
-def _state(stream: BinaryIO) -> tuple[int, ...]:
-    """What changes when somebody writes or replaces an open file: its number, size and time of change."""
-    status = os.fstat(stream.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """What changes with a file that is written or replaced: its number, size, and times; the last one nobody sets."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _members(stream: BinaryIO) -> Iterator[tuple[str, int, int]]:

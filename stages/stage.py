@@ -8,7 +8,6 @@ from pathlib import Path
 from types import FrameType
 
 from schemas.errors import ExitCode, InputError, Stopped, ZsqError
-from stages.lock import folder_lock
 from stages.progress import Reporter, open_standard_streams
 from stages.ranks import Rank
 
@@ -80,6 +79,8 @@ class Stage:
         if finished():
             yield False
             return
+        from stages.lock import folder_lock
+
         with folder_lock(folder, self.name, key, rank, on_loss=self._lost, on_wait=self.reporter.message):
             yield not finished()
 

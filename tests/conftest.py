@@ -69,6 +69,20 @@ def threads_as_before() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def cut_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Processes that the test starts reach no network; one that asks for it fails the test, also where it goes on.
+
+    They find no variable here that keeps a library from asking: the program itself must.
+    """
+    log = tmp_path / "network.log"
+    monkeypatch.delenv("YOLO_OFFLINE")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "cut_network"))
+    monkeypatch.setenv("ZSQ_TEST_NETWORK_LOG", str(log))
+    yield
+    assert not log.exists(), log.read_text()
+
+
 @pytest.fixture(scope="session")
 def shared_path() -> Path:
     """The folder `shared` beside the repository: public weights and images too large or not free to commit."""

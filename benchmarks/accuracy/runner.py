@@ -22,10 +22,10 @@ from schemas.base import Contract, canonical_digest
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.evaluation import REPORT, EvalReport, EvaluatedModel
-from schemas.provenance import code_version
 from schemas.run_config import RunConfig
 from schemas.student import MANIFEST as STUDENT_MANIFEST
 from schemas.student import StudentManifest
+from schemas.version import code_version
 
 DECIMALS = 5
 """Of resampled values, as stored."""

@@ -4,7 +4,6 @@ import copy
 import re
 from typing import Any
 
-import torchvision
 from torch import nn
 from ultralytics.nn import tasks
 
@@ -52,8 +51,12 @@ def buildable(architecture: dict[str, Any]) -> dict[str, Any]:
 
 def _is_layer(name: str) -> bool:
     """Whether the library knows a layer of that name; whole networks, which read files and URLs, are none."""
-    known = {"nn": vars(nn), "torchvision.ops": vars(torchvision.ops), "": vars(tasks) | {"Silence": nn.Identity}}
     package, _, kind = name.rpartition(".")
+    known = {"nn": vars(nn), "": vars(tasks) | {"Silence": nn.Identity}}
+    if package == "torchvision.ops":
+        import torchvision  # takes seconds, and hardly a detector names a layer of it
+
+        known[package] = vars(torchvision.ops)
     layer = known.get(package, {}).get(kind)
     return isinstance(layer, type) and issubclass(layer, nn.Module) and not issubclass(layer, tasks.BaseModel)
 

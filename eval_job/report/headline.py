@@ -187,6 +187,12 @@ def caveats(report: EvalReport, seeds: Sequence[int]) -> list[str]:
         if report.measure is Measure.ACCURACY and share and share.low <= 1 <= share.high:
             text += f" On these images {model.name} cannot be told apart from full precision."
         said.append(text)
+    full = report.models[0].weights_sha256
+    if other := sorted({each.set_teacher_sha256 for each in report.models if each.set_teacher_sha256} - {full}):
+        said.append(
+            f"A calibration set was made from another teacher (sha256 {other[0][:12]}…, the one evaluated here is "
+            f"{full[:12]}…): what its weights kept of their training images is not what these kept."
+        )
     if model.label_mode is not None:
         named = f" (seed {', '.join(map(str, seeds))})" if seeds else ""
         said.append(

@@ -36,8 +36,8 @@ def chain(artifacts: Artifacts) -> list[Link]:
     references = {each.manifest.calibration_set.digest: each.manifest.calibration_set for each in artifacts.students}
     if manifest:
         references.pop(manifest.digest, None)
-        links.append(_calibration_set(manifest))
-    links += [_reference(reference) for reference in references.values()]
+        links.append(_calibration_set(manifest, report.models[0].weights_sha256))
+    links += [_reference(reference, report.models[0].weights_sha256) for reference in references.values()]
     links += [_student(student) for student in artifacts.students]
     return [*links, _evaluation(report)]
 
@@ -73,9 +73,10 @@ def _teacher(teacher: TeacherIdentity) -> Link:
     return Link("Teacher", "sha256 of the checkpoint", teacher.sha256, facts)
 
 
-def _calibration_set(manifest: CalibrationSetManifest) -> Link:
+def _calibration_set(manifest: CalibrationSetManifest, teacher_sha256: str) -> Link:
     agreement = manifest.teacher_agreement
     facts = [
+        *_other_teacher(manifest.teacher.sha256, teacher_sha256),
         ("images", f"{quantity(manifest.samples)} of {manifest.image_size.in_words}"),
         ("labels", LABEL_MODES[manifest.label_mode]),
         ("image source", IMAGE_SOURCES[manifest.image_source]),
@@ -87,8 +88,16 @@ def _calibration_set(manifest: CalibrationSetManifest) -> Link:
     return Link("Calibration set", "digest", manifest.digest, facts)
 
 
-def _reference(reference: CalibrationSetReference) -> Link:
+def _other_teacher(made_from: str | None, teacher_sha256: str) -> list[tuple[str, str]]:
+    """Where a set came out of other weights than those that are evaluated: which."""
+    if made_from in (None, teacher_sha256):
+        return []
+    return [("made from another teacher", f"sha256 {made_from}")]
+
+
+def _reference(reference: CalibrationSetReference, teacher_sha256: str) -> Link:
     facts = [
+        *_other_teacher(reference.teacher_sha256, teacher_sha256),
         ("images", f"{quantity(reference.samples)} of {reference.image_size.in_words}"),
         ("labels", LABEL_MODES[reference.label_mode]),
         ("image source", IMAGE_SOURCES[reference.image_source]),

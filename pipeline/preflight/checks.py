@@ -9,10 +9,7 @@ from detectors.protocol import Detector
 from detectors.registry import check_size, load_teacher, resolve_device
 from eval_job.data import find_photographs, find_validation_data
 from label_formats.images import ValidationImage, ValidationSet
-from pipeline.preflight.estimate import expected_seconds
 from pipeline.preflight.findings import Findings, gigabytes
-from quantization.convert import make_student
-from quantization.onnx.engine import check_engine
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
 from schemas.image_size import ImageSize
@@ -46,8 +43,9 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
     assert isinstance(synth, SynthConfig)
     own = ImageSize.square(teacher.identity.input_size)
     size = synth.image_size or own
-    check_settings(config, teacher, size, containers)
+    check_sizes(config, teacher, size)
     validation, photos = read_validation(config, teacher.identity.class_names)
+    check_settings(config, teacher, containers)
     needed = bytes_needed(synth, size, teacher)
     free = bytes_free(expanded(config.storage))
     if free < needed:
@@ -55,6 +53,8 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
             f"storage {config.storage}: {gigabytes(free)} are free and about {gigabytes(needed)} are needed; make "
             "room, or choose another folder"
         )
+    from pipeline.preflight.estimate import expected_seconds  # loads what a run that is refused does not need
+
     images = sum(len(each) for each in (validation.images if validation else (), photos or ()))
     return Findings(
         family=teacher.identity.family,
@@ -83,23 +83,32 @@ def bytes_free(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def check_settings(config: RunConfig, teacher: Detector, size: ImageSize, containers: bool) -> None:
+def check_sizes(config: RunConfig, teacher: Detector, size: ImageSize) -> None:
+    """Check that a detector takes the sizes of a run.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    check_size(teacher, size, "image_size")
+    check_size(teacher, ImageSize.square(config.synth.labels.size), "synth.labels.size")
+    check_size(teacher, config.eval.image_size or size, "eval.image_size")
+
+
+def check_settings(config: RunConfig, teacher: Detector, containers: bool) -> None:
     """Check what the settings say against the detector, and where stages run here, against this machine.
 
     Args:
         config: of the run.
         teacher: the detector.
-        size: of the images.
         containers: stages run elsewhere.
 
     Raises:
         ConfigError: a setting does not fit.
         InputError: given labels cannot be read.
     """
-    check_size(teacher, size, "image_size")
-    check_size(teacher, ImageSize.square(config.synth.labels.size), "synth.labels.size")
-    check_size(teacher, config.eval.image_size or size, "eval.image_size")
     if config.qat.bits.layers:
+        from quantization.convert import make_student
+
         make_student(teacher, config.qat.bits)  # which knows the names of its layers
     if config.synth.labels.path is not None:
         read_given_labels(Path(config.synth.labels.path), teacher.identity.class_names)
@@ -110,6 +119,8 @@ def check_settings(config: RunConfig, teacher: Detector, size: ImageSize, contai
     if config.synth.tensorboard or config.qat.tensorboard:
         require_tensorboard()
     if config.eval.onnx.models != "none":
+        from quantization.onnx.engine import check_engine  # loads engines
+
         check_engine("onnxruntime", config.eval.onnx.providers)
 
 

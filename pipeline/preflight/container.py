@@ -12,7 +12,7 @@ from detectors.registry import load_teacher, resolve_device
 from detectors.source import checkpoint_digest
 from eval_job.data import find_photographs, find_validation_data
 from pipeline.plan import CALIBRATION_FOLDER, STUDENT_FOLDER
-from pipeline.preflight.checks import bytes_free, bytes_needed, check_settings, read_validation
+from pipeline.preflight.checks import bytes_free, bytes_needed, check_settings, check_sizes, read_validation
 from pipeline.preflight.findings import gigabytes
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
@@ -87,7 +87,8 @@ class Run:
         """Whether sizes, layers, labels, devices and engines go with the detector."""
         if self.teacher is None:
             return WITHOUT
-        check_settings(self.config, self.teacher, self._size(), containers=False)
+        check_sizes(self.config, self.teacher, self._size())
+        check_settings(self.config, self.teacher, containers=False)
         return f"{self._size()} px, {self.config.qat.bits.name}"
 
     def data(self) -> str:

@@ -13,6 +13,7 @@ from pipeline.privacy.measures import Measure
 from pipeline.privacy.nearest import NOBODY, Nearest
 from pipeline.privacy.prepared import Floats, Prepared, prepare, prepared
 from pipeline.privacy.real_images import RealImages, find_real_images
+from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 from stages.shards import open_calibration_set
 from stages.stage import Stage
@@ -83,10 +84,10 @@ class _Wanted:
 
 
 def _copies(
-    real: RealImages, copied: NDArray[np.int64], side: int, generator: np.random.Generator, stage: Stage
+    real: RealImages, copied: NDArray[np.int64], size: ImageSize, generator: np.random.Generator, stage: Stage
 ) -> Iterable[Prepared]:
     """Altered copies of the chosen images: those of one kind, then those of the next."""
     for kind in stage.reporter.track(list(KINDS), "plant", unit="kind"):
         for index in copied:
             stage.stop_here_if_asked()
-            yield prepare(altered(read_image(real.files[index]), kind, side, generator))
+            yield prepare(altered(read_image(real.files[index]), kind, size, generator))

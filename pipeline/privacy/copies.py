@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from schemas.image_size import ImageSize
 from stages.pixels import Pixels
 
 LETTERBOX = 114
@@ -19,16 +20,16 @@ BRIGHTER = 1.4
 Altered = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
-def square(image: Image.Image, side: int) -> Image.Image:
-    """The image as sets hold it: shrunk or enlarged to fit a square, its borders grey."""
-    return ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=(LETTERBOX,) * 3)
+def letterboxed(image: Image.Image, size: ImageSize) -> Image.Image:
+    """The image as sets hold it: shrunk or enlarged to fit, its borders grey."""
+    return ImageOps.pad(image, (size.width, size.height), Image.Resampling.BICUBIC, color=(LETTERBOX,) * 3)
 
 
-def altered(pixels: Pixels, kind: str, side: int, generator: np.random.Generator) -> Pixels:
-    """A copy of a real image, `(side, side, 3)`, with what `KINDS` names done to it."""
-    copy = square(KINDS[kind](Image.fromarray(pixels), generator), side)
+def altered(pixels: Pixels, kind: str, size: ImageSize, generator: np.random.Generator) -> Pixels:
+    """A copy of a real image, `(H, W, 3)`, with what `KINDS` names done to it."""
+    copy = letterboxed(KINDS[kind](Image.fromarray(pixels), generator), size)
     if kind == "noise":  # over the borders too, as over a whole synthetic image
-        noise = generator.normal(0, NOISE, (side, side, 3))
+        noise = generator.normal(0, NOISE, (size.height, size.width, 3))
         return (np.asarray(copy) + noise).clip(0, 255).astype(np.uint8)
     return np.asarray(copy)
 

@@ -64,7 +64,7 @@ class FeatureMeasure:
         if self._side != SIDE:
             batch = nn.functional.interpolate(batch, (self._side, self._side), mode="bilinear", antialias=True)
         kept: list[Tensor] = []
-        sites = self._detector.distillation_sites()
+        sites = self._detector.layers.distillation
         site = self._detector.network.get_submodule(sites[int(DEPTH * (len(sites) - 1))])
         handle = site.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
         try:

@@ -21,7 +21,7 @@ from schemas.privacy import (
     RealDistances,
     Verdict,
 )
-from schemas.provenance import code_version
+from schemas.version import code_version
 from stages.shards import CalibrationSet
 
 QUANTILE = 0.01

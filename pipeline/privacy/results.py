@@ -116,7 +116,7 @@ def record_findings(findings: Findings, stage: Stage) -> None:
         VerificationError: it is another set by now.
     """
     folder, digest = findings.calibration_set.folder, findings.report.set_digest
-    with stage.output(folder, digest, Rank(), lambda: False):
+    with stage.claim(folder, digest, Rank(), lambda: False):
         manifest = CalibrationSetManifest.read(folder / MANIFEST)
         if manifest.digest != digest:
             raise VerificationError(f"{folder}: holds another set than the one that was checked; run the check again")

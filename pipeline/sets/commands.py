@@ -1,14 +1,16 @@
 """`zsq set …`: what teams do with finished calibration sets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.sets.choices import Difference, ExportFormat
-from schemas.calibration_set import CalibrationSetManifest
 from stages.options import Overwrite
 from stages.stage import Stage, run_stage
+
+if TYPE_CHECKING:
+    from schemas.calibration_set import CalibrationSetManifest
 
 # What a command needs beyond this (numpy, Pillow, fsspec) is loaded when it runs: `zsq --help` need not wait for it.
 
@@ -164,7 +166,7 @@ def privacy(
         refuse_copies(findings)
 
 
-def _report(title: str, manifest: CalibrationSetManifest, where: str, stage: Stage) -> None:
+def _report(title: str, manifest: "CalibrationSetManifest", where: str, stage: Stage) -> None:
     rows = [
         ("images", f"{manifest.samples} of {manifest.image_size.in_words} in {len(manifest.shards)} shards"),
         ("labels", f"{manifest.label_mode.value}, {manifest.statistics.boxes} boxes"),

@@ -1,5 +1,6 @@
 """Several sets as one."""
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ COMPARED: dict[Difference, Callable[[CalibrationSetManifest], object]] = {
 def merge_sets(
     folders: Sequence[Path], allowed: Collection[Difference], output: Path, stage: Stage, *, overwrite: bool = False
 ) -> CalibrationSetManifest:
-    """All samples of several sets, in the order given, as one set in `output`.
+    """All samples of several sets, in the order given, as one set in `output`; an image of two sets is taken once.
 
     Raises:
         ConfigError: the sets do not fit together, or `output` holds something else and `overwrite` is not set.
@@ -39,9 +40,23 @@ def merge_sets(
         _check_fit(sets[0], other, allowed)
     if len({calibration_set.manifest.digest for calibration_set in sets}) < len(sets):
         raise ConfigError("merge: the same set is named twice; each of its images would count double")
-    config = {"operation": "merge", "allowed": sorted(kind.value for kind in allowed)}
-    parts = [Part(each, _renamed(each, first.teacher.class_names)) for each in sets]
+    config = {"operation": "merge", "allowed": sorted(kind.value for kind in allowed), "images": "each once"}
+    parts = _each_image_once([Part(each, _renamed(each, first.teacher.class_names)) for each in sets], stage)
     return compose_set(parts, config, output, stage, overwrite=overwrite)
+
+
+def _each_image_once(parts: Sequence[Part], stage: Stage) -> list[Part]:
+    """The parts without images of earlier ones, as a set and its own subset have; they would count double."""
+    seen: set[bytes] = set()
+    kept = []
+    for part in parts:
+        digests = [hashlib.sha256(sample.image().tobytes()).digest() for sample in part.samples]
+        new = [sample for sample, digest in zip(part.samples, digests, strict=True) if digest not in seen]
+        if double := len(digests) - len(new):
+            stage.reporter.message(f"{part.calibration_set.folder}: {double} images are in an earlier set; left out")
+        seen.update(digests)
+        kept.append(Part(part.calibration_set, new))
+    return kept
 
 
 def _check_fit(first: CalibrationSet, other: CalibrationSet, allowed: Collection[Difference]) -> None:

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from detectors.source import checkpoint_digest
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
+from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import InputError
 from schemas.qat_config import QatConfig
 from stages.options import Assignments, ConfigFile, Overwrite, RunConfigFile, read_stage_config
@@ -31,6 +33,9 @@ def main(
                 f"{calibration_set}: no finished calibration set here; run synth, fetch a remote one with "
                 "`zsq set pull`, or check --calibration-set"
             )
+        set_manifest = CalibrationSetManifest.read(calibration_set / SET_MANIFEST)
+        teacher = checkpoint_digest(settings.teacher)
+        set_manifest.check_made_from(teacher, calibration_set, allow_other=settings.allow_other_teacher)
 
         from qat_job.sensitivity.job import analyse  # loads torch, which a mistake in the settings need not wait for
 

@@ -36,7 +36,7 @@ def analyse(settings: QatConfig, set_folder: Path, folder: Path, overwrite: bool
     """
     teacher = load_teacher(settings.teacher, resolve_device(settings.device))
     calibration_set = open_calibration_set(set_folder)
-    check_same_teacher(teacher, calibration_set)
+    check_same_teacher(teacher, calibration_set, settings.allow_other_teacher)
     report = measure(teacher, calibration_set, settings, folder, overwrite, stage)
     if settings.sensitivity is None or not settings.sensitivity.plans:
         remove_file(folder / PLAN)  # an older one would be taken for this run's

@@ -1,8 +1,8 @@
 """What an exported file says of where it comes from."""
 
-from schemas.provenance import code_version
 from schemas.student import StudentManifest
 from schemas.target import Target
+from schemas.version import code_version
 
 
 def own_metadata(manifest: StudentManifest, target: Target) -> dict[str, str]:

@@ -214,6 +214,23 @@ def test_weights_that_are_larger_than_their_file_are_refused_before_they_are_mad
     assert "more than a file of" in str(outcome(tmp_path / "large.pt"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("weight", torch.zeros(1, dtype=torch.cfloat), "not a plain tensor of real numbers"),
+        ("running_var", torch.tensor([-1.0]), "variances below zero"),
+    ],
+)
+def test_numbers_that_no_training_leaves_are_refused(tmp_path: Path, name: str, value: Any, said: str) -> None:
+    content = ultralytics_content()
+    layer = content["model"].model[-1].cv2[0][0]  # of the boxes: class scores stay as they were
+    holder = layer.conv._parameters if name == "weight" else layer.bn._buffers
+    spoilt = value.expand_as(holder[name]).clone()
+    holder[name] = nn.Parameter(spoilt, requires_grad=False) if name == "weight" else spoilt
+    torch.save(content, tmp_path / "odd.pt")
+    assert said in str(outcome(tmp_path / "odd.pt"))
+
+
 def test_an_archive_that_unfolds_is_refused_before_it_does(tmp_path: Path) -> None:
     import zipfile
 

@@ -109,6 +109,17 @@ def test_tensors_of_another_type_are_refused(student: Path) -> None:
         assert str(dtype) in refused(lambda: load_student(student, CPU))
 
 
+@pytest.mark.parametrize("kind", ["input_quantizer.step_size", "weight_quantizer.step_size", "zero_point", "weight"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(student: Path, kind: str, number: float) -> None:
+    tensors = load_file(student / WEIGHTS)
+    name = next(name for name in tensors if name.endswith(kind))
+    tensors[name].view(-1)[0] = number
+    save_file(tensors, student / WEIGHTS)
+    sign(student)
+    assert f"{name} holds values that are not finite" in refused(lambda: load_student(student, CPU))
+
+
 def test_a_weights_file_cut_anywhere_in_its_header_is_refused(student: Path) -> None:
     whole = (student / WEIGHTS).read_bytes()
     for length in (8, 9, 100, 1000, len(whole) // 2, len(whole) - 1):

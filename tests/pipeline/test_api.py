@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline.conductor import ExecutorName
+from pipeline.executor_names import ExecutorName
 from schemas.calibration_set import MANIFEST
 from schemas.errors import ConfigError, InputError, Stopped
 from schemas.evaluation import Measure

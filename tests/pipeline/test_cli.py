@@ -127,12 +127,48 @@ def test_version_is_printed():
     assert re.fullmatch(r"zsq \S+\n", result.stdout)
 
 
-def test_help_loads_neither_torch_nor_numpy():
+def loaded_by(*arguments: object) -> tuple[str, set[str]]:
+    """What a command says, and which large libraries its own process has loaded at its end; it starts no other."""
     script = (
-        "import sys, pipeline.cli; print([name for name in ('torch', 'numpy', 'ultralytics') if name in sys.modules])"
+        "import subprocess, sys; subprocess.Popen = None\n"
+        "from pipeline.cli import app\n"
+        "try: app()\n"
+        "finally: print('loaded:', *({'torch', 'torchvision', 'ultralytics', 'onnx', 'numpy'} & sys.modules.keys()))"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in found.stderr, found.stderr
+    return found.stdout + found.stderr, set(found.stdout.rpartition("loaded:")[2].split())
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("run", "--help"), ("set", "--help")])
+def test_what_only_answers_loads_nothing(arguments):
+    assert loaded_by(*arguments)[1] == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--set", "synth.imagess=3"), "did you mean 'images'?"),
+        (("--target", "nothing"), "'onnxruntime'"),
+        (("--data", "nowhere"), "does not exist"),
+        (("{checkpoint}",), "another task (segmentation)"),
+        (("{labels}",), "labels"),
+    ],
+    ids=["typo", "target", "no labels", "segmentation", "labels missing"],
+)
+def test_a_refusal_that_needs_no_detector_does_not_wait_for_torch(tmp_path, arguments, said):
+    named = b"\x80\x02cultralytics.nn.tasks\nSegmentationModel\n."
+    (tmp_path / "yolo11n-seg.pt").write_bytes(named)
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "data" / "images" / "1.png")
+    places = {
+        "{checkpoint}": (tmp_path / "yolo11n-seg.pt",), "{labels}": ("--data", tmp_path / "data"),
+    }  # fmt: skip
+    given = [each for argument in arguments for each in places.get(argument, (argument,))]
+    text, loaded = loaded_by("run", *given, "--output", tmp_path / "out")
+    assert said in text
+    assert not loaded & {"torch", "torchvision", "ultralytics", "onnx"}
 
 
 @pytest.mark.parametrize(
@@ -273,7 +309,7 @@ def test_a_stage_alone_gets_its_options_and_gives_its_exit_code(monkeypatch, arg
         asked.append((module, list(arguments)))
         return 3
 
-    monkeypatch.setattr("pipeline.cli.run_job", run_job)
+    monkeypatch.setattr("pipeline.local_executor.run_job", run_job)
     assert zsq(*arguments).exit_code == 3
     assert asked == [(module, expected)]
 

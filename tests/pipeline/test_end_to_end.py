@@ -27,6 +27,7 @@ def zsq_run(storage: Path, **changes: object) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.usefixtures("cut_network")
 def test_a_run_leaves_set_student_and_report_and_a_second_run_is_up_to_date(tmp_path: Path) -> None:
     first = zsq_run(tmp_path)
     assert first.returncode == 0, first.stderr

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline import smallest
-from pipeline.conductor import ExecutorName, checked
+from pipeline.conductor import checked
+from pipeline.executor_names import ExecutorName
 from pipeline.plan import StageCommand
 from pipeline.preflight.findings import Findings, described
 from pipeline.smallest import LADDER, Search

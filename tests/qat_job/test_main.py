@@ -50,6 +50,17 @@ def test_training_lowers_the_loss(trained: Path) -> None:
     assert training.last_loss == pytest.approx(fmean(training.losses[-3:]))
 
 
+def test_a_set_of_other_weights_takes_leave(write_set: Callable[..., Path], qat: Qat, tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", sha256="b" * 64)
+    line = one_line(qat(tmp_path / "out", folder=folder), ExitCode.BAD_INPUT)
+    assert "made from another teacher (sha256 bbbbbbbbbbbb" in line and "allow_other_teacher" in line
+    assert not (tmp_path / "out").exists()
+    result = qat(tmp_path / "out", folder=folder, allow_other_teacher=True, ptq_only=True)
+    assert result.exit_code == 0, result.output
+    manifest = StudentManifest.read(tmp_path / "out" / MANIFEST)
+    assert manifest.calibration_set.teacher_sha256 == "b" * 64 != manifest.teacher.sha256
+
+
 def test_training_brings_the_student_closer_to_its_teacher(
     trained: Path, calibration_set: Path, teacher: Detector
 ) -> None:

@@ -203,3 +203,17 @@ def test_what_is_shared_does_not_say_where_things_lie_on_their_makers_machine() 
     assert (shared.teacher.path, shared.data, shared.images) == ("best.pt", "val", "val/images")
     assert "secret" not in shared.to_json()
     assert EvalConfig.model_validate_json(shared.to_json()) == shared
+
+
+def test_of_very_many_errors_the_first_ones_are_said_at_once():
+    text = json.dumps({"width": 8, "height": 8, "boxes": [0] * 50_000}).encode()
+    with pytest.raises(VerificationError) as caught:
+        ImageLabels.parse(text, "labels")
+    said = str(caught.value)
+    assert said.endswith("; and 49990 more") and len(said) < 2000
+
+
+@pytest.mark.parametrize("values", [{"targets": 0.5}, {"targets": ["tensorrt"], "bits": 5}, {"targets": True}])
+def test_a_value_of_another_kind_is_named_by_its_field(values):
+    with pytest.raises(ConfigError, match=r"^here: (targets|bits): got"):
+        validate_config(QatConfig, values, "here")

@@ -1,6 +1,7 @@
 from typing import Any
 
-from schemas.provenance import Provenance, code_version
+from schemas.provenance import Provenance
+from schemas.version import code_version
 
 CONFIG: dict[str, Any] = {"seed": 0, "labels": {"source": "adaptive", "size": 160}}
 

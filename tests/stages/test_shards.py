@@ -1,8 +1,10 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord
 from schemas.errors import InputError, VerificationError
 from schemas.labels import ImageLabels
-from stages.shards import open_calibration_set, read_shard, write_shard
+from stages.shards import index_samples, open_calibration_set, read_shard, write_shard
 
 SHARD = "calib-000000.tar"
 LABELS = ImageLabels(width=8, height=8, boxes=())
@@ -178,6 +180,27 @@ def test_an_image_that_is_broken_of_another_size_or_no_png_is_refused(tmp_path, 
     (sample,) = read_shard(tmp_path / SHARD, 1)
     with pytest.raises(VerificationError):
         sample.image()
+
+
+def test_other_pixels_under_old_times_are_noticed(folder):
+    opened = open_calibration_set(folder)
+    path, before = folder / SHARD, (folder / SHARD).stat()
+    content = bytearray(path.read_bytes())
+    content[opened.samples[0].offset + 100] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(VerificationError, match="was changed after it was verified"):
+        opened.samples[0].image()
+
+
+def test_a_change_between_digest_and_index_is_noticed(folder, monkeypatch):
+    def touched(*arguments):
+        samples = index_samples(*arguments)
+        return [replace(sample, state=(*sample.state[:-1], 0)) for sample in samples]
+
+    monkeypatch.setattr("stages.shards.index_samples", touched)
+    with pytest.raises(VerificationError, match="was changed while it was verified"):
+        open_calibration_set(folder)
 
 
 def test_a_class_beyond_the_teachers_is_refused(folder):

@@ -22,7 +22,9 @@ from schemas.run_config import RunConfig
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No time is measured, and relative paths lie in the test's folder."""
-    monkeypatch.setattr(checks, "expected_seconds", lambda *_: {"synth": 600.0, "qat": 60.0, "eval": 60.0})
+    monkeypatch.setattr(
+        "pipeline.preflight.estimate.expected_seconds", lambda *_: {"synth": 600.0, "qat": 60.0, "eval": 60.0}
+    )
     monkeypatch.chdir(tmp_path)
 
 

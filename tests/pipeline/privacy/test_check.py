@@ -12,6 +12,7 @@ from pipeline.privacy.copies import KINDS, altered
 from pipeline.privacy.measures import PixelMeasure
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import ConfigError, InputError, ZsqError
+from schemas.image_size import ImageSize
 from schemas.privacy import PrivacyReport, Verdict
 from stages.pixels import Pixels
 from stages.stage import Stage
@@ -29,7 +30,7 @@ def test_smuggled_copies_are_found_and_named(photographs: Path, set_of: SetOf, t
     clean = [unrelated(seed) for seed in range(6)]
     sources = [f"{seed:03d}.png" for seed in range(1, 30, 3)][: len(KINDS)]
     copies = [
-        altered(np.asarray(photograph(int(name[:3]))), kind, SIDE, generator)
+        altered(np.asarray(photograph(int(name[:3]))), kind, ImageSize.square(SIDE), generator)
         for kind, name in zip(KINDS, sources, strict=True)
     ]
     set_of(tmp_path / "set", [*clean, *copies])
@@ -57,7 +58,7 @@ def test_a_copy_of_a_frame_among_frames_that_are_all_alike_is_found(set_of: SetO
     for number in range(20):
         pixels = (frame + generator.normal(0, 4, frame.shape)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "video" / f"{number}.png")
-    copy = altered(frame.astype(np.uint8), "brighter", SIDE, generator)
+    copy = altered(frame.astype(np.uint8), "brighter", ImageSize.square(SIDE), generator)
     set_of(tmp_path / "set", [unrelated(0), copy])
     report = checked(tmp_path / "set", tmp_path / "video")
     assert [sample.copy_like for sample in report.samples] == [False, True]

@@ -1,6 +1,7 @@
 """Merged and partial sets are ordinary sets that say where their images came from."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,23 @@ import pytest
 
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ImageSource, LabelMode
 from schemas.image_size import ImageSize
-from stages.shards import open_calibration_set
+from stages.shards import open_calibration_set, read_shard, write_shard
 from tests.pipeline.sets.conftest import zsq_set
 
 
 @pytest.fixture
 def other(tmp_path: Path, set_folder: Path) -> Path:
-    """Images 4 and 5 of the set, as a set of its own."""
-    assert zsq_set("subset", set_folder, "--samples", "4:", "--output", tmp_path / "other").exit_code == 0
+    """Two images with the labels of 4 and 5 of the set."""
+    inverted = tmp_path / "inverted"
+    shutil.copytree(set_folder, inverted)
+    shards = []
+    for number, record in enumerate(CalibrationSetManifest.read(set_folder / MANIFEST).shards):
+        samples = read_shard(set_folder / record.file, record.samples)
+        pairs = [(255 - sample.image(), sample.labels) for sample in samples]
+        shard = write_shard(inverted, number, pairs, first_sample=record.first_sample, seed=7, key=record.key)
+        shards.append(shard.model_dump(mode="json"))
+    edit(inverted, shards=shards)
+    assert zsq_set("subset", inverted, "--samples", "4:", "--output", tmp_path / "other").exit_code == 0
     return tmp_path / "other"
 
 
@@ -62,9 +72,22 @@ def test_a_merged_set_keeps_both_provenances(set_folder: Path, other: Path, tmp_
     assert [source.provenance for source in manifest.sources] == [one.provenance, two.provenance]
     assert [(source.first_sample, source.samples) for source in manifest.sources] == [(0, 6), (6, 2)]
     assert manifest.sources[0].synth == one.synth
-    assert manifest.sources[1].sources[0].digest == one.digest
+    assert manifest.sources[1].sources == two.sources
     inspected = zsq_set("inspect", tmp_path / "merged").stdout
     assert one.digest in inspected and two.digest in inspected
+
+
+def test_an_image_of_two_sets_is_taken_once(set_folder: Path, other: Path, tmp_path: Path) -> None:
+    part, merged = tmp_path / "part", tmp_path / "merged"
+    assert zsq_set("subset", set_folder, "--samples", "1:3", "--output", part).exit_code == 0
+    result = zsq_set("merge", set_folder, part, other, "--output", merged)
+    assert result.exit_code == 0, result.output
+    assert "part: 2 images are in an earlier set; left out" in result.output
+    assert lefts(merged) == [0, 2, 4, 6, 8, 10, 8, 10]
+    assert [source.samples for source in open_calibration_set(merged).manifest.sources] == [6, 0, 2]
+    assert zsq_set("verify", merged).exit_code == 0
+    assert zsq_set("merge", part, set_folder, "--output", tmp_path / "again").exit_code == 0
+    assert lefts(tmp_path / "again") == [2, 4, 0, 6, 8, 10]
 
 
 def test_merging_again_is_up_to_date_and_other_sets_are_refused(set_folder: Path, other: Path, tmp_path: Path) -> None:
