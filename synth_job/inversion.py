@@ -1,7 +1,8 @@
 """Inversion: optimise pixels until the teacher sees the labels in them and its own statistics fit."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from schemas.image_size import ImageSize
-from schemas.synth_config import LossWeights, Precision, ViewConfig
+from schemas.synth_config import InversionConfig, LabelConfig, LossWeights, Precision, ViewConfig
 from synth_job.divergence import Diverged
 from synth_job.statistics import statistics_of
 from synth_job.views import View
@@ -23,82 +24,121 @@ Relabel = Callable[[int, Tensor], list[Detections] | None]
 """Called after step i with (i, images); labels it returns replace the current ones."""
 
 
-def invert(
-    teacher: Detector,
-    images: Tensor,
-    labels: Sequence[Detections],
-    *,
-    iterations: int,
-    learning_rate: float,
-    weights: LossWeights,
-    views: ViewConfig,
-    generator: torch.Generator,
-    advance: Callable[[], None] = lambda: None,
-    relabel: Relabel | None = None,
-    terms: list[Tensor] | None = None,
-    precision: Precision = Precision.FLOAT32,
-) -> Tensor:
-    """Optimise images for labels (arXiv 2507.16782, stage 1), seen in random views.
+@dataclass(frozen=True)
+class Course:
+    """How images are optimised.
 
-    Args:
-        teacher: the full-precision detector; its weights get no gradient.
-        images: start, `(B, 3, H, W)` in [0, 1].
-        labels: boxes in pixels for each image.
+    Attributes:
         iterations: Adam steps, learning rate decayed to 0 by a cosine.
         learning_rate: of Adam, in pixel range per step.
         weights: of the loss terms.
         views: how the teacher's view changes from step to step.
-        generator: draws the views, on the CPU.
+    """
+
+    iterations: int
+    learning_rate: float
+    weights: LossWeights = field(default_factory=LossWeights)
+    views: ViewConfig = field(default_factory=ViewConfig)
+
+    @classmethod
+    def of(cls, config: InversionConfig | LabelConfig, iterations: int | None = None) -> Self:
+        """As a stage's configuration says; `iterations` takes the place of its own."""
+        return cls(iterations or config.iterations, config.learning_rate, config.weights, config.views)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on while images form.
+
+    Attributes:
         advance: called after every step; what it raises ends the inversion.
         relabel: may replace the labels between steps.
         terms: takes the unweighted terms of each step, `(4,)`: task, statistics, first layer, total variation.
-        precision: of the teacher's convolutions.
-
-    Returns:
-        The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
-
-    Raises:
-        Diverged: the loss or pixels are not finite.
     """
-    device = next(teacher.network.parameters()).device
-    # The copy frees the caller's tensor; channels_last is what convolutions run fastest on.
-    images = images.to(device).contiguous(memory_format=torch.channels_last).clone().requires_grad_()
-    labels = [label.to(device) for label in labels]
-    teacher = teacher.copy()  # one for the statistics, which change how it computes and not what
-    optimizer = torch.optim.Adam([images], lr=learning_rate, betas=(0.5, 0.9), fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=iterations)
-    losses = torch.zeros((), device=device)  # their sum: once not finite, it stays so
-    low = torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BFLOAT16)
-    size = ImageSize(*images.shape[2:])
-    with statistics_of(teacher) as statistics:
-        for step in range(iterations):
-            optimizer.zero_grad()
-            view = View.draw(views, size, teacher.identity.stride, generator, teacher.smallest_input)
-            with low:
-                task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
-            # Summed over images, as detection losses are when they meet per-batch statistics.
-            loss = weights.task * len(labels) * task_loss
-            every_layer, first_layer = statistics.losses()
-            loss = loss + statistics.weight(weights) * every_layer + weights.first_layer * first_layer
-            variation = total_variation(images)
-            loss = loss + weights.total_variation * variation
-            if terms is not None:
-                terms.append(
-                    torch.stack([t.detach().to(loss) for t in (task_loss, every_layer, first_layer, variation)])
-                )
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses += loss.detach()
-            with torch.no_grad():
-                images.clamp_(0, 1)
-            if (step + 1) % CHECK_INTERVAL == 0 or step + 1 == iterations:
-                check_finite(images, losses, step + 1)
-            if relabel is not None:
-                with statistics.paused():
-                    labels = relabel(step, images.detach()) or labels
-            advance()
-    return images.detach().contiguous()
+
+    advance: Callable[[], None] = lambda: None
+    relabel: Relabel | None = None
+    terms: list[Tensor] | None = None
+
+
+class Inversion:
+    """Inverts one teacher, batch after batch (arXiv 2507.16782, stage 1).
+
+    Args:
+        teacher: the full-precision detector; it is copied, and its weights get no gradient.
+        precision: of the teacher's convolutions.
+    """
+
+    def __init__(self, teacher: Detector, precision: Precision = Precision.FLOAT32) -> None:
+        self._teacher = teacher.copy()  # the statistics change how it computes, and not what
+        self._statistics = statistics_of(self._teacher)
+        self._device = next(teacher.network.parameters()).device
+        self._precision = precision
+
+    def run(
+        self,
+        images: Tensor,
+        labels: Sequence[Detections],
+        course: Course,
+        generator: torch.Generator,
+        watch: Watch = Watch(),  # nothing in it changes
+    ) -> Tensor:
+        """Optimise images for labels, seen in random views.
+
+        Args:
+            images: start, `(B, 3, H, W)` in [0, 1].
+            labels: boxes in pixels for each image.
+            course: how.
+            generator: draws the views, on the CPU.
+            watch: looks on.
+
+        Returns:
+            The images, `(B, 3, H, W)` in [0, 1], on the teacher's device.
+
+        Raises:
+            Diverged: the loss or pixels are not finite.
+        """
+        # The copy frees the caller's tensor; channels_last is what convolutions run fastest on.
+        images = images.to(self._device).contiguous(memory_format=torch.channels_last).clone().requires_grad_()
+        labels = [label.to(self._device) for label in labels]
+        optimizer = torch.optim.Adam([images], lr=course.learning_rate, betas=(0.5, 0.9), fused=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=course.iterations)
+        losses = torch.zeros((), device=self._device)  # their sum: once not finite, it stays so
+        with self._statistics:
+            for step in range(course.iterations):
+                optimizer.zero_grad()
+                loss, terms = self._loss(images, labels, course, generator)
+                if watch.terms is not None:
+                    watch.terms.append(torch.stack([term.detach().to(loss) for term in terms]))
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses += loss.detach()
+                with torch.no_grad():
+                    images.clamp_(0, 1)
+                if (step + 1) % CHECK_INTERVAL == 0 or step + 1 == course.iterations:
+                    check_finite(images, losses, step + 1)
+                if watch.relabel is not None:
+                    with self._statistics.paused():
+                        labels = watch.relabel(step, images.detach()) or labels
+                watch.advance()
+        return images.detach().contiguous()
+
+    def _loss(
+        self, images: Tensor, labels: Sequence[Detections], course: Course, generator: torch.Generator
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The loss of one view, and its four terms without their weights."""
+        teacher, weights = self._teacher, course.weights
+        size = ImageSize(*images.shape[2:])
+        view = View.draw(course.views, size, teacher.identity.stride, generator, teacher.smallest_input)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision is Precision.BFLOAT16):
+            task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
+        # Summed over images, as detection losses are when they meet per-batch statistics.
+        loss = weights.task * len(labels) * task_loss
+        every_layer, first_layer = self._statistics.losses()
+        loss = loss + self._statistics.weight(weights) * every_layer + weights.first_layer * first_layer
+        variation = total_variation(images)
+        return loss + weights.total_variation * variation, (task_loss, every_layer, first_layer, variation)
 
 
 def check_finite(images: Tensor, loss: Tensor, step: int) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
@@ -20,20 +19,19 @@ from schemas.calibration_set import (
 )
 from schemas.errors import ConfigError
 from schemas.image_size import ImageSize
-from schemas.synth_config import Initialisation, InversionConfig, LabelSource, SynthConfig
+from schemas.synth_config import LabelSource, SynthConfig
 from stages.container import other_output
 from stages.event_files import events_folder
 from stages.output import Job, Output
-from stages.pixels import Pixels
 from stages.shards import CalibrationSet, Sample, read_shard, verify_shard, write_shard
 from stages.stage import Stage
 from stages.storage import remove_file
 from synth_job.background import InBackground
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.divergence import Attempts
-from synth_job.initialisation import enlarged, initial_images, sample_generator
-from synth_job.inversion import invert
-from synth_job.label_sampling import LabelSampler, SampledLabels
+from synth_job.images import ImageMaker, levels
+from synth_job.inversion import Inversion
+from synth_job.label_sampling import LabelSampler
 from synth_job.loss_record import LossRecord
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -62,10 +60,12 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
     size = settings.image_size or ImageSize.square(teacher.identity.input_size)
     for asked, name in ((size, "image_size"), (ImageSize.square(settings.labels.size), "labels.size")):
         check_size(teacher, asked, name)
+    inversion = Inversion(teacher, settings.precision)
     sampler = LabelSampler(
         teacher, settings.labels, settings.seed, losses,
-        precision=settings.precision, tell=stage.reporter.message, shape=size.shape,
+        inversion=inversion, tell=stage.reporter.message, shape=size.shape,
     )  # fmt: skip
+    maker = ImageMaker(teacher, inversion, settings, size, losses)
     published = output.finished()
     if published is not None:  # by another rank, while this one loaded the teacher
         return published
@@ -82,7 +82,7 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
             stage.reporter.message(f"shard {number + 1} of {len(starts)}: {len(indices)} images")
             attempts = Attempts(stage.reporter.message)
             sampled = sampler.sample(indices, size, stage, attempts)
-            images = synthesize_images(teacher, sampled, indices, settings, size, stage, attempts, losses)
+            images = maker.make(sampled, indices, stage, attempts)
             writer.start(
                 write_shard, output.folder, number, zip(images, sampled.labels(size), strict=True),
                 first_sample=first, seed=settings.seed, key=output.key, diverged=attempts.failed,
@@ -153,54 +153,6 @@ def remove_other_shards(folder: Path, named: set[str]) -> None:
             remove_file(path)
 
 
-def synthesize_images(
-    teacher: Detector,
-    sampled: SampledLabels,
-    indices: range,
-    settings: SynthConfig,
-    size: ImageSize,
-    stage: Stage,
-    attempts: Attempts,
-    losses: LossRecord | None = None,
-) -> list[Pixels]:
-    """Images of `size` for the labels of one shard; `losses` takes the loss terms where it is given.
-
-    Raises:
-        InputError: an inversion diverges, whatever the random numbers.
-    """
-    config = settings.inversion
-    schedule = levels(config, size, teacher.identity.stride, teacher.smallest_input)
-    pixels: list[Pixels] = []
-    batches = -(-len(indices) // config.batch)
-    advance = stage.counter(batches * config.iterations, "inversion", unit="iteration")
-    change = f"inversion.learning_rate (now {config.learning_rate:g}) or inversion.weights"
-    for start in range(0, len(indices), config.batch):
-        batch = slice(start, start + config.batch)
-
-        def attempt_at(attempt: int, batch: slice = batch) -> Tensor:
-            if settings.initialisation is Initialisation.SAMPLED:
-                images = sampled.images[batch]
-            else:
-                start_size = schedule[0][0]
-                images = initial_images(settings.initialisation, settings.seed, indices[batch], start_size, attempt)
-            first = indices[batch][0]
-            terms: list[Tensor] | None = [] if losses else None
-            generator = sample_generator(settings.seed, first, attempt)
-            for level, iterations in schedule:
-                labels = sampled.at(level)[batch]
-                images = invert(
-                    teacher, enlarged(images, level), labels, iterations=iterations,
-                    learning_rate=config.learning_rate, weights=config.weights, views=config.views,
-                    generator=generator, advance=advance, terms=terms, precision=settings.precision,
-                )  # fmt: skip
-            if losses and terms:
-                losses.write("inversion", terms, first // config.batch * config.iterations)
-            return images
-
-        pixels += to_pixels(attempts.run("inversion", indices[batch], change, attempt_at))
-    return pixels
-
-
 def plan_progress(teacher: Detector, settings: SynthConfig, size: ImageSize, images: list[int], stage: Stage) -> None:
     """Tell the reporter how much work each shard's tasks are: pixels that pass the network, by iteration.
 
@@ -219,25 +171,6 @@ def plan_progress(teacher: Detector, settings: SynthConfig, size: ImageSize, ima
     sampled = share**2 * size.pixels * labels.iterations if adaptive else 0.0
     weights = [count * work for count in images for work in ((sampled, inverted) if adaptive else (inverted,))]
     stage.reporter.plan(weights, after=(settings.held_back or 0) * (sampled + inverted))
-
-
-def levels(config: InversionConfig, size: ImageSize, stride: int, smallest: int = 0) -> list[tuple[ImageSize, int]]:
-    """Size and iterations of each resolution that images of `size` are optimised at in turn.
-
-    Sides are multiples of `stride`, and none is below `smallest`.
-    """
-    shares = config.levels_at(size)
-    share, rest = divmod(config.iterations, len(shares))
-    iterations: dict[ImageSize, int] = {}
-    for number, level in enumerate(shares):
-        at = size.scaled(level, stride, smallest)
-        iterations[at] = iterations.get(at, 0) + share + (rest if number == len(shares) - 1 else 0)
-    return list(iterations.items())
-
-
-def to_pixels(images: Tensor) -> list[Pixels]:
-    """`(B, 3, H, W)` float in [0, 1] as 8-bit `(H, W, 3)` images."""
-    return list((images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def teacher_agreement(teacher: Detector, samples: list[Sample], stage: Stage, batch: int = 16) -> AveragePrecision:

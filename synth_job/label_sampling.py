@@ -13,12 +13,12 @@ from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
 from schemas.image_size import ImageSize
 from schemas.labels import ImageLabels, LabelOrigin
-from schemas.synth_config import LabelConfig, LabelSource, Precision
+from schemas.synth_config import LabelConfig, LabelSource
 from stages.stage import Stage
 from synth_job.divergence import Attempts
 from synth_job.given_labels import read_given_labels
 from synth_job.initialisation import initial_images, sample_generator
-from synth_job.inversion import invert
+from synth_job.inversion import Course, Inversion, Watch
 from synth_job.loss_record import LossRecord
 
 SIDE_RANGE = (0.2, 0.8)
@@ -64,7 +64,7 @@ class LabelSampler:
         config: source and its settings.
         seed: of the set.
         record: takes the loss terms of adaptive sampling, where it is given.
-        precision: of the teacher while images form.
+        inversion: of the teacher, where others use it too.
         tell: is told in one line what of given labels is left out.
         shape: width over height of the images that given labels are letterboxed into.
     """
@@ -76,12 +76,12 @@ class LabelSampler:
         seed: int,
         record: LossRecord | None = None,
         *,
-        precision: Precision = Precision.FLOAT32,
+        inversion: Inversion | None = None,
         tell: Callable[[str], None] = lambda _: None,
         shape: float = 1.0,
     ) -> None:
         self._record = record
-        self._precision = precision
+        self._inversion = inversion or Inversion(teacher)
         self._teacher = teacher
         self._config = config
         self._seed = seed
@@ -152,19 +152,12 @@ class LabelSampler:
             size,
         )
         terms: list[Tensor] | None = [] if self._record else None
-        images = invert(
-            self._teacher,
+        images = self._inversion.run(
             initial_images(config.initialisation, self._seed, batch, size, attempt),
             relabelling.labels(),
-            iterations=config.iterations,
-            learning_rate=config.learning_rate,
-            weights=config.weights,
-            views=config.views,
-            generator=sample_generator(self._seed, batch[0], attempt),
-            advance=advance,
-            relabel=relabelling.after_step,
-            terms=terms,
-            precision=self._precision,
+            Course.of(config),
+            sample_generator(self._seed, batch[0], attempt),
+            Watch(advance, relabelling.after_step, terms),
         )
         if self._record and terms:
             self._record.write("label sampling", terms, batch[0] // config.batch * config.iterations)

@@ -37,6 +37,7 @@ class SiteStatistics(ABC):
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:
+        self._values = []  # what a pass that was broken off left
         self._hooks.enter_context(hooked(site.register_forward_hook(self._measure) for site in self._sites))
         return self
 

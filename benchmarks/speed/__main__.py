@@ -1,8 +1,8 @@
 """Every step of the pipeline against its floor: what the networks in it cost alone, in plain PyTorch.
 
-Steps are timed where the product runs them: inside `invert`, `train` and `predict`, at the moments they report. Floors
-take turns with them in one process, so that whatever else the machine does falls on all alike; medians over all rounds.
-Peak memory is that of a process of its own for each step.
+Steps are timed where the product runs them: inside `Inversion.run`, `train` and `predict`, at the moments they report.
+Floors take turns with them in one process, so that whatever else the machine does falls on all alike; medians over all
+rounds. Peak memory is that of a process of its own for each step.
 
     uv run python -m benchmarks.speed --teacher yolo11n.pt --machine cpu-2
 

@@ -29,9 +29,9 @@ from stages.ranks import Rank
 from stages.shards import open_calibration_set, write_shard
 from stages.stage import Stage
 from stages.storage import write_text
+from synth_job.images import to_pixels
 from synth_job.initialisation import initial_images, sample_generator
-from synth_job.inversion import invert
-from synth_job.job import to_pixels
+from synth_job.inversion import Course, Inversion, Watch
 from synth_job.label_sampling import random_boxes
 
 BOXES = 4
@@ -98,7 +98,7 @@ def inversion(teacher: Detector, size: int, batch: int, *, views: bool) -> Work:
 
 
 def inverting(teacher: Detector, size: int, batch: int, weights: Any, views: ViewConfig, *, fixed: bool) -> Work:
-    """`invert`, timed between the calls of `advance`; fixed: views flip and shift, their size does not change."""
+    """`Inversion.run`, timed between calls of `advance`; fixed: views flip and shift, and do not change their size."""
     if fixed:
         views = views.model_copy(update={"scales": (1.0,)})
     device = next(teacher.network.parameters()).device
@@ -106,13 +106,12 @@ def inverting(teacher: Detector, size: int, batch: int, weights: Any, views: Vie
     labels = boxes(batch, size, len(teacher.identity.class_names))
     plain = start.to(device)
     generator = sample_generator(0, 0)  # one for all turns, so that all views take theirs
+    inversion = Inversion(teacher)
 
     def step(count: int) -> list[Spent]:
         moments: list[Spent] = []
-        invert(
-            teacher, start, labels, iterations=count + 1, learning_rate=0.05, weights=weights, views=views,
-            generator=generator, advance=lambda: moments.append(now(str(device))),
-        )  # fmt: skip
+        watch = Watch(lambda: moments.append(now(str(device))))
+        inversion.run(start, labels, Course(count + 1, 0.05, weights, views), generator, watch)
         return [after - before for before, after in pairwise(moments)]
 
     floors = {

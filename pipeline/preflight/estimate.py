@@ -9,8 +9,8 @@ from detectors.protocol import Detector
 from schemas.image_size import ImageSize
 from schemas.run_config import RunConfig
 from schemas.synth_config import LabelSource, SynthConfig, ViewConfig
-from synth_job.inversion import invert
-from synth_job.job import levels
+from synth_job.images import levels
+from synth_job.inversion import Course, Inversion
 from synth_job.label_sampling import random_boxes
 
 STILL = ViewConfig(flip=0.0, shift=0.0, scales=(1.0,))
@@ -66,14 +66,12 @@ def inversion_step(teacher: Detector, size: ImageSize, largest: int) -> float:
     """Seconds of a step of the inversion of one image of `size`, in a batch of at most `largest`."""
     count = max(1, min(largest, TIMED_PIXELS // size.pixels))
     generator = torch.Generator().manual_seed(0)
-    classes = len(teacher.identity.class_names)
+    inversion, classes = Inversion(teacher), len(teacher.identity.class_names)
     labels = [random_boxes(generator, classes, 1).scaled(size.width, size.height) for _ in range(count)]
 
     def step() -> None:
-        invert(
-            teacher, torch.rand(count, 3, size.height, size.width, generator=generator), labels,
-            iterations=1, learning_rate=0.01, weights=SynthConfig().inversion.weights, views=STILL, generator=generator,
-        )  # fmt: skip
+        images = torch.rand(count, 3, size.height, size.width, generator=generator)
+        inversion.run(images, labels, Course(1, 0.01, SynthConfig().inversion.weights, STILL), generator)
 
     return timed(step) / count
 

@@ -42,7 +42,7 @@ from stages.shards import open_calibration_set
 from stages.stage import Stage
 from stages.storage import file_digest
 from synth_job.initialisation import initial_images, sample_generator
-from synth_job.inversion import invert
+from synth_job.inversion import Course, Inversion, Watch
 from synth_job.job import synthesize
 from tests.conformance.cases import NAMES, Case, coarse_images
 
@@ -166,11 +166,9 @@ def inverts(subject: Subject) -> str:
     """Twenty steps of inversion from noise lower the detection loss and the whole loss, and pixels stay in range."""
     weights = LossWeights()
     terms: list[Tensor] = []
-    made = invert(
-        subject.teacher, initial_images(Initialisation.NOISE, 0, range(IMAGES), ImageSize.square(subject.case.size)),
-        subject.labels,
-        iterations=20, learning_rate=0.003, weights=weights, views=STILL, generator=sample_generator(0, 0), terms=terms,
-    )  # fmt: skip
+    start = initial_images(Initialisation.NOISE, 0, range(IMAGES), ImageSize.square(subject.case.size))
+    course, watch = Course(20, 0.003, weights, STILL), Watch(terms=terms)
+    made = Inversion(subject.teacher).run(start, subject.labels, course, sample_generator(0, 0), watch)
     assert 0 <= float(made.min()) <= float(made.max()) <= 1
     factors = torch.tensor([weights.task * IMAGES, weights.batch_norm, weights.first_layer, weights.total_variation])
     detection, whole = torch.stack(terms).cpu()[:, 0], torch.stack(terms).cpu() @ factors

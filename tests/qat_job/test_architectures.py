@@ -12,10 +12,10 @@ from qat_job.training import Seen, parameter_groups, training_loss
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
 from schemas.qat_config import BitPolicy, DistillationWeights, QatConfig
-from schemas.synth_config import LossWeights, ViewConfig
+from schemas.synth_config import ViewConfig
 from schemas.teacher import TeacherIdentity
 from synth_job.initialisation import sample_generator
-from synth_job.inversion import invert
+from synth_job.inversion import Course, Inversion
 
 ARCHITECTURES = {
     "v5u": "yolov5n.yaml",
@@ -96,10 +96,8 @@ def test_one_inversion_step_moves_the_images(detector: UltralyticsDetector, imag
     assert bool(start.grad.isfinite().all())
     assert float(start.grad.abs().sum()) > 0
 
-    moved = invert(
-        detector, images, LABELS, iterations=1, learning_rate=0.1, weights=LossWeights(),
-        views=ViewConfig(flip=0, shift=0, scales=(1.0,)), generator=sample_generator(0, 0),
-    )  # fmt: skip
+    course = Course(1, 0.1, views=ViewConfig(flip=0, shift=0, scales=(1.0,)))
+    moved = Inversion(detector).run(images, LABELS, course, sample_generator(0, 0))
     assert bool(moved.isfinite().all())
     assert float((moved - images).abs().max()) > 0.05
     assert 0 <= float(moved.min()) <= float(moved.max()) <= 1

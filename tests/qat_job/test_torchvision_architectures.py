@@ -25,7 +25,7 @@ from schemas.synth_config import LabelConfig, LossWeights, ViewConfig
 from stages.stage import Stage
 from synth_job.divergence import Attempts
 from synth_job.initialisation import sample_generator
-from synth_job.inversion import invert
+from synth_job.inversion import Course, Inversion
 from synth_job.label_sampling import LabelSampler
 from synth_job.statistics import statistics_of
 
@@ -62,10 +62,8 @@ def test_inversion_lowers_the_loss_and_the_statistics(detector: Detector, images
             return float(task), float(statistics.losses()[0])
 
     def inverted(weights: LossWeights) -> Tensor:
-        return invert(
-            detector, images, LABELS, iterations=6, learning_rate=0.01, weights=weights, views=ONE_VIEW,
-            generator=sample_generator(0, 0),
-        )  # fmt: skip
+        course = Course(6, 0.01, weights, ONE_VIEW)
+        return Inversion(detector).run(images, LABELS, course, sample_generator(0, 0))
 
     off = {"task": 0.0, "batch_norm": 0.0, "attention": 0.0, "first_layer": 0.0, "total_variation": 0.0}
     before = losses(images)

@@ -10,7 +10,7 @@ from schemas.errors import Stopped
 from schemas.image_size import ImageSize
 from schemas.synth_config import Initialisation, LossWeights, Precision, SynthConfig, ViewConfig
 from synth_job.initialisation import enlarged, initial_images, sample_generator
-from synth_job.inversion import Relabel, invert, total_variation
+from synth_job.inversion import Course, Inversion, Relabel, Watch, total_variation
 from synth_job.statistics import BatchNormMatching
 
 LABELS = [Detections.of([[8.0, 8.0, 72.0, 80.0]], [2]), Detections.of([[30.0, 20.0, 90.0, 60.0]], [5])]
@@ -22,10 +22,7 @@ def noise(size: int = 96, count: int = 2) -> Tensor:
 
 
 def inverted(teacher: Detector, weights: LossWeights, iterations: int = 8, views: ViewConfig = ONE_VIEW) -> Tensor:
-    return invert(
-        teacher, noise(), LABELS, iterations=iterations, learning_rate=0.1, weights=weights, views=views,
-        generator=sample_generator(0, 0),
-    )  # fmt: skip
+    return Inversion(teacher).run(noise(), LABELS, Course(iterations, 0.1, weights, views), sample_generator(0, 0))
 
 
 def only(**weight: float) -> LossWeights:
@@ -66,12 +63,11 @@ def test_default_settings_lower_the_task_loss_in_the_plain_view(teacher: Detecto
 def test_inversion_is_reproducible_and_leaves_start_and_teacher_alone(teacher: Detector) -> None:
     start = noise()
     before = {name: tensor.clone() for name, tensor in teacher.network.state_dict().items()}
-    one, other = (
-        invert(teacher, start, LABELS, iterations=3, learning_rate=0.1, weights=LossWeights(), views=ViewConfig(),
-               generator=sample_generator(3, 4))
-        for _ in range(2)
-    )  # fmt: skip
-    assert torch.equal(one, other)
+    inversion = Inversion(teacher)
+    one, other = (inversion.run(start, LABELS, Course(3, 0.1), sample_generator(3, 4)) for _ in range(2))
+    assert torch.equal(one, other), "nothing of a batch is left for the next"
+    again = Inversion(teacher).run(start, LABELS, Course(3, 0.1), sample_generator(3, 4))
+    assert torch.equal(one, again)
     assert torch.equal(start, noise())
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.network.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.network.parameters())
@@ -89,17 +85,8 @@ def test_labels_that_relabelling_returns_replace_the_current_ones(teacher: Detec
         return replacement if step == 0 else None
 
     def run(labels: list[Detections], relabel: Relabel | None = None) -> Tensor:
-        return invert(
-            teacher,
-            noise(),
-            labels,
-            iterations=4,
-            learning_rate=0.1,
-            weights=LossWeights(),
-            views=ONE_VIEW,
-            generator=sample_generator(0, 0),
-            relabel=relabel,
-        )
+        course, generator = Course(4, 0.1, views=ONE_VIEW), sample_generator(0, 0)
+        return Inversion(teacher).run(noise(), labels, course, generator, Watch(relabel=relabel))
 
     images = run(LABELS, relabel)
     assert seen == [0, 1, 2, 3]
@@ -116,20 +103,12 @@ def test_progress_is_told_after_every_step_and_hooks_are_gone_after_an_error(tea
         if len(steps) == 3:
             raise Stopped("now")
 
+    inversion, course = Inversion(teacher), Course(5, 0.1, views=ONE_VIEW)
     with pytest.raises(Stopped):
-        invert(
-            teacher,
-            noise(),
-            LABELS,
-            iterations=5,
-            learning_rate=0.1,
-            weights=LossWeights(),
-            views=ONE_VIEW,
-            generator=sample_generator(0, 0),
-            advance=advance,
-        )
+        inversion.run(noise(), LABELS, course, sample_generator(0, 0), Watch(advance))
     assert steps == [0, 1, 2]
-    assert not any(site._forward_hooks for site in teacher.statistics_sites())
+    hooked = [module for module in inversion._teacher.network.modules() if module._forward_hooks]
+    assert hooked == []
 
 
 def test_total_variation_by_hand() -> None:
@@ -174,12 +153,10 @@ def test_the_gradient_of_the_total_variation_is_right_and_zero_without_variation
 
 
 def test_bfloat16_lowers_the_loss_too_and_is_no_hidden_default(teacher: Detector) -> None:
-    settings = {"iterations": 8, "learning_rate": 0.1, "weights": only(batch_norm=1.0), "views": ONE_VIEW}
-    images = invert(
-        teacher, noise(), LABELS, generator=sample_generator(0, 0), precision=Precision.BFLOAT16, **settings
-    )
+    course = Course(8, 0.1, only(batch_norm=1.0), ONE_VIEW)
+    images = Inversion(teacher, Precision.BFLOAT16).run(noise(), LABELS, course, sample_generator(0, 0))
     assert images.dtype == torch.float32
     assert batch_norm_losses(teacher, images)[0] < 0.9 * batch_norm_losses(teacher, noise())[0]
-    plain = invert(teacher, noise(), LABELS, generator=sample_generator(0, 0), **settings)
+    plain = Inversion(teacher).run(noise(), LABELS, course, sample_generator(0, 0))
     assert not torch.equal(images, plain)
     assert SynthConfig().precision is Precision.FLOAT32

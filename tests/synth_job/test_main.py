@@ -25,6 +25,8 @@ from schemas.synth_config import InversionConfig
 from stages.shards import open_calibration_set
 from stages.storage import file_digest
 from synth_job import job
+from synth_job.images import levels
+from synth_job.inversion import Course, Inversion
 
 Synth = Callable[..., Result]
 SECOND = ("calib-000001.tar", "calib-000001.json")
@@ -147,12 +149,14 @@ def test_images_grow_through_the_levels_with_their_labels(
 ) -> None:
     seen: list[tuple[int, int, float]] = []
 
-    def watched(teacher: Detector, images: torch.Tensor, labels: list[Detections], **settings: Any) -> torch.Tensor:
-        seen.append((images.shape[-1], settings["iterations"], float(labels[0].boxes[0, 2])))
-        return invert(teacher, images, labels, **settings)
+    def watched(
+        self: Inversion, images: torch.Tensor, labels: list[Detections], course: Course, *others: Any
+    ) -> torch.Tensor:
+        seen.append((images.shape[-1], course.iterations, float(labels[0].boxes[0, 2])))
+        return run(self, images, labels, course, *others)
 
-    invert = job.invert
-    monkeypatch.setattr(job, "invert", watched)
+    run = Inversion.run
+    monkeypatch.setattr(Inversion, "run", watched)
     settings = {"labels__source": "random", "images": 1, "inversion__iterations": 5, "inversion__levels": [0.5, 1]}
     assert synth(tmp_path, **settings).exit_code == 0
     assert [entry[:2] for entry in seen] == [(32, 2), (64, 3)]
@@ -163,8 +167,8 @@ def test_images_grow_through_the_levels_with_their_labels(
 
 def test_levels_split_the_iterations_and_equal_sides_join() -> None:
     config = InversionConfig(iterations=11, levels=(0.5, 0.5, 1.0))
-    assert job.levels(config, ImageSize.square(320), 32) == [(ImageSize.square(160), 6), (ImageSize.square(320), 5)]
-    assert job.levels(config, ImageSize.square(32), 32) == [(ImageSize.square(32), 11)], "no side is below the stride"
+    assert levels(config, ImageSize.square(320), 32) == [(ImageSize.square(160), 6), (ImageSize.square(320), 5)]
+    assert levels(config, ImageSize.square(32), 32) == [(ImageSize.square(32), 11)], "no side is below the stride"
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
@@ -249,14 +253,14 @@ def test_sigterm_within_a_shard_drops_that_shard_only(
 ) -> None:
     calls: list[int] = []
 
-    def invert_and_terminate(*arguments: Any, **settings: Any) -> Any:
+    def invert_and_terminate(*arguments: Any) -> Any:
         calls.append(len(calls))
         if len(calls) == 2:  # one batch per shard: this is the second shard
             os.kill(os.getpid(), signal.SIGTERM)
-        return invert(*arguments, **settings)
+        return run(*arguments)
 
-    invert = job.invert
-    monkeypatch.setattr(job, "invert", invert_and_terminate)
+    run = Inversion.run
+    monkeypatch.setattr(Inversion, "run", invert_and_terminate)
     one_line(synth(tmp_path, labels__source="random"), ExitCode.STOPPED)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calib-000000.json", "calib-000000.tar"]
     assert synth(tmp_path, labels__source="random").exit_code == 0
@@ -410,11 +414,11 @@ def test_large_images_climb_through_resolutions_unless_told_otherwise() -> None:
     assert InversionConfig().levels_at(ImageSize.square(640)) == (0.5, 0.5, 0.5, 1.0)
     assert InversionConfig().levels_at(ImageSize.square(320)) == (1.0,)
     assert InversionConfig(levels=(1.0,)).levels_at(ImageSize.square(640)) == (1.0,)
-    assert job.levels(InversionConfig(iterations=8), ImageSize.square(160), 32, smallest=128) == [
+    assert levels(InversionConfig(iterations=8), ImageSize.square(160), 32, smallest=128) == [
         (ImageSize.square(160), 8)
     ]
     config = InversionConfig(iterations=8, levels=(0.2, 1.0))
-    sides = [(level.height, steps) for level, steps in job.levels(config, ImageSize.square(160), 32, smallest=128)]
+    sides = [(level.height, steps) for level, steps in levels(config, ImageSize.square(160), 32, smallest=128)]
     assert sides == [(128, 4), (160, 4)]
 
 

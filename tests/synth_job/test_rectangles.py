@@ -14,18 +14,18 @@ from torchvision.ops import box_iou
 from typer.testing import Result
 
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from schemas.errors import ExitCode
 from schemas.image_size import ImageSize
 from schemas.synth_config import Initialisation, InversionConfig, LabelConfig, LabelSource, LossWeights, ViewConfig
 from stages.shards import open_calibration_set
 from stages.stage import Stage
-from synth_job import job
 from synth_job.contact_sheet import CELL, GAP
 from synth_job.divergence import Attempts
 from synth_job.given_labels import read_given_labels
+from synth_job.images import levels
 from synth_job.initialisation import enlarged, initial_images
-from synth_job.inversion import invert
+from synth_job.inversion import Course, Inversion
 from synth_job.label_sampling import LabelSampler
 from synth_job.views import View
 
@@ -100,18 +100,16 @@ def test_inversion_puts_the_object_where_its_box_is(teacher: Detector) -> None:
     start = torch.full((1, 3, 96, 160), 0.5)
     weights = LossWeights(task=1.0, batch_norm=0.0, first_layer=0.0, total_variation=0.0)
     generator = torch.Generator().manual_seed(0)
-    made = invert(
-        teacher, start, labels, iterations=80, learning_rate=0.05, weights=weights, views=STILL, generator=generator
-    )
+    made = Inversion(teacher).run(start, labels, Course(80, 0.05, weights, STILL), generator)
     assert made.shape == (1, 3, 96, 160)
-    (found,) = teacher.predict(made, confidence=0.25, iou=None, max_detections=10, multi_label=False)
+    (found,) = teacher.predict(made, Suppression(0.25, max_detections=10, multi_label=False))
     overlap = box_iou(found.boxes, torch.tensor([RIGHT])).flatten()
     assert bool(((overlap > 0.6) & (found.classes == 3)).any()), found
 
 
 def test_levels_and_label_sampling_have_the_shape_of_the_images(teacher: Detector, stage: Stage) -> None:
     config = InversionConfig(iterations=8, levels=(0.5, 1.0))
-    assert job.levels(config, ImageSize(384, 640), 32) == [(ImageSize(192, 320), 4), (ImageSize(384, 640), 4)]
+    assert levels(config, ImageSize(384, 640), 32) == [(ImageSize(192, 320), 4), (ImageSize(384, 640), 4)]
     labels = LabelConfig(size=160, iterations=2, warm_up=1, interval=1, batch=2)
     sampled = LabelSampler(teacher, labels, 0).sample(range(2), ImageSize(384, 640), stage, Attempts(print))
     assert (sampled.size, tuple(sampled.images.shape)) == (SIZE, (2, 3, 96, 160))
