@@ -3,6 +3,8 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -135,13 +137,18 @@ class BaseDetector(ABC):
     @property
     def layers(self) -> Layers:
         """See `Detector`."""
+        return replace(self._named_layers, statistics=tuple(self.names_of(self.statistics_sites())))
+
+    @cached_property
+    def _named_layers(self) -> Layers:
+        """All but the statistics, which folding takes away; kept by copies, whose layers get quantizers."""
         return Layers(
             first=self.first_layer(),
             output=tuple(self.output_layers()),
             head=tuple(self.head_layers()),
             in_float=tuple(self.float_layers()),
             distillation=tuple(self.distillation_sites()),
-            statistics=tuple(self.names_of(self.statistics_sites())),
+            statistics=(),
             statistics_kind=self.statistics_kind,
         )
 

@@ -1,5 +1,6 @@
-"""The family of docs/add-a-family.md, added to a copy of the project as the page says, goes through the whole pipeline."""
+"""The family of docs/add-a-family.md, added to a copy of the project as the page says, goes through the pipeline."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -51,7 +52,8 @@ def blocks(kind: str) -> list[str]:
 
 
 def run(folder: Path, *arguments: str) -> None:
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(folder)}  # stages are processes that do not look where they start
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
 
 

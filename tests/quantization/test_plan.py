@@ -1,5 +1,7 @@
 """The two policies quantize what they say they do."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -136,3 +138,9 @@ def test_records_name_every_quantizer_once(teacher: Detector) -> None:
     assert len({record.name for record in records}) == len(records) == 2 * len(quantized_layers(student.network))
     first = {record.name: record for record in records}[f"{teacher.first_layer()}.input"]
     assert (first.bits, first.granularity, first.scheme, first.signed) == (8, "per_tensor", "affine", False)
+
+
+def test_a_student_names_the_layers_that_its_teacher_does(teacher: Detector) -> None:
+    student = make_student(teacher, BitPolicy(policy=Policy.DEPLOY))
+    assert student.layers == replace(teacher.layers, statistics=()), "its batch norms are folded"
+    assert make_student(teacher, BitPolicy(policy=Policy.PAPER)).layers == teacher.layers
