@@ -1,13 +1,14 @@
 """The page itself: artifacts in, one self-contained HTML file out. Equal artifacts give equal bytes."""
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval_job.report import headline, origins
+from eval_job.report import headline, origins, speed
 from eval_job.report.accuracy import class_precisions, precision_recall_charts, training
 from eval_job.report.artifacts import Artifacts, read_artifacts
 from eval_job.report.label_comparison import compare_labels
@@ -78,7 +79,8 @@ def render(artifacts: Artifacts) -> str:
         model=model,
         model_style=headline.style_of(report.models.index(model)),
         full=report.models[0],
-        facts=headline.facts(report),
+        facts=[*headline.facts(report), *speed.facts(report)],
+        speed_up=partial(speed.speed_up, report),
         rows=headline.rows(report.models),
         caveats=headline.caveats(report, sorted({student.manifest.qat.seed for student in artifacts.students})),
         chain=origins.chain(artifacts),
