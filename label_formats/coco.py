@@ -289,12 +289,11 @@ def _check_references(path: Path, instances: CocoInstances) -> None:
     for kind, repeated in repeats.items():
         if repeated:
             raise InputError(f"{shown(path)}: {kind} occur more than once ({some(repeated)}); make them unique")
-    for kind, listed, named in (
-        ("category", keys["category ids"], {a.category_id for a in instances.annotations}),
-        ("image", keys["image ids"], {a.image_id for a in instances.annotations}),
+    for kind, entry, listed, named in (
+        ("category", "categories", keys["category ids"], {a.category_id for a in instances.annotations}),
+        ("image", "images", keys["image ids"], {a.image_id for a in instances.annotations}),
     ):
         if unlisted := sorted(named.difference(listed)):
-            entry = {"category": "categories", "image": "images"}[kind]
             raise InputError(
                 f"{shown(path)}: annotations name {kind} ids that are not in its {entry} ({some(unlisted)}); "
                 f"add them there, or remove these annotations"

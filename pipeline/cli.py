@@ -99,8 +99,7 @@ def run(
             plan = describe_plan(settings, commands, described(findings, settings, max_drop) if findings else ())
             stage.reporter.output(redacted(plan))
             return
-        code = conduct(settings, executor, overwrite, stage, max_drop)
-        if code:
+        if code := conduct(settings, executor, overwrite, stage, max_drop):
             sys.exit(code)
         made = artifacts(settings)
         stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in made.items()])

@@ -19,7 +19,7 @@ from schemas.calibration_set import (
 )
 from schemas.errors import ConfigError
 from schemas.image_size import ImageSize
-from schemas.synth_config import LabelSource, SynthConfig
+from schemas.synth_config import LabelConfig, LabelSource, SynthConfig
 from stages.container import other_output
 from stages.event_files import events_folder
 from stages.output import Job, Output
@@ -29,6 +29,7 @@ from stages.storage import remove_file
 from synth_job.background import InBackground
 from synth_job.contact_sheet import write_contact_sheet
 from synth_job.divergence import Attempts
+from synth_job.given_labels import read_given_labels
 from synth_job.images import ImageMaker, levels
 from synth_job.inversion import Inversion
 from synth_job.label_sampling import LabelSampler
@@ -61,10 +62,8 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
     for asked, name in ((size, "image_size"), (ImageSize.square(settings.labels.size), "labels.size")):
         check_size(teacher, asked, name)
     inversion = Inversion(teacher, settings.precision)
-    sampler = LabelSampler(
-        teacher, settings.labels, settings.seed, losses,
-        inversion=inversion, tell=stage.reporter.message, shape=size.shape,
-    )  # fmt: skip
+    given = given_labels(settings.labels, teacher, size, stage)
+    sampler = LabelSampler(teacher, settings.labels, settings.seed, losses, inversion=inversion, given=given)
     maker = ImageMaker(teacher, inversion, settings, size, losses)
     published = output.finished()
     if published is not None:  # by another rank, while this one loaded the teacher
@@ -151,6 +150,18 @@ def remove_other_shards(folder: Path, named: set[str]) -> None:
         if path.name not in named:
             remove_file(shard_record_path(folder, path.name))
             remove_file(path)
+
+
+def given_labels(config: LabelConfig, teacher: Detector, size: ImageSize, stage: Stage) -> list[Detections]:
+    """Labels of images that somebody labelled, letterboxed to the shape of `size`, on the unit square.
+
+    Raises:
+        InputError: they cannot be read, or name a class that the teacher does not know.
+    """
+    if config.source is not LabelSource.GIVEN:
+        return []
+    assert config.path is not None  # checked by the configuration
+    return read_given_labels(Path(config.path), teacher.identity.class_names, stage.reporter.message, size.shape)
 
 
 def plan_progress(teacher: Detector, settings: SynthConfig, size: ImageSize, images: list[int], stage: Stage) -> None:

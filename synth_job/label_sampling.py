@@ -1,9 +1,8 @@
 """Label sampling: the boxes and classes that synthetic images are made for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from schemas.labels import ImageLabels, LabelOrigin
 from schemas.synth_config import LabelConfig, LabelSource
 from stages.stage import Stage
 from synth_job.divergence import Attempts
-from synth_job.given_labels import read_given_labels
 from synth_job.initialisation import initial_images, sample_generator
 from synth_job.inversion import Course, Inversion, Watch
 from synth_job.loss_record import LossRecord
@@ -65,8 +63,7 @@ class LabelSampler:
         seed: of the set.
         record: takes the loss terms of adaptive sampling, where it is given.
         inversion: of the teacher, where others use it too.
-        tell: is told in one line what of given labels is left out.
-        shape: width over height of the images that given labels are letterboxed into.
+        given: labels of the source of that name, on the unit square.
     """
 
     def __init__(
@@ -77,8 +74,7 @@ class LabelSampler:
         record: LossRecord | None = None,
         *,
         inversion: Inversion | None = None,
-        tell: Callable[[str], None] = lambda _: None,
-        shape: float = 1.0,
+        given: Sequence[Detections] = (),
     ) -> None:
         self._record = record
         self._inversion = inversion or Inversion(teacher)
@@ -86,10 +82,7 @@ class LabelSampler:
         self._config = config
         self._seed = seed
         self._classes = len(teacher.identity.class_names)
-        self._given: list[Detections] = []
-        if config.source is LabelSource.GIVEN:
-            assert config.path is not None  # checked by the configuration
-            self._given = read_given_labels(Path(config.path), teacher.identity.class_names, tell, shape)
+        self._given = given
 
     def sample(self, indices: range, image_size: ImageSize, stage: Stage, attempts: Attempts) -> SampledLabels:
         """Labels of the samples `indices`, for `image_size` (adaptive sampling: of that shape, at `labels.size`).

@@ -26,6 +26,7 @@ from synth_job.given_labels import read_given_labels
 from synth_job.images import levels
 from synth_job.initialisation import enlarged, initial_images
 from synth_job.inversion import Course, Inversion
+from synth_job.job import given_labels
 from synth_job.label_sampling import LabelSampler
 from synth_job.views import View
 
@@ -173,7 +174,8 @@ def test_given_labels_are_letterboxed_into_the_shape_of_the_images(
 def test_given_labels_of_yolo_files_are_shares_of_the_sides(teacher: Detector, tmp_path: Path, stage: Stage) -> None:
     (tmp_path / "a.txt").write_text("1 0.8 0.5 0.2 0.4\n")
     config = LabelConfig(source=LabelSource.GIVEN, path=str(tmp_path))
-    sampled = LabelSampler(teacher, config, 0, shape=SIZE.shape).sample(range(1), SIZE, stage, Attempts(print))
+    given = given_labels(config, teacher, SIZE, stage)
+    sampled = LabelSampler(teacher, config, 0, given=given).sample(range(1), SIZE, stage, Attempts(print))
     (label,) = sampled.labels(SIZE)
     assert label.boxes[0].bbox == pytest.approx((112, 28.8, 32, 38.4), abs=1e-4)
     assert (label.width, label.height) == (160, 96)
