@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 RUN_VARIABLE = "ZSQ_RUN"
 """Environment variable with the run's name, which every JSON line carries."""
+LOGGED = frozenset({"synth", "qat", "eval", "sensitivity", "run", "check"})
+"""What logs to standard output. Other commands answer there, and whoever reads the answer is not to read errors."""
 EVENT_INTERVAL_S = 5.0
 """Shortest time between two progress events of one task where output is not a terminal, in seconds."""
 
@@ -71,8 +73,8 @@ class Reporter:
             self._event("message", text=shown(text), **fields)
 
     def error(self, text: str, exit_code: int | None = None) -> None:
-        """One line of what went wrong, to standard error; where output is JSON lines, such a line too."""
-        if not self._terminal:
+        """One line of what went wrong, to standard error; where standard output is a log of JSON lines, there too."""
+        if not self._terminal and self.stage in LOGGED:
             self._event("error", text=shown(text), exit_code=exit_code)
         self._complain(text)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from detectors.detections import Detections
 from detectors.examination import CELLS
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from detectors.registry import load_teacher
 from quantization.convert import make_student, quantized_layers
 from quantization.student import load_student, save_student
@@ -115,9 +115,7 @@ def harmless(detector: Detector) -> None:
     with torch.no_grad():
         if not bool(detector.decoded(images.detach()).isfinite().all()):
             raise HarmError("decoded outputs are not finite")
-        for found in detector.predict(
-            images.detach(), confidence=0.001, iou=None, max_detections=20, multi_label=False
-        ):
+        for found in detector.predict(images.detach(), Suppression(0.001, max_detections=20, multi_label=False)):
             if len(found) and not (int(found.classes.min()) >= 0 and int(found.classes.max()) < classes):
                 raise HarmError("a predicted class has no name")
 

@@ -117,7 +117,7 @@ def read_set(folder: Path) -> None:
     opened = open_calibration_set(folder / "calibration")
     for sample in opened.samples:
         image = sample.image()
-        assert image.shape == (opened.manifest.image_size, opened.manifest.image_size, 3)
+        assert image.shape == (opened.manifest.image_size.height, opened.manifest.image_size.width, 3)
     opened.manifest.to_json()
 
 

@@ -114,6 +114,7 @@ def test_the_public_command_line_is_frozen():
         "zsq set export": ["--format", "--output", "folder"],
         "zsq set inspect": ["--json", "folder"],
         "zsq set merge": ["--allow", "--output", "--overwrite", "folders"],
+        "zsq set privacy": ["--against", "--features", "--output", "--record", "folder"],
         "zsq set pull": ["--digest", "--overwrite", "folder", "source"],
         "zsq set push": ["--overwrite", "folder", "target"],
         "zsq set subset": ["--class", "--count", "--output", "--overwrite", "--samples", "folder"],

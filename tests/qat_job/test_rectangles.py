@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
-from detectors.protocol import Detector
+from detectors.protocol import Detector, Suppression
 from quantization.onnx.engine import open_engine
 from quantization.onnx.export import export_full_precision
 from quantization.student import load_student
@@ -54,9 +54,9 @@ def test_its_file_finds_what_the_student_finds(student: Path, wide_set: Path) ->
     detector, _ = load_student(student, torch.device("cpu"))
     images = torch.cat((pixels(wide_set), pixels(wide_set).flip(3)))
     outputs = torch.from_numpy(open_engine(exported_path(student, Target.ONNXRUNTIME))(images.numpy()))
-    settings = {"confidence": 0.3, "iou": 0.7, "max_detections": 20, "multi_label": False}
-    theirs = detector.predict(images, **settings)
-    mine = detector.suppress(outputs, **settings)
+    limits = Suppression(0.3, iou=0.7, max_detections=20, multi_label=False)
+    theirs = detector.predict(images, limits)
+    mine = detector.suppress(outputs, limits)
     assert sum(map(len, theirs)) >= 3
     assert max(float(found.boxes[:, 2].max()) for found in theirs if len(found)) > 96, "right of what a square holds"
     for here, there in zip(mine, theirs, strict=True):

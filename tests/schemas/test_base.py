@@ -134,7 +134,7 @@ def test_missing_and_binary_configuration_files_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="check the path"):
         read_config_values(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="not text in UTF-8; check the path"):
         read_config_values(tmp_path / "binary.yaml")
 
 

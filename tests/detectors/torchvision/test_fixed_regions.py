@@ -48,7 +48,7 @@ def test_where_the_first_stage_finds_nothing_the_whole_image_is_the_region(detec
 def test_no_more_candidates_go_into_suppression_than_in_predictions(
     detector: Any, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("detector", "fixed_regions"):
-        monkeypatch.setattr(f"detectors.torchvision.{module}.MAX_CANDIDATES", 7)
+    for module in ("suppression", "torchvision.fixed_regions"):
+        monkeypatch.setattr(f"detectors.{module}.MAX_CANDIDATES", 7)
     found = compare(detector, images)
     assert int((found[..., 4] > 0).sum(dim=1).max()) <= 7

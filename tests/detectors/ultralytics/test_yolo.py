@@ -178,13 +178,13 @@ def test_letterboxing_maps_boxes_there_and_back(
 def test_a_letterboxed_rectangle_is_seen_as_the_library_sees_it(real_teacher: Path, coco_val: Path) -> None:
     """Boxes and scores of the library's own `predict` at [384, 640], letterboxed into the whole of it."""
     mine, theirs = UltralyticsDetector.load(real_teacher), YOLO(real_teacher)
-    size, settings = ImageSize(384, 640), {"confidence": 0.05, "iou": 0.7, "max_detections": 300}
+    size, limits = ImageSize(384, 640), Suppression(0.05, iou=0.7, multi_label=False)
     found = 0
     for path in sorted((coco_val / "images").iterdir())[:4]:
         image = np.asarray(Image.open(path).convert("RGB"))
         canvas, scale, (left, top) = mine.letterbox(image, size)
         pixels = torch.from_numpy(canvas).permute(2, 0, 1)[None].float() / 255
-        (here,) = mine.predict(pixels, **settings, multi_label=False)
+        (here,) = mine.predict(pixels, limits)
         boxes = (here.boxes - torch.tensor([left, top, left, top])) / scale
         boxes = boxes.clamp(min=0).minimum(torch.tensor(ImageSize(*image.shape[:2]).corners))
         (there,) = theirs.predict(

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelStatistics
+from schemas.image_size import ImageSize
 from schemas.labels import ImageLabels
 from stages.pixels import Pixels
 from stages.shards import write_shard
@@ -66,7 +67,7 @@ def set_of(
         )
         manifest = like.model_copy(
             update={
-                "image_size": side,
+                "image_size": ImageSize.square(side),
                 "shards": (shard,),
                 "statistics": LabelStatistics.of(labels, like.teacher.class_names),
             }
