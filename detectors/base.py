@@ -1,4 +1,7 @@
-"""What detector families repeat: a new one overrides what is different about it."""
+"""What detector families repeat: a new one overrides what is different about it.
+
+torchvision is imported where it is used: it loads PyTorch's compiler with it, and a refusal need not wait for that.
+"""
 
 import copy
 from abc import ABC, abstractmethod
@@ -12,12 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_convert
 
-from detectors.batch_norm import batch_norms, fold
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs, Layers, StatisticsKind, Suppression
-from detectors.suppression import best_boxes
 from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 
@@ -68,6 +68,10 @@ class BaseDetector(ABC):
 
     def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`: of `(B, 4 + C, A)` outputs."""
+        from torchvision.ops import box_convert
+
+        from detectors.suppression import best_boxes
+
         return [
             best_boxes(box_convert(rows[:, :4], "cxcywh", "xyxy"), rows[:, 4:], limits, self.nms_iou)
             for rows in decoded.transpose(1, 2)
@@ -132,6 +136,8 @@ class BaseDetector(ABC):
 
     def fold_batch_norm(self) -> None:
         """See `Detector`."""
+        from detectors.batch_norm import fold
+
         fold(self.network)
 
     @property
@@ -179,6 +185,8 @@ class BaseDetector(ABC):
 
     def statistics_sites(self) -> list[nn.Module]:
         """The modules of `Layers.statistics`."""
+        from detectors.batch_norm import batch_norms
+
         return batch_norms(self.network)
 
     def names_of(self, modules: Sequence[nn.Module]) -> list[str]:
