@@ -3,7 +3,8 @@
 The models take turns run by run in one process, so that whatever else the machine does falls on all of them alike. The
 first file is what the others are compared with.
 
-    uv run python -m benchmarks.onnx_engines --size 640 eval/teacher-fp32.onnx eval/teacher-fp16.onnx student/model.onnx
+    uv run python -m benchmarks.onnx_engines --size 640 --engine openvino eval/teacher-fp32.onnx \
+        student/model.openvino.onnx
 """
 
 import json
@@ -17,7 +18,8 @@ import onnxruntime
 import typer
 
 from eval_job.latency import measure_latencies
-from quantization.onnx.engine import installed_engines
+from quantization.onnx.engine import ONNX_ENGINES, installed_engines
+from schemas.eval_config import EngineName
 from schemas.evaluation import Latency
 from schemas.image_size import ImageSize
 from stages.threads import usable_cores
@@ -30,15 +32,18 @@ def main(
     size: Annotated[int, typer.Option(help="image side, pixels")] = 640,
     repetitions: Annotated[int, typer.Option(help="timed runs of each model")] = 50,
     threads: Annotated[str, typer.Option(help="thread counts, comma-separated")] = f"1,{usable_cores()}",
+    engine: Annotated[EngineName | None, typer.Option(help="onnxruntime or openvino; default: both")] = None,
     nodes: Annotated[int, typer.Option(help="node types to show of each model, 0 for none")] = 8,
 ) -> None:
     """Print the tables."""
     named = {str(path): path for path in files}
     baseline = str(files[0])
     counts = [int(count) for count in threads.split(",")]
-    measured = measure_latencies(
-        named, ImageSize.square(size), engines=installed_engines(), threads=counts, repetitions=repetitions
-    )
+    measured: dict[str, tuple[Latency, ...]] = defaultdict(tuple)
+    for each in [engine] if engine else [name for name in ONNX_ENGINES if name in installed_engines()]:
+        timed = measure_latencies(named, ImageSize.square(size), engine=each, threads=counts, repetitions=repetitions)
+        for name, latencies in timed.items():
+            measured[name] += latencies
     print("| model | MB | share | engine | threads | median ms | p95 ms | speed-up |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, latencies in measured.items():

@@ -1,6 +1,7 @@
 """Our files beside what other tools make of the same detector: accuracy and speed, each in the engine it is for.
 
-    uv run --with nncf python -m benchmarks.peers --fp32 eval/teacher-fp32.onnx --student student --set set \
+    yolo export model=yolo11n.pt format=onnx opset=17 dynamic=True simplify=False
+    uv run --with nncf python -m benchmarks.peers --fp32 yolo11n.onnx --student student --set set \
         --real coco-train128 --data coco-val128 --teacher yolo11n.pt --output peers
 
 Every tool is calibrated on real images, on the synthetic set and on as many images of noise. mAP differences are to
@@ -147,7 +148,7 @@ def made(fp32: Path, output: Path, sources: dict[str, Images]) -> Iterator[tuple
 
 
 def main(
-    fp32: Annotated[Path, typer.Option(help="the full-precision detector, as eval exports it")],
+    fp32: Annotated[Path, typer.Option(help="the full-precision detector, as its library exports it")],
     student: Annotated[Path, typer.Option(help="folder with our files")],
     calibration_set: Annotated[Path, typer.Option("--set", help="our synthetic set")],
     real: Annotated[Path, typer.Option(help="folder with images/ of real ones")],
