@@ -10,6 +10,7 @@ from schemas.teacher import EMBEDDED, TeacherIdentity, TeacherSource
 
 if TYPE_CHECKING:
     from detectors.protocol import Detector  # which loads torch
+    from detectors.ultralytics.yolo import UltralyticsDetector
 
 
 class Ultralytics(FamilyAdapter):
@@ -17,19 +18,21 @@ class Ultralytics(FamilyAdapter):
 
     pickled = ("ultralytics.nn",)
 
-    def load(self, path: Path, source: TeacherSource) -> Detector:
-        """See `FamilyAdapter`; the embedded detector is of this family."""
+    def detector(self) -> type[UltralyticsDetector]:
+        """The class that implements `Detector`."""
         from detectors.ultralytics.yolo import UltralyticsDetector
 
+        return UltralyticsDetector
+
+    def load(self, path: Path, source: TeacherSource) -> Detector:
+        """See `FamilyAdapter`; the embedded detector is of this family."""
         if source.path == EMBEDDED:
-            return UltralyticsDetector.embedded(path)
-        return UltralyticsDetector.load(path, source.trust_pickle)
+            return self.detector().embedded(path)
+        return self.detector().load(path, source.trust_pickle)
 
     def build(self, identity: TeacherIdentity) -> Detector:
         """See `FamilyAdapter`."""
-        from detectors.ultralytics.yolo import UltralyticsDetector
-
-        return UltralyticsDetector.build(identity)
+        return self.detector().build(identity)
 
     def download(self, name: str) -> Path:
         """See `FamilyAdapter`: from the library's releases."""
