@@ -14,6 +14,7 @@ from schemas.evaluation import PAGE
 from schemas.files import expanded
 from schemas.run_config import RunConfig
 from schemas.student import MANIFEST as STUDENT_MANIFEST
+from schemas.target import Target, exported_path
 from stages.storage import write_text
 
 CALIBRATION_FOLDER = "calibration"
@@ -82,7 +83,8 @@ def artifacts(config: RunConfig) -> dict[str, Path]:
     """What a finished run leaves, by what it is."""
     storage = expanded(config.storage)
     student = storage / STUDENT_FOLDER
-    exported = {f"exported {path.name}": path for path in sorted(student.glob("model*.onnx"))}
+    files = [exported_path(student, target) for target in Target]
+    exported = {f"exported {path.name}": path for path in files if path.exists()}
     return {
         "calibration set": storage / CALIBRATION_FOLDER,
         "student": student,
