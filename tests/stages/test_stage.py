@@ -117,7 +117,9 @@ def test_a_terminal_that_is_gone_stops_a_stage_and_leaves_no_lock(tmp_path: Path
         "    while True:\n"
         "        time.sleep(0.02); stage.stop_here_if_asked()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    hears_it = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # also where tests run under nohup
+    command = [sys.executable, "-c", hears_it + script, str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "ready").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGHUP)
