@@ -24,7 +24,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from detectors.self_labels import self_labels
 from eval_job.data import find_validation_data
-from eval_job.evaluate import Look, predict
+from eval_job.evaluate import InferenceSettings, predict
 from eval_job.measure import measure, self_labelled
 from eval_job.unlabelled import HeldBack
 from label_formats.images import ValidationImage
@@ -75,7 +75,7 @@ def main(
     names, square = full.identity.class_names, ImageSize.square(size)
 
     def look(detector: Detector, seen: Sequence[ValidationImage]) -> list[Detections]:
-        return predict(detector, list(seen), CPU, Look(square, batch=16)).detections
+        return predict(detector, list(seen), CPU, InferenceSettings(square, batch=16)).detections
 
     batches = ImageBatches(open_calibration_set(calibration_set), CPU)
     validation = find_validation_data(data, None).read(names)

@@ -19,7 +19,7 @@ from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
 from detectors.registry import load_teacher
 from eval_job.data import find_validation_data
-from eval_job.evaluate import Look, Predictor, predict
+from eval_job.evaluate import InferenceSettings, Predictor, predict
 from eval_job.onnx_model import OnnxDetector
 from qat_job.images import ImageBatches
 from quantization.onnx.engine import installed_engines, open_engine
@@ -86,7 +86,7 @@ def row(name: str, detector: Predictor, family: Detector, data: str, size: int) 
     """A table row with the mAP of a detector."""
     names = family.identity.class_names
     found = find_validation_data(data, None).read(names)
-    look = Look(ImageSize.square(size), 16, Suppression(0.001, iou=0.7))
+    look = InferenceSettings(ImageSize.square(size), 16, Suppression(0.001, iou=0.7))
     predictions = predict(detector, found.images, torch.device("cpu"), look)
     truth = [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in found.images]
     summary, _ = average_precision(truth, predictions.detections, names, [i.crowd.tolist() for i in found.images])

@@ -27,7 +27,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from eval_job.bootstrap import interval, resampled_precision
 from eval_job.data import find_validation_data
-from eval_job.evaluate import Look, predict
+from eval_job.evaluate import InferenceSettings, predict
 from eval_job.latency import measure_latencies
 from eval_job.onnx_model import OnnxDetector
 from quantization.onnx.engine import open_engine
@@ -191,7 +191,9 @@ def precision(path: Path, engine: EngineName, family: Detector, data: str, size:
     names = family.identity.class_names
     found = find_validation_data(data, None).read(names)
     exported = OnnxDetector(open_engine(path, engine), family)
-    predictions = predict(exported, found.images, torch.device("cpu"), Look(ImageSize.square(size), batch=8))
+    predictions = predict(
+        exported, found.images, torch.device("cpu"), InferenceSettings(ImageSize.square(size), batch=8)
+    )
     truth = [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in found.images]
     measured = evaluate_boxes(truth, predictions.detections, names, [i.crowd.tolist() for i in found.images])
     return measured.summary.map50_95, resampled_precision(measured.matches)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.teacher_agreement import unlabelled
 from detectors.protocol import Suppression
-from eval_job.evaluate import Look, predict
+from eval_job.evaluate import InferenceSettings, predict
 from quantization.student import load_student
 from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
@@ -34,7 +34,7 @@ def main(
     detector, _ = load_student(student, torch.device("cpu"))
     names, samples = detector.identity.class_names, open_calibration_set(calibration_set).samples
     pixels = samples[shown].image()
-    look = Look(ImageSize(*pixels.shape[:2]), 1, Suppression(CONFIDENT, iou=0.7))
+    look = InferenceSettings(ImageSize(*pixels.shape[:2]), 1, Suppression(CONFIDENT, iou=0.7))
     found = predict(detector, [unlabelled(shown, pixels)], torch.device("cpu"), look).detections[0]
     detected = found.to_labels(ImageSize(*pixels.shape[:2]), [LabelOrigin.RELABELLED] * len(found))
     large = ROWS * CELL + GAP

@@ -23,7 +23,7 @@ from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
 from detectors.registry import load_teacher
 from eval_job.data import find_validation_data
-from eval_job.evaluate import Look, predict
+from eval_job.evaluate import InferenceSettings, predict
 from label_formats.images import ValidationSet
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
 from qat_job.images import ImageBatches
@@ -163,7 +163,9 @@ def fisher(layer: QuantizedLayer, original: Tensor) -> float:
 
 def mean_average_precision(detector: Detector, data: ValidationSet, size: int) -> float:
     """mAP50-95 on real images."""
-    found = predict(detector, data.images, CPU, Look(ImageSize.square(size), 16, Suppression(0.001, iou=0.7)))
+    found = predict(
+        detector, data.images, CPU, InferenceSettings(ImageSize.square(size), 16, Suppression(0.001, iou=0.7))
+    )
     truth = [Detections.of(torch.from_numpy(image.boxes), torch.from_numpy(image.classes)) for image in data.images]
     crowd = [image.crowd.tolist() for image in data.images]
     return average_precision(truth, found.detections, detector.identity.class_names, crowd)[0].map50_95

@@ -15,7 +15,7 @@ import typer
 from detectors.average_precision import average_precision
 from detectors.protocol import Suppression
 from detectors.registry import load_teacher
-from eval_job.evaluate import Look, predict
+from eval_job.evaluate import InferenceSettings, predict
 from label_formats.images import IMAGE_SUFFIXES, ValidationImage
 from quantization.student import load_student
 from schemas.image_size import ImageSize
@@ -39,13 +39,15 @@ def main(
     chosen: Family = family  # type: ignore[assignment]  # pydantic checks it
     full = load_teacher(TeacherSource(path=teacher, family=chosen), CPU)
     names = full.identity.class_names
-    truth = predict(full, looked_at, CPU, Look(ImageSize.square(size), 8, Suppression(confident, iou=0.7))).detections
+    truth = predict(
+        full, looked_at, CPU, InferenceSettings(ImageSize.square(size), 8, Suppression(confident, iou=0.7))
+    ).detections
     print(f"{len(looked_at)} images, {sum(map(len, truth))} detections of the teacher above {confident}\n")
     print("| student | mAP50-95 | mAP50 |\n| --- | --- | --- |")
     for folder in student:
         detector, manifest = load_student(folder, CPU)
         found = predict(
-            detector, looked_at, CPU, Look(ImageSize.square(size), 8, Suppression(0.001, iou=0.7))
+            detector, looked_at, CPU, InferenceSettings(ImageSize.square(size), 8, Suppression(0.001, iou=0.7))
         ).detections
         summary, _ = average_precision(truth, found, names)
         print(f"| {manifest.method.value} {manifest.bits.name} | {summary.map50_95:.3f} | {summary.map50:.3f} |")

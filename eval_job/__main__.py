@@ -43,22 +43,22 @@ def main(
         rank = Rank.of_environment()
         rank.must_be_alone("eval")
         settings = read_stage_config("eval", EvalConfig, config, run_config, assignments)
-        evaluation = resolve(settings, student or [], Given(calibration_set, given_set, held_back))
-        calibration_set = given_set or calibration_set
+        given = Given(calibration_set, given_set, held_back)
+        evaluation = resolve(settings, student or [], given)
         job = Job(stage, Output(output / REPORT, EvalReport, evaluation.provenance, overwrite), rank)
         with job.output.claim(stage, rank) as wanted:
             if not wanted:
                 # It is made again from what is there, with what an earlier run was not given.
-                if student or calibration_set is not None or not (output / PAGE).exists():
-                    rebuild_page(output, student or [], calibration_set, output / PAGE)
+                if student or given.shown is not None or not (output / PAGE).exists():
+                    rebuild_page(output, student or [], given.shown, output / PAGE)
                 stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
                 return
 
-            if calibration_set is not None:
-                open_calibration_set(calibration_set)  # better found damaged now than after minutes of evaluation
+            if given.shown is not None:
+                open_calibration_set(given.shown)  # better found damaged now than after minutes of evaluation
             from eval_job.job import evaluate  # torch takes seconds to import, and "up to date" needs none of it
 
-            page = partial(write_page, students=student or [], calibration_set=calibration_set, output=output / PAGE)
+            page = partial(write_page, students=student or [], calibration_set=given.shown, output=output / PAGE)
             evaluate(evaluation, page, job)
 
 

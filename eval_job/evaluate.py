@@ -67,7 +67,7 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
-class Look:
+class InferenceSettings:
     """How a detector looks at images.
 
     Attributes:
@@ -85,7 +85,7 @@ def predict(
     detector: Predictor,
     images: Sequence[ValidationImage],
     device: torch.device,
-    look: Look,
+    settings: InferenceSettings,
     track: Callable[[Batches], Iterable[Sequence[ValidationImage]]] = iter,
 ) -> Prediction:
     """Predictions of `detector` on every image.
@@ -94,19 +94,19 @@ def predict(
         detector: on `device`.
         images: at least one.
         device: where it runs.
-        look: size, batch and suppression.
+        settings: size, batch and suppression.
         track: iterates the batches, and may report or stop.
 
     Raises:
         InputError: an image cannot be decoded, or is not the one that was labelled.
     """
-    batches = [images[start : start + look.batch] for start in range(0, len(images), look.batch)]
+    batches = [images[start : start + settings.batch] for start in range(0, len(images), settings.batch)]
     detections: list[Detections] = []
     seconds: list[float] = []
-    for prepared, _ in zip(_read_ahead(detector, batches, look.image_size), track(batches), strict=True):
+    for prepared, _ in zip(_read_ahead(detector, batches, settings.image_size), track(batches), strict=True):
         pixels = network_input([image.canvas for image in prepared], detector.identity.pixels, device)
         start = _now(device)
-        found = detector.predict(pixels, look.limits)
+        found = detector.predict(pixels, settings.limits)
         seconds.append((_now(device) - start) / len(prepared))
         detections += [_in_image(each, image) for each, image in zip(found, prepared, strict=True)]
     return Prediction(detections, statistics.median(seconds))
@@ -132,8 +132,8 @@ class Looking:
         """See `predict`; `name` is shown with the progress."""
         config = self.config
         limits = Suppression(config.confidence, config.iou, config.max_detections)
-        look = Look(self.image_size, config.batch, limits)
-        return predict(detector, images, self.device, look, partial(self._track, name))
+        settings = InferenceSettings(self.image_size, config.batch, limits)
+        return predict(detector, images, self.device, settings, partial(self._track, name))
 
     def _track(self, name: str, batches: Batches) -> Iterator[Sequence[ValidationImage]]:
         for batch in self.stage.reporter.track(batches, name, unit="batch"):

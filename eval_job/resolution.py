@@ -53,6 +53,11 @@ class Given:
     given_set: Path | None = None
     held_back: Path | None = None
 
+    @property
+    def shown(self) -> Path | None:
+        """The set that the report shows: the one in the other's place, where there is one."""
+        return self.given_set or self.calibration_set
+
     def images_held_back(self) -> Path | None:
         """Folder of the images held back: those named, else of the given set, else those that synth made."""
         if self.held_back is not None:
@@ -79,9 +84,8 @@ def resolve(settings: EvalConfig, students: Sequence[Path], given: Given) -> Eva
     teacher_digest = checkpoint_digest(settings.teacher)
     manifests = {folder: StudentManifest.read(folder / MANIFEST) for folder in _with_ptq(students)}
     _check_teacher(manifests, teacher_digest)
-    calibration_set = given.given_set or given.calibration_set
-    if calibration_set is not None:
-        check_calibration_set(calibration_set, list(manifests.values()))
+    if given.shown is not None:
+        check_calibration_set(given.shown, list(manifests.values()))
     settings = settings.model_copy(update={"image_size": _image_size(settings.image_size, manifests)})
     sources = find_sources(settings, given.images_held_back(), list(manifests.values()), teacher_digest)
     digests = sources.digests()

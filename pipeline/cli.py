@@ -86,6 +86,7 @@ def run(
     """Run the whole pipeline on a detector: a synthetic set, a quantized student, a report. No image is needed."""
     from pipeline.conductor import checked, conduct
     from pipeline.plan import artifacts, describe_plan, plan_stages
+    from pipeline.preflight.findings import described
     from pipeline.settings import RunOptions, read_run_config
 
     with run_stage("run") as stage:
@@ -93,8 +94,6 @@ def run(
         settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
         if dry_run:
             commands = plan_stages(settings, overwrite=overwrite)
-            from pipeline.preflight.findings import described
-
             findings = checked(settings, commands, executor, overwrite, max_drop)
             plan = describe_plan(settings, commands, described(findings, settings, max_drop) if findings else ())
             stage.reporter.output(redacted(plan))

@@ -61,6 +61,9 @@ class Watch:
     terms: list[Tensor] | None = None
 
 
+UNWATCHED = Watch()
+
+
 class Inversion:
     """Inverts one teacher, batch after batch (arXiv 2507.16782, stage 1).
 
@@ -81,7 +84,7 @@ class Inversion:
         labels: Sequence[Detections],
         course: Course,
         generator: torch.Generator,
-        watch: Watch = Watch(),  # nothing in it changes
+        watch: Watch = UNWATCHED,
     ) -> Tensor:
         """Optimise images for labels, seen in random views.
 

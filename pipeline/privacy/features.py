@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detectors.hooks import hooked
 from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from pipeline.privacy.measures import Measure, PixelMeasure
@@ -66,11 +67,8 @@ class FeatureMeasure:
         kept: list[Tensor] = []
         sites = self._detector.layers.distillation
         site = self._detector.network.get_submodule(sites[int(DEPTH * (len(sites) - 1))])
-        handle = site.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-        try:
+        with hooked([site.register_forward_hook(lambda _module, _inputs, output: kept.append(output))]):
             self._detector.head_outputs(batch)
-        finally:
-            handle.remove()
         pooled: Tensor = nn.functional.adaptive_avg_pool2d(kept[-1].float(), GRID).flatten(1)
         return pooled.numpy()
 

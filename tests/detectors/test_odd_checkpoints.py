@@ -6,7 +6,6 @@ Some mutations of every family in each run; ZSQ_FUZZ_CASES sets how many, ZSQ_FU
 import copy
 import os
 import random
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,17 +38,7 @@ SEED = int(os.environ.get("ZSQ_FUZZ_SEED", "0"))
 CPU = torch.device("cpu")
 NAMES = list("abcdefgh")
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for a connection fails the test, also where the library would catch an error."""
-
-    def refuse(*arguments: object, **_: object) -> None:
-        pytest.fail(f"the network was asked: {arguments}", pytrace=False)
-
-    for name in ("connect", "connect_ex", "sendto"):
-        monkeypatch.setattr(socket.socket, name, refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def ultralytics_content() -> dict[str, Any]:

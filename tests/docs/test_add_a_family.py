@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.little_work import LITTLE_WORK
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "add-a-family.md"
 PACKAGES = (
@@ -33,18 +35,7 @@ with torch.no_grad():
     network.head.bias[4:] = -1.0
 torch.save({"grid": network.eval().state_dict(), "names": ["cat", "dog", "owl"]}, "grid.pt")
 """
-LITTLE_WORK = {
-    "teacher.family": "grid",
-    "synth.images": 4,
-    "synth.held_back": 2,
-    "synth.labels.size": 96,
-    "synth.labels.iterations": 4,
-    "synth.labels.warm_up": 1,
-    "synth.labels.interval": 1,
-    "synth.inversion.iterations": 3,
-    "qat.steps": 2,
-    "eval.onnx.repetitions": 1,
-}
+SETTINGS = LITTLE_WORK | {"teacher.family": "grid", "synth.held_back": 2}
 
 
 def blocks(kind: str) -> list[str]:
@@ -70,7 +61,7 @@ def test_the_family_of_the_page_goes_through_the_pipeline(tmp_path: Path) -> Non
     assert before in schema.read_text()
     schema.write_text(schema.read_text().replace(before, after))
     run(tmp_path, "-c", TRAIN)
-    assignments = [part for key, value in LITTLE_WORK.items() for part in ("--set", f"{key}={value}")]
+    assignments = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     run(tmp_path, "-m", "pipeline.cli", "run", "grid.pt", "--bits", "w4a8", "--output", "run", *assignments)
     made = {path.name for path in (tmp_path / "run" / "student").iterdir()}
     assert {"model.onnxruntime.onnx", "model.openvino.onnx", "student.json"} <= made

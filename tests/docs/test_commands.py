@@ -15,20 +15,10 @@ from PIL import Image
 from detectors.embedded import WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, VALIDATION_SEED, Scene, render_scene
 from detectors.ultralytics.yolo import UltralyticsDetector
+from tests.docs.little_work import LITTLE_WORK
 
 ROOT = Path(__file__).resolve().parents[2]
-LITTLE_WORK = {
-    "image_size": 96,
-    "synth.images": 4,
-    "synth.labels.size": 96,
-    "synth.labels.iterations": 4,
-    "synth.labels.warm_up": 1,
-    "synth.labels.interval": 1,
-    "synth.inversion.iterations": 3,
-    "qat.steps": 2,
-    "eval.samples": 2,
-    "eval.onnx.repetitions": 1,
-}
+SETTINGS = LITTLE_WORK | {"image_size": 96, "eval.samples": 2}
 BLOCK = re.compile(r"^```(?P<kind>[a-z]+)(?P<tag> \w+)?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 LITERT = "ZSQ_LITERT_PYTHON"
 
@@ -70,7 +60,7 @@ def yolo_rows(scene: Scene) -> str:
 def run(folder: Path, *command: str) -> None:
     environment = os.environ | {
         "PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "ZSQ_SET": " ".join(f"{key}={value}" for key, value in LITTLE_WORK.items()),
+        "ZSQ_SET": " ".join(f"{key}={value}" for key, value in SETTINGS.items()),
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detectors.protocol import Suppression
-from eval_job.evaluate import Look, Prediction, network_input, predict
+from eval_job.evaluate import InferenceSettings, Prediction, network_input, predict
 from label_formats.coco import CocoData
 from label_formats.images import ValidationImage
 from schemas.errors import InputError
@@ -22,9 +22,8 @@ def drawn(coco_file: Path) -> list[ValidationImage]:
 
 
 def run(detector: Any, images: list[ValidationImage], image_size: int | list[int] = 64, batch: int = 2) -> Prediction:
-    return predict(
-        detector, images, CPU, Look(ImageSize.of(image_size), batch, Suppression(0.1, iou=0.7, max_detections=10))
-    )
+    limits = Suppression(0.1, iou=0.7, max_detections=10)
+    return predict(detector, images, CPU, InferenceSettings(ImageSize.of(image_size), batch, limits))
 
 
 @pytest.mark.parametrize("image_size", [64, 128, 192, [64, 128], [128, 64], [96, 160], [64, 256]])

@@ -14,7 +14,7 @@ from detectors.protocol import Detector, Suppression
 from detectors.registry import load_teacher
 from eval_job import job, latency
 from eval_job.__main__ import app
-from eval_job.evaluate import Look, predict
+from eval_job.evaluate import InferenceSettings, predict
 from eval_job.onnx_model import OnnxDetector
 from label_formats.images import ValidationImage
 from quantization.onnx.engine import open_engine
@@ -73,7 +73,7 @@ def test_onnx_runtime_finds_in_a_rectangle_what_pytorch_finds(embedded: Detector
         wide[:, 160:] = scene.image
         boxes = scene.boxes + np.array([160, 0, 160, 0], dtype=np.float32)
         images.append(ValidationImage(number, wide, boxes, scene.classes, np.zeros(len(boxes), dtype=np.bool_)))
-    look = Look(ImageSize(160, 320), 4, Suppression(0.3, iou=0.7, max_detections=20))
+    look = InferenceSettings(ImageSize(160, 320), 4, Suppression(0.3, iou=0.7, max_detections=20))
     theirs = predict(embedded, images, CPU, look).detections
     mine = predict(exported, images, CPU, look).detections
     found = 0

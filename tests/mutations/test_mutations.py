@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,19 +45,7 @@ CASES = int(os.environ.get("ZSQ_FUZZ_CASES", "8"))
 SEED = int(os.environ.get("ZSQ_FUZZ_SEED", "0"))
 FAMILIES = ("ultralytics", "rtdetr", "yolov5", "torchvision")
 
-pytestmark = pytest.mark.timeout(0 if CASES > 100 else 300)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for a connection fails the test, also where the library would catch an error."""
-
-    def refuse(*arguments: object, **_: object) -> None:
-        pytest.fail(f"the network was asked: {arguments}", pytrace=False)
-
-    for name in ("connect", "connect_ex", "sendto"):
-        monkeypatch.setattr(socket.socket, name, refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+pytestmark = [pytest.mark.timeout(0 if CASES > 100 else 300), pytest.mark.usefixtures("no_network")]
 
 
 @pytest.fixture(scope="module", autouse=True)
