@@ -23,6 +23,7 @@ from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_s
 from eval_job.resolution import Evaluation
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.summary import show
+from eval_job.verdict import check_met, judge
 from label_formats.images import ValidationImage, ValidationSet
 from quantization.onnx.engine import ONNX_ENGINES, check_engine, installed_engines, open_engine
 from quantization.student import load_student
@@ -31,6 +32,7 @@ from schemas.eval_config import OnnxEvaluation
 from schemas.evaluation import (
     DETECTIONS,
     PAGE,
+    SUMMARY,
     EvalReport,
     EvaluatedModel,
     Latency,
@@ -60,6 +62,7 @@ def evaluate(
         ConfigError: the image size does not fit the teacher, or the device or an engine is not there.
         InputError: the teacher or the validation data cannot be read, or they do not fit each other.
         VerificationError: a student or its exported model does not match its manifest.
+        RequirementMissed: everything is done and written, but the student falls short of `require`.
     """
     config, stage, output = evaluation.settings, job.stage, job.output.folder
     device = resolve_device(config.device)
@@ -101,9 +104,11 @@ def evaluate(
         eval=config.shareable(),
         provenance=evaluation.provenance,
     )
+    report = judge(report, config.require)
     write_page(report, output)
     job.output.publish(report)
     show(report, output, stage)
+    check_met(report)
     return report
 
 
@@ -256,7 +261,8 @@ def _write_detections(path: Path, validation: ValidationSet, detections: Sequenc
 
 def _remove_previous(output: Path) -> None:
     """Remove the files of an earlier evaluation."""
-    remove_file(output / PAGE)
+    for name in (PAGE, SUMMARY):
+        remove_file(output / name)
     remove_samples(output)
     for path in (*output.glob(DETECTIONS.replace(".", "-*.")), output / SINGLE, output / HALF):
         remove_file(path)

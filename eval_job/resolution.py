@@ -16,8 +16,9 @@ from schemas.provenance import Provenance
 from schemas.student import MANIFEST, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
 from schemas.target import Target, exported_path
 
-NOT_IN_KEY = {"teacher", "data", "images", "split", "photos", "allow_other_teacher", "device", "batch"}
-"""Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
+NOT_IN_KEY = {"teacher", "data", "images", "split", "photos", "allow_other_teacher", "device", "batch", "require"}
+"""Settings that do not change the result: locations, whose content the digests cover, how it is computed, and what is
+required of it, which is judged anew."""
 
 
 @dataclass(frozen=True)

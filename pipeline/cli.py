@@ -9,6 +9,7 @@ import typer
 from pipeline.executor_names import ExecutorName
 from pipeline.sets.commands import set_app
 from schemas.engine_names import Target
+from schemas.errors import ExitCode
 from schemas.text import redacted
 from schemas.version import code_version
 from stages.options import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
@@ -98,10 +99,12 @@ def run(
             plan = describe_plan(settings, commands, described(findings, settings, max_drop) if findings else ())
             stage.reporter.output(redacted(plan))
             return
-        if code := conduct(settings, executor, overwrite, stage, max_drop):
+        code = conduct(settings, executor, overwrite, stage, max_drop)
+        if code in (ExitCode.DONE, ExitCode.NOT_MET):
+            made = artifacts(settings)
+            stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in made.items()])
+        if code:
             sys.exit(code)
-        made = artifacts(settings)
-        stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in made.items()])
 
 
 @app.command()

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from schemas.base import Contract
 from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
+from schemas.requirements import Requirements
 from schemas.teacher import EMBEDDED, TeacherSource
 
 EngineName = Literal["onnxruntime", "openvino", "litert"]
@@ -82,6 +83,9 @@ class EvalConfig(Contract):
         default=6, ge=0, le=64, description="validation images shown in the report; 0: none, where they are private"
     )
     onnx: OnnxEvaluation = OnnxEvaluation()
+    require: Requirements | None = Field(
+        default=None, description="what the student must reach, else exit code 4; null: nothing is required"
+    )
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
 
     @property

@@ -10,11 +10,14 @@ from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, La
 from schemas.eval_config import EvalConfig
 from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
 from schemas.provenance import Provenance
+from schemas.requirements import Verdict
 from schemas.target import Census, Target
 
 REPORT = "report.json"
 DETECTIONS = "detections.json"
 PAGE = "report.html"
+SUMMARY = "summary.md"
+"""The verdict in Markdown, to paste into a pull request."""
 SAMPLES_FOLDER = "samples"
 """Folder of the sample pictures, beside `report.json`."""
 CONFIDENT = 0.25
@@ -156,5 +159,6 @@ class EvalReport(Document):
         default=None, description="of the teacher's confident detections, to hold a set's labels against"
     )
     samples: tuple[SamplePicture, ...] = Field(default=(), description="evenly spread over the data, never chosen")
+    verdict: Verdict | None = Field(default=None, description="null: nothing was required")
     eval: EvalConfig
     provenance: Provenance

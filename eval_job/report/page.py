@@ -14,9 +14,11 @@ from eval_job.report.artifacts import Artifacts, read_artifacts
 from eval_job.report.label_comparison import compare_labels
 from eval_job.report.layers import MOST_SENSITIVE, layers
 from eval_job.report.pictures import calibration_tiles, comparisons
+from eval_job.report.pull_request import summary
+from eval_job.report.verdict_words import sentence_of
 from eval_job.report.wording import number, percent, quantity, short
 from schemas.errors import InputError
-from schemas.evaluation import CONFIDENT, REPORT, EvalReport, Measure
+from schemas.evaluation import CONFIDENT, REPORT, SUMMARY, EvalReport, Measure
 from stages.storage import write_text
 
 WORST_CLASSES = 12
@@ -26,22 +28,28 @@ WORST_CLASSES = 12
 def write_page(
     report: EvalReport, folder: Path, students: Sequence[Path], calibration_set: Path | None, output: Path
 ) -> None:
-    """Write the page of an evaluation; a page that already says the same is left alone.
+    """Write the page of an evaluation and its summary; files that already say the same are left alone.
 
     Args:
         report: the evaluation.
         folder: where its sample pictures lie.
         students: folders of students that it evaluated; what is not given is said to be missing.
         calibration_set: the set that a student was made with, or None.
-        output: the HTML file.
+        output: the HTML file; in the folder of the evaluation, the summary in Markdown is written too.
 
     Raises:
         InputError: an artifact is missing or belongs to another evaluation, or the file cannot be written.
         VerificationError: an artifact does not match its digest or contract.
     """
     page = render(read_artifacts(report, folder, students, calibration_set))
-    if not (output.is_file() and output.read_bytes() == page.encode()):
-        write_text(output, page)
+    _write(output, page)
+    if output.absolute().parent == folder.absolute():
+        _write(folder / SUMMARY, summary(report))
+
+
+def _write(path: Path, text: str) -> None:
+    if not (path.is_file() and path.read_bytes() == text.encode()):
+        write_text(path, text)
 
 
 def rebuild_page(evaluation: Path, students: Sequence[Path], calibration_set: Path | None, output: Path) -> None:
@@ -76,6 +84,7 @@ def render(artifacts: Artifacts) -> str:
         title=title,
         sentences=sentences,
         report=report,
+        requirements=[sentence_of(each) for each in report.verdict.judged] if report.verdict else [],
         model=model,
         model_style=headline.style_of(report.models.index(model)),
         full=report.models[0],
