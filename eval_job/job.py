@@ -15,11 +15,14 @@ from detectors.average_precision import BoxEvaluation, coco_results
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from detectors.registry import check_size, load_teacher, resolve_device
-from eval_job.bootstrap import resampled_precision
+from eval_job.against_full_precision import against_full_precision
+from eval_job.bootstrap import mean_over_classes, resampled_classes
+from eval_job.class_changes import class_labels
 from eval_job.evaluate import Looking, Predictor
 from eval_job.latency import time_files
 from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher, why_left_out
+from eval_job.operating_point import deployment_recall
 from eval_job.resolution import Evaluation
 from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.summary import show
@@ -90,13 +93,17 @@ def evaluate(
         _write_detections(output / detections_file(model.name), validation, found.detections)
         measured.append((model, found))
     full_precision = measured[0][1]
+    on = Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT
     detections = {model.name: found.detections for model, found in measured}
     report = EvalReport(
-        measure=Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT,
+        measure=on,
         data=measured_on.described,
         agreement_data=tuple(each.described for each in further),
+        class_labels=class_labels(full_precision.evaluation),
         models=tuple(
-            _row(model, found, full_precision, latencies.get(model.name, ()), config.onnx.providers)
+            _row(model, found, full_precision, latencies.get(model.name, ()), config.onnx.providers).model_copy(
+                update={} if model.manifest is None else against_full_precision(found, full_precision, on, names)
+            )
             for model, found in measured
         ),
         detection_statistics=confident_statistics(validation, full_precision.detections, names),
@@ -170,6 +177,11 @@ class _Measured:
     agreement: tuple[AveragePrecision, ...]
     seconds_per_image: float
 
+    @property
+    def resampled_mean(self) -> NDArray[np.float64] | None:
+        """mAP50-95 of each resample of the images."""
+        return None if self.resampled is None else mean_over_classes(self.resampled)
+
 
 def _measure(
     model: _Model, on: MeasuredOn, further: Sequence[MeasuredOn], looking: Looking, class_names: Sequence[str]
@@ -183,7 +195,7 @@ def _measure(
     return _Measured(
         detections=found.detections,
         evaluation=evaluation,
-        resampled=resampled_precision(evaluation.matches),
+        resampled=resampled_classes(evaluation.matches),
         voc=measure_voc(on.validation, found.detections, class_names),
         agreement=tuple(agreement),
         seconds_per_image=found.seconds_per_image,
@@ -207,7 +219,10 @@ def _row(
         voc=measured.voc,
         seconds_per_image=measured.seconds_per_image,
         precision_recall=measured.evaluation.curve,
-        uncertainty=uncertainty(precision, measured.resampled, of_full, None if measured is full else full.resampled),
+        uncertainty=uncertainty(
+            precision, measured.resampled_mean, of_full, None if measured is full else full.resampled_mean
+        ),
+        deployed=deployment_recall(measured.evaluation),
         latencies=latencies,
         **(model.file.described(providers) if model.file else {}),
     )

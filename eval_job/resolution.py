@@ -124,7 +124,7 @@ def _exported(folders: Sequence[Path]) -> dict[str, str]:
                     f"{missing}: is missing beside {there.name}; run zsq export --overwrite, or set onnx.models: none"
                 )
             if path.exists():
-                digests[f"student {number} {target.value}"] = OnnxManifest.read(manifest).sha256
+                digests[f"student {number} {target.value}"] = OnnxManifest.read(manifest).computes
     return digests
 
 

@@ -248,6 +248,18 @@ def export_onnx(
 
 
 @app.command()
+def thresholds(
+    student: Annotated[Path, typer.Option("--student", metavar="FOLDER", help="what qat made, with its files")],
+    evaluation: Annotated[Path, typer.Option("--evaluation", metavar="FOLDER", help="what eval made of it")],
+) -> None:
+    """Write the confidence thresholds that an evaluation found into the metadata of a student's files."""
+    from pipeline.thresholds import write_thresholds
+
+    with run_stage("export") as stage:
+        write_thresholds(student, evaluation, stage)
+
+
+@app.command()
 def targets() -> None:
     """Which engines students are exported for: where each has its quantizers, and what was measured."""
     from quantization.engines.target import OwnFormat, engine_target  # loads onnx and torch

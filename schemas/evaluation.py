@@ -9,6 +9,7 @@ from schemas.base import Contract, Document
 from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
 from schemas.eval_config import EvalConfig
 from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
+from schemas.operating_point import ClassChanges, ClassLabels, ConfidenceShift, DeploymentRecall, MatchedThreshold
 from schemas.provenance import Provenance
 from schemas.requirements import Verdict
 from schemas.target import Census, Target
@@ -74,6 +75,9 @@ class Uncertainty(Contract):
     map50_95: Interval
     share: Interval | None = Field(description="of the share of full precision, on the same resamples; null for itself")
     resamples: int = Field(ge=1)
+    values: tuple[float, ...] = Field(
+        default=(), description="mAP50-95 of each resample, to pair with another model's on the same images"
+    )
 
 
 class VocPrecision(Contract):
@@ -136,6 +140,12 @@ class EvaluatedModel(Contract):
     voc: VocPrecision | None = Field(default=None, description="where the data is Pascal VOC")
     precision_recall: PrecisionRecall | None = Field(default=None, description="null in reports of older versions")
     uncertainty: Uncertainty | None = Field(default=None, description="null where it was not estimated")
+    deployed: DeploymentRecall | None = Field(default=None, description="null in reports of older versions")
+    thresholds: tuple[MatchedThreshold, ...] = Field(
+        default=(), description="of a student: what takes the place of the thresholds of full precision"
+    )
+    confidence_shift: ConfidenceShift | None = Field(default=None, description="of a student")
+    class_changes: ClassChanges | None = Field(default=None, description="of a student, where intervals are known")
     file_bytes: int | None = Field(default=None, ge=1, description="size of the exported file; null: not exported")
     student: str | None = Field(default=None, description="of an exported file: the name of its student's row")
     target: Target | None = Field(default=None, description="of an exported file: the engine it is for")
@@ -154,6 +164,7 @@ class EvalReport(Document):
     agreement_data: tuple[ValidationData, ...] = Field(
         default=(), description="further images without labels, on which agreement alone was measured"
     )
+    class_labels: dict[str, ClassLabels] = Field(default={}, description="of each class with boxes in the data")
     models: tuple[EvaluatedModel, ...] = Field(min_length=1)
     detection_statistics: LabelStatistics | None = Field(
         default=None, description="of the teacher's confident detections, to hold a set's labels against"

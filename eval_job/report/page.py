@@ -8,17 +8,19 @@ from pathlib import Path
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval_job.report import headline, origins, speed
+from eval_job.report import headline, origins, sizes, speed
 from eval_job.report.accuracy import class_precisions, precision_recall_charts, training
 from eval_job.report.artifacts import Artifacts, read_artifacts
 from eval_job.report.label_comparison import compare_labels
 from eval_job.report.layers import MOST_SENSITIVE, layers
 from eval_job.report.pictures import calibration_tiles, comparisons
 from eval_job.report.pull_request import summary
+from eval_job.report.thresholds import thresholds
 from eval_job.report.verdict_words import sentence_of
 from eval_job.report.wording import number, percent, quantity, short
 from schemas.errors import InputError
 from schemas.evaluation import CONFIDENT, REPORT, SUMMARY, EvalReport, Measure
+from schemas.operating_point import DEPLOYED
 from stages.storage import write_text
 
 WORST_CLASSES = 12
@@ -106,6 +108,10 @@ def render(artifacts: Artifacts) -> str:
         precision_recall=precision_recall_charts(report),
         legend_items=[(each.name, headline.style_of(n)) for n, each in enumerate(report.models)],
         classes=class_precisions(report),
+        chance=sizes.chance(report, model.name),
+        sizes=sizes.size_rows(report),
+        deployed=DEPLOYED[0],
+        thresholds=thresholds(report),
         confident=CONFIDENT,
         worst_classes=WORST_CLASSES,
         comparisons=comparisons(report.samples, artifacts.folder, shown, report.measure is Measure.ACCURACY),

@@ -110,6 +110,7 @@ def test_the_public_command_line_is_frozen():
             "--target",
         ],
         "zsq targets": [],
+        "zsq thresholds": ["--evaluation", "--student"],
         "zsq report": ["--calibration-set", "--evaluation", "--output", "--student", "storage"],
         "zsq set export": ["--format", "--output", "folder"],
         "zsq set inspect": ["--json", "folder"],
