@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.executor_names import ExecutorName
+from pipeline.report_commands import report_app
 from pipeline.sets.commands import set_app
 from schemas.engine_names import Target
 from schemas.errors import ExitCode
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback is a bug: leave it as Python prints it
 )
 app.add_typer(set_app, name="set")
+app.add_typer(report_app, name="report")
 
 
 Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="folder of what the stage makes")]
@@ -184,34 +186,6 @@ def evaluate(
     inputs += ["--calibration-set", str(calibration_set)] if calibration_set else []
     inputs += ["--held-back", str(held_back)] if held_back else []
     _run_alone("eval_job", config, run_config, assignments, inputs, output, overwrite)
-
-
-@app.command()
-def report(
-    storage: Annotated[Path | None, typer.Argument(metavar="[STORAGE]", help="folder of a whole run")] = None,
-    evaluation: Annotated[
-        Path | None, typer.Option("--evaluation", metavar="FOLDER", help="what eval made, in place of STORAGE")
-    ] = None,
-    student: Annotated[
-        list[Path] | None, typer.Option("--student", metavar="FOLDER", help="a student it evaluated; can be repeated")
-    ] = None,
-    calibration_set: Annotated[
-        Path | None, typer.Option("--calibration-set", metavar="FOLDER", help="the set a student was made with")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="default: report.html in the evaluation")
-    ] = None,
-) -> None:
-    """Build report.html again from artifacts: no teacher, no validation image, no torch."""
-    from eval_job.report.page import rebuild_page  # loads numpy and Pillow
-    from pipeline.plan import report_folders
-    from schemas.evaluation import PAGE
-
-    with run_stage("report") as stage:
-        folders = report_folders(storage, evaluation, student or [], calibration_set)
-        page = output or folders.evaluation / PAGE
-        rebuild_page(folders.evaluation, folders.students, folders.calibration_set, page)
-        stage.reporter.message(f"report: {page}", path=str(page))
 
 
 @app.command("export")

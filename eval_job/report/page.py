@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from eval_job.report import headline, origins, sizes, speed
@@ -15,9 +13,9 @@ from eval_job.report.label_comparison import compare_labels
 from eval_job.report.layers import MOST_SENSITIVE, layers
 from eval_job.report.pictures import calibration_tiles, comparisons
 from eval_job.report.pull_request import summary
+from eval_job.report.templates import environment, resource
 from eval_job.report.thresholds import thresholds
 from eval_job.report.verdict_words import sentence_of
-from eval_job.report.wording import number, percent, quantity, short
 from schemas.errors import InputError
 from schemas.evaluation import CONFIDENT, REPORT, SUMMARY, EvalReport, Measure
 from schemas.operating_point import DEPLOYED
@@ -73,55 +71,47 @@ def render(artifacts: Artifacts) -> str:
     title, sentences = headline.verdict(report)
     model = headline.headline_model(report)
     shown = [report.models[0].name, *([model.name] if model is not report.models[0] else [])]
-    environment = Environment(
-        loader=FunctionLoader(_resource),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            style=Markup(resource("page.css")),  # ours, not anybody's input
+            title=title,
+            sentences=sentences,
+            report=report,
+            requirements=[sentence_of(each) for each in report.verdict.judged] if report.verdict else [],
+            model=model,
+            model_style=headline.style_of(report.models.index(model)),
+            full=report.models[0],
+            facts=[*headline.facts(report), *speed.facts(report)],
+            speed_up=partial(speed.speed_up, report),
+            rows=headline.rows(report.models),
+            caveats=headline.caveats(report, sorted({student.manifest.qat.seed for student in artifacts.students})),
+            chain=origins.chain(artifacts),
+            missing=origins.missing(artifacts),
+            settings=origins.settings(artifacts),
+            calibration_set=calibration_set.manifest if calibration_set else None,
+            tiles=calibration_tiles(calibration_set) if calibration_set else [],
+            labels=(
+                compare_labels(calibration_set.manifest.statistics, report.detection_statistics)
+                if calibration_set
+                else None
+            ),
+            trainings=[training(student) for student in artifacts.students],
+            precision_recall=precision_recall_charts(report),
+            legend_items=[(each.name, headline.style_of(n)) for n, each in enumerate(report.models)],
+            classes=class_precisions(report),
+            chance=sizes.chance(report, model.name),
+            sizes=sizes.size_rows(report),
+            deployed=DEPLOYED[0],
+            thresholds=thresholds(report),
+            confident=CONFIDENT,
+            worst_classes=WORST_CLASSES,
+            comparisons=comparisons(report.samples, artifacts.folder, shown, report.measure is Measure.ACCURACY),
+            agreement=report.measure is Measure.AGREEMENT,
+            further=[headline.DATA_KINDS[each.format] for each in report.agreement_data],
+            searches=[(student.name, student.search) for student in artifacts.students if student.search is not None],
+            layers=[layers(student) for student in artifacts.students],
+            most_sensitive=MOST_SENSITIVE,
+        )
     )
-    environment.filters |= {"number": number, "percent": percent, "quantity": quantity, "short": short}
-    return environment.get_template("page.html.j2").render(
-        style=Markup(_resource("page.css")),  # ours, not anybody's input
-        title=title,
-        sentences=sentences,
-        report=report,
-        requirements=[sentence_of(each) for each in report.verdict.judged] if report.verdict else [],
-        model=model,
-        model_style=headline.style_of(report.models.index(model)),
-        full=report.models[0],
-        facts=[*headline.facts(report), *speed.facts(report)],
-        speed_up=partial(speed.speed_up, report),
-        rows=headline.rows(report.models),
-        caveats=headline.caveats(report, sorted({student.manifest.qat.seed for student in artifacts.students})),
-        chain=origins.chain(artifacts),
-        missing=origins.missing(artifacts),
-        settings=origins.settings(artifacts),
-        calibration_set=calibration_set.manifest if calibration_set else None,
-        tiles=calibration_tiles(calibration_set) if calibration_set else [],
-        labels=(
-            compare_labels(calibration_set.manifest.statistics, report.detection_statistics)
-            if calibration_set
-            else None
-        ),
-        trainings=[training(student) for student in artifacts.students],
-        precision_recall=precision_recall_charts(report),
-        legend_items=[(each.name, headline.style_of(n)) for n, each in enumerate(report.models)],
-        classes=class_precisions(report),
-        chance=sizes.chance(report, model.name),
-        sizes=sizes.size_rows(report),
-        deployed=DEPLOYED[0],
-        thresholds=thresholds(report),
-        confident=CONFIDENT,
-        worst_classes=WORST_CLASSES,
-        comparisons=comparisons(report.samples, artifacts.folder, shown, report.measure is Measure.ACCURACY),
-        agreement=report.measure is Measure.AGREEMENT,
-        further=[headline.DATA_KINDS[each.format] for each in report.agreement_data],
-        searches=[(student.name, student.search) for student in artifacts.students if student.search is not None],
-        layers=[layers(student) for student in artifacts.students],
-        most_sensitive=MOST_SENSITIVE,
-    )
-
-
-def _resource(name: str) -> str:
-    return (files("eval_job.report") / name).read_text(encoding="utf-8")
