@@ -25,6 +25,7 @@ from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_s
 from eval_job.operating_point import deployment_recall
 from eval_job.resolution import Evaluation
 from eval_job.samples import confident_statistics, remove_samples, write_samples
+from eval_job.study import Study
 from eval_job.summary import show
 from eval_job.verdict import check_met, judge
 from label_formats.images import ValidationImage, ValidationSet
@@ -95,6 +96,7 @@ def evaluate(
     full_precision = measured[0][1]
     on = Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT
     detections = {model.name: found.detections for model, found in measured}
+    study = Study(teacher, measured_on, evaluation.shown, looking)
     report = EvalReport(
         measure=on,
         data=measured_on.described,
@@ -108,6 +110,9 @@ def evaluate(
         ),
         detection_statistics=confident_statistics(validation, full_precision.detections, names),
         samples=write_samples(output, validation, detections, names, config.samples),
+        layer_gaps=study.gaps(named),
+        parts=study.parts(named),
+        set_check=study.set_check(),
         eval=config.shareable(),
         provenance=evaluation.provenance,
     )

@@ -31,6 +31,7 @@ class Evaluation:
         sources: what there is to measure on.
         digests: of the sources by role, labelled images first.
         provenance: of the report.
+        shown: the calibration set that the report shows, or None.
     """
 
     settings: EvalConfig
@@ -38,6 +39,7 @@ class Evaluation:
     sources: Sources
     digests: Mapping[str, str]
     provenance: Provenance
+    shown: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def resolve(settings: EvalConfig, students: Sequence[Path], given: Given) -> Eva
     if settings.onnx.models != "none":
         inputs |= _exported(list(manifests))
     provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
-    return Evaluation(settings, manifests, sources, digests, provenance)
+    return Evaluation(settings, manifests, sources, digests, provenance, given.shown)
 
 
 def _with_ptq(students: Sequence[Path]) -> list[Path]:

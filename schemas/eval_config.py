@@ -82,6 +82,20 @@ class EvalConfig(Contract):
     samples: int = Field(
         default=6, ge=0, le=64, description="validation images shown in the report; 0: none, where they are private"
     )
+    layer_images: int = Field(
+        default=16,
+        ge=0,
+        le=1000,
+        description="images of the calibration set, and of the data, on which each layer of a student is compared with "
+        "full precision; 0: none, and labels of the set are not checked either",
+    )
+    advice_images: int = Field(
+        default=64,
+        ge=0,
+        le=100_000,
+        description="images, spread evenly over the data, on which the last student is measured with weights alone, "
+        "activations alone, and with what might help; 0: none",
+    )
     onnx: OnnxEvaluation = OnnxEvaluation()
     require: Requirements | None = Field(
         default=None, description="what the student must reach, else exit code 4; null: nothing is required"

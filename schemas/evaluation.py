@@ -9,6 +9,7 @@ from schemas.base import Contract, Document
 from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
 from schemas.eval_config import EvalConfig
 from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
+from schemas.layer_study import LayerGap, Parts, SetCheck
 from schemas.operating_point import ClassChanges, ClassLabels, ConfidenceShift, DeploymentRecall, MatchedThreshold
 from schemas.provenance import Provenance
 from schemas.requirements import Verdict
@@ -170,6 +171,9 @@ class EvalReport(Document):
         default=None, description="of the teacher's confident detections, to hold a set's labels against"
     )
     samples: tuple[SamplePicture, ...] = Field(default=(), description="evenly spread over the data, never chosen")
+    layer_gaps: tuple[LayerGap, ...] = Field(default=(), description="of each student, in the order of the rows")
+    parts: Parts | None = Field(default=None, description="of the last student; null: not measured")
+    set_check: SetCheck | None = Field(default=None, description="null: no calibration set was given")
     verdict: Verdict | None = Field(default=None, description="null: nothing was required")
     eval: EvalConfig
     provenance: Provenance
