@@ -19,7 +19,7 @@ from eval_job.against_full_precision import against_full_precision
 from eval_job.bootstrap import mean_over_classes, resampled_classes
 from eval_job.class_changes import class_labels
 from eval_job.evaluate import Looking, Predictor
-from eval_job.latency import time_files
+from eval_job.latency import Timing, time_files
 from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher, why_left_out
 from eval_job.operating_point import deployment_recall
@@ -39,8 +39,8 @@ from schemas.evaluation import (
     SUMMARY,
     EvalReport,
     EvaluatedModel,
-    Latency,
     Measure,
+    ValidationData,
     VocPrecision,
 )
 from schemas.image_size import ImageSize
@@ -83,7 +83,7 @@ def evaluate(
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)
     if exported:
         stage.reporter.message(f"timing {len(exported)} exported models, {config.onnx.repetitions} runs each")
-    latencies = time_files(exported, image_size, config.onnx)
+    timings = time_files(exported, image_size, config.onnx)
 
     names, validation = teacher.identity.class_names, measured_on.validation
     measured: list[tuple[_Model, _Measured]] = []
@@ -93,30 +93,11 @@ def evaluate(
         found = _measure(model, measured_on, further, looking, names)
         _write_detections(output / detections_file(model.name), validation, found.detections)
         measured.append((model, found))
-    full_precision = measured[0][1]
-    on = Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT
-    detections = {model.name: found.detections for model, found in measured}
     study = Study(teacher, measured_on, evaluation.shown, looking)
-    report = EvalReport(
-        measure=on,
-        data=measured_on.described,
-        agreement_data=tuple(each.described for each in further),
-        class_labels=class_labels(full_precision.evaluation),
-        models=tuple(
-            _row(model, found, full_precision, latencies.get(model.name, ()), config.onnx.providers).model_copy(
-                update={} if model.manifest is None else against_full_precision(found, full_precision, on, names)
-            )
-            for model, found in measured
-        ),
-        detection_statistics=confident_statistics(validation, full_precision.detections, names),
-        samples=write_samples(output, validation, detections, names, config.samples),
-        layer_gaps=study.gaps(named),
-        parts=study.parts(named),
-        set_check=study.set_check(),
-        eval=config.shareable(),
-        provenance=evaluation.provenance,
-    )
-    report = judge(report, config.require)
+    report = judge(_report(evaluation, measured, timings, study, [each.described for each in further]), config.require)
+    shown = {model.name: each.detections for model, each in measured}
+    samples = write_samples(output, validation, shown, names, config.samples)
+    report = report.model_copy(update={"samples": samples})
     write_page(report, output)
     job.output.publish(report)
     show(report, output, stage)
@@ -208,7 +189,7 @@ def _measure(
 
 
 def _row(
-    model: _Model, measured: _Measured, full: _Measured, latencies: tuple[Latency, ...], providers: Sequence[str]
+    model: _Model, measured: _Measured, full: _Measured, timing: Timing, providers: Sequence[str]
 ) -> EvaluatedModel:
     precision, of_full = measured.evaluation.summary, full.evaluation.summary
     return EvaluatedModel(
@@ -228,8 +209,39 @@ def _row(
             precision, measured.resampled_mean, of_full, None if measured is full else full.resampled_mean
         ),
         deployed=deployment_recall(measured.evaluation),
-        latencies=latencies,
+        **timing.described(),
         **(model.file.described(providers) if model.file else {}),
+    )
+
+
+def _report(
+    evaluation: Evaluation,
+    measured: Sequence[tuple[_Model, _Measured]],
+    timings: Mapping[str, Timing],
+    study: Study,
+    further: Sequence[ValidationData],
+) -> EvalReport:
+    """The report of what was measured, but for its pictures and its verdict."""
+    config, full = evaluation.settings, measured[0][1]
+    names, students = study.teacher.identity.class_names, _names(evaluation.students)
+    on = Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT
+    return EvalReport(
+        measure=on,
+        data=study.on.described,
+        agreement_data=tuple(further),
+        class_labels=class_labels(full.evaluation),
+        models=tuple(
+            _row(model, found, full, timings.get(model.name, Timing()), config.onnx.providers).model_copy(
+                update={} if model.manifest is None else against_full_precision(found, full, on, names)
+            )
+            for model, found in measured
+        ),
+        detection_statistics=confident_statistics(study.on.validation, full.detections, names),
+        layer_gaps=study.gaps(students),
+        parts=study.parts(students),
+        set_check=study.set_check(),
+        eval=config.shareable(),
+        provenance=evaluation.provenance,
     )
 
 

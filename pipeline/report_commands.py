@@ -1,10 +1,9 @@
 """`zsq report`: pages of finished evaluations, from what is stored."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import Context
 from typer.core import TyperGroup
 
 from stages.stage import run_stage
@@ -13,7 +12,7 @@ from stages.stage import run_stage
 class _PageUnlessNamed(TyperGroup):
     """`zsq report runs/default` is `zsq report page runs/default`."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
             args = ["page", *args]
         return super().parse_args(ctx, args)

@@ -32,6 +32,12 @@ class OnnxEvaluation(Contract):
         strict=False,
         description="thread counts to time; null: 1 and the number of usable cores",
     )
+    batches: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        default=(1, 8),
+        strict=False,
+        description="batch sizes whose throughput is measured, with all usable cores; none: left out",
+    )
+    profile: bool = Field(default=True, description="time by kind of operator, as the engine's own profiler tells it")
     repetitions: int = Field(default=30, ge=1, le=100_000, description="timed runs of each model, engine, threads")
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from schemas.base import Contract, Document
 from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
+from schemas.engine_timing import OperatorTime, Spread, Throughput
 from schemas.eval_config import EvalConfig
 from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
 from schemas.layer_study import LayerGap, Parts, SetCheck
@@ -118,6 +119,10 @@ class Latency(Contract):
     threads: int = Field(ge=1)
     median_ms: float = Field(gt=0)
     p95_ms: float = Field(gt=0)
+    p5_ms: float | None = Field(default=None, gt=0, description="null in reports of older versions")
+    speed_up: Spread | None = Field(
+        default=None, description="times as fast as FP32 in the same engine, turn by turn; null: FP32 was not timed"
+    )
     repetitions: int = Field(ge=1)
 
 
@@ -153,6 +158,10 @@ class EvaluatedModel(Contract):
     engine: str | None = Field(default=None, description="of an exported file: the engine that its boxes come from")
     census: Census | None = Field(default=None, description="of an exported file: what its engine runs in integers")
     latencies: tuple[Latency, ...] = Field(default=(), description="of the exported file, by engine and threads")
+    throughput: tuple[Throughput, ...] = Field(default=(), description="of the exported file, by batch size")
+    operator_times: tuple[OperatorTime, ...] = Field(
+        default=(), description="of the exported file in its engine, most time first; empty: the engine does not tell"
+    )
 
 
 class EvalReport(Document):

@@ -1,14 +1,16 @@
 """The page itself: artifacts in, one self-contained HTML file out. Equal artifacts give equal bytes."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from markupsafe import Markup
 
-from eval_job.report import headline, origins, sizes, speed
+from eval_job.report import engines, headline, origins, sizes, speed
 from eval_job.report.accuracy import class_precisions, precision_recall_charts, training
+from eval_job.report.advice import advice
 from eval_job.report.artifacts import Artifacts, read_artifacts
+from eval_job.report.gap import SHOWN as GAPS_SHOWN
+from eval_job.report.gap import gaps
 from eval_job.report.label_comparison import compare_labels
 from eval_job.report.layers import MOST_SENSITIVE, layers
 from eval_job.report.pictures import calibration_tiles, comparisons
@@ -84,7 +86,9 @@ def render(artifacts: Artifacts) -> str:
             model_style=headline.style_of(report.models.index(model)),
             full=report.models[0],
             facts=[*headline.facts(report), *speed.facts(report)],
-            speed_up=partial(speed.speed_up, report),
+            latency_rows=engines.latency_rows(report),
+            engine_files=engines.engine_files(report),
+            throughput=engines.throughput(report),
             rows=headline.rows(report.models),
             caveats=headline.caveats(report, sorted({student.manifest.qat.seed for student in artifacts.students})),
             chain=origins.chain(artifacts),
@@ -111,6 +115,9 @@ def render(artifacts: Artifacts) -> str:
             agreement=report.measure is Measure.AGREEMENT,
             further=[headline.DATA_KINDS[each.format] for each in report.agreement_data],
             searches=[(student.name, student.search) for student in artifacts.students if student.search is not None],
+            advice=advice(report),
+            gaps=gaps(report),
+            gaps_shown=GAPS_SHOWN,
             layers=[layers(student) for student in artifacts.students],
             most_sensitive=MOST_SENSITIVE,
         )

@@ -1,6 +1,6 @@
 """`summary.md`: the verdict and its table in Markdown, to paste into a pull request or a job's summary."""
 
-from eval_job.report import headline, sizes, speed, thresholds
+from eval_job.report import advice, gap, headline, sizes, speed, thresholds
 from eval_job.report.verdict_words import sentence_of
 from schemas.evaluation import EvalReport, Measure
 
@@ -14,6 +14,8 @@ def summary(report: EvalReport) -> str:
     notes = [f"{fact.term}: {fact.text}" for fact in [*headline.facts(report), *speed.facts(report)]]
     about = headline.headline_model(report)
     notes += [note for note in (thresholds.sentence(about), sizes.chance(report, about.name)) if note]
+    notes += [advice.sentence(report.parts)] if report.parts else []
+    notes += [f"{each.model}: {gap.sentence(each)}" for each in report.layer_gaps[-1:]]
     parts.append("\n".join(f"- {_escaped(note)}" for note in notes))
     made = report.provenance
     parts.append(
