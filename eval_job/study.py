@@ -131,7 +131,8 @@ def _checked(index: int, labels: Detections, found: Detections) -> SetImage:
     same = (box_iou(labels.boxes, found.boxes) >= SAME_OBJECT) & (labels.classes[:, None] == found.classes[None, :])
     seen = same.any(dim=1).tolist() if len(found) else [False] * len(labels)
     failed = tuple(n for n, each in enumerate(seen) if not each)
-    return SetImage(index=index, found=1 - len(failed) / len(labels) if len(labels) else None, failed=failed)
+    share = 1 - len(failed) / len(labels) if len(labels) else None
+    return SetImage(index=index, labels=len(labels), found=share, failed=failed)
 
 
 def _spread(items: Sequence, count: int) -> list:

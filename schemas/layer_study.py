@@ -62,6 +62,7 @@ class SetImage(Contract):
     """An image of the calibration set, and what the full-precision detector sees of its labels."""
 
     index: int = Field(ge=0, description="place in the set, from 0")
+    labels: int = Field(ge=0, description="number of its labels")
     found: float | None = Field(ge=0, le=1, description="share of its labels that the detector finds; null: no label")
     failed: tuple[int, ...] = Field(description="indices of the labels that it does not see")
 

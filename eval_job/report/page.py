@@ -1,5 +1,7 @@
 """The page itself: artifacts in, one self-contained HTML file out. Equal artifacts give equal bytes."""
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from eval_job.report.gap import SHOWN as GAPS_SHOWN
 from eval_job.report.gap import gaps
 from eval_job.report.label_comparison import compare_labels
 from eval_job.report.layers import MOST_SENSITIVE, layers
-from eval_job.report.pictures import calibration_tiles, comparisons
+from eval_job.report.pictures import calibration_tiles, checked_labels, comparisons
 from eval_job.report.pull_request import summary
 from eval_job.report.templates import environment, resource
 from eval_job.report.thresholds import thresholds
@@ -70,6 +72,7 @@ def rebuild_page(evaluation: Path, students: Sequence[Path], calibration_set: Pa
 def render(artifacts: Artifacts) -> str:
     """The page as HTML."""
     report, calibration_set = artifacts.report, artifacts.calibration_set
+    script = resource("page.js")
     title, sentences = headline.verdict(report)
     model = headline.headline_model(report)
     shown = [report.models[0].name, *([model.name] if model is not report.models[0] else [])]
@@ -95,7 +98,10 @@ def render(artifacts: Artifacts) -> str:
             missing=origins.missing(artifacts),
             settings=origins.settings(artifacts),
             calibration_set=calibration_set.manifest if calibration_set else None,
-            tiles=calibration_tiles(calibration_set) if calibration_set else [],
+            tiles=calibration_tiles(calibration_set, report.set_check) if calibration_set else [],
+            checked=checked_labels(report.set_check, calibration_set.manifest.digest) if calibration_set else None,
+            script=Markup(script),
+            script_digest=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
             labels=(
                 compare_labels(calibration_set.manifest.statistics, report.detection_statistics)
                 if calibration_set
