@@ -60,3 +60,17 @@ def compare(
     with run_stage("report") as stage:
         write_comparison(folders, output)
         stage.reporter.message(f"comparison: {output}", path=str(output))
+
+
+@report_app.command()
+def track(
+    evaluation: Annotated[Path, typer.Argument(metavar="EVALUATION", help="what eval made")],
+    to: Annotated[str, typer.Option("--to", metavar="URI", help="tracking URI, sqlite:///mlflow.db for example")],
+    experiment: Annotated[str, typer.Option("--experiment", metavar="NAME", help="of MLflow")] = "zsq",
+) -> None:
+    """Log an evaluation as a run of MLflow: figures, settings, page. Nothing is sent anywhere but to URI."""
+    from eval_job.report.tracking import log_evaluation
+
+    with run_stage("report") as stage:
+        run = log_evaluation(evaluation, to, experiment)
+        stage.reporter.message(f"run {run} of experiment {experiment} at {to}")

@@ -113,6 +113,7 @@ def test_the_public_command_line_is_frozen():
         "zsq thresholds": ["--evaluation", "--student"],
         "zsq report page": ["--calibration-set", "--evaluation", "--output", "--student", "storage"],
         "zsq report compare": ["--output", "folders"],
+        "zsq report track": ["--experiment", "--to", "evaluation"],
         "zsq set export": ["--format", "--output", "folder"],
         "zsq set inspect": ["--json", "folder"],
         "zsq set merge": ["--allow", "--output", "--overwrite", "folders"],
