@@ -236,7 +236,7 @@ def with_planned_bits(settings: QatConfig, inputs: Inputs, folder: Path, stage: 
     bits, teacher, calibration_set = settings.bits, inputs.teacher, inputs.calibration_set
     if settings.sensitivity is not None:
         measured = measure(teacher, calibration_set, settings, folder, overwrite=True, stage=stage)
-        if settings.sensitivity.plans:
+        if settings.plans_bits:
             bits = make_plan(teacher, calibration_set, measured.layers, settings, stage).applied_to(bits)
     if bits.layers:
         bits = bits.model_copy(update={"mean_weight_bits": mean_weight_bits(make_student(teacher, bits).network)})
