@@ -190,6 +190,11 @@ class QatConfig(Contract):
     )
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
+    keep_better: bool = Field(
+        default=True,
+        description="keep the calibrated student where training ended further from the teacher, judged on images that "
+        "were held back of the set, or on the set itself",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_interval: int = Field(
         default=100, ge=1, description="steps between checkpoints; a killed training repeats at most this many"
