@@ -15,14 +15,19 @@ from detectors.average_precision import BoxEvaluation, coco_results
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from detectors.registry import check_size, load_teacher, resolve_device
-from eval_job.bootstrap import resampled_precision
+from eval_job.against_full_precision import against_full_precision
+from eval_job.bootstrap import mean_over_classes, resampled_classes
+from eval_job.class_changes import class_labels
 from eval_job.evaluate import Looking, Predictor
-from eval_job.latency import time_files
+from eval_job.latency import Timing, time_files
 from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher, why_left_out
+from eval_job.operating_point import deployment_recall
 from eval_job.resolution import Evaluation
 from eval_job.samples import confident_statistics, remove_samples, write_samples
+from eval_job.study import Study
 from eval_job.summary import show
+from eval_job.verdict import check_met, judge
 from label_formats.images import ValidationImage, ValidationSet
 from quantization.onnx.engine import ONNX_ENGINES, check_engine, installed_engines, open_engine
 from quantization.student import load_student
@@ -31,10 +36,11 @@ from schemas.eval_config import OnnxEvaluation
 from schemas.evaluation import (
     DETECTIONS,
     PAGE,
+    SUMMARY,
     EvalReport,
     EvaluatedModel,
-    Latency,
     Measure,
+    ValidationData,
     VocPrecision,
 )
 from schemas.image_size import ImageSize
@@ -60,6 +66,7 @@ def evaluate(
         ConfigError: the image size does not fit the teacher, or the device or an engine is not there.
         InputError: the teacher or the validation data cannot be read, or they do not fit each other.
         VerificationError: a student or its exported model does not match its manifest.
+        RequirementMissed: everything is done and written, but the student falls short of `require`.
     """
     config, stage, output = evaluation.settings, job.stage, job.output.folder
     device = resolve_device(config.device)
@@ -76,7 +83,7 @@ def evaluate(
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)
     if exported:
         stage.reporter.message(f"timing {len(exported)} exported models, {config.onnx.repetitions} runs each")
-    latencies = time_files(exported, image_size, config.onnx)
+    timings = time_files(exported, image_size, config.onnx)
 
     names, validation = teacher.identity.class_names, measured_on.validation
     measured: list[tuple[_Model, _Measured]] = []
@@ -86,24 +93,15 @@ def evaluate(
         found = _measure(model, measured_on, further, looking, names)
         _write_detections(output / detections_file(model.name), validation, found.detections)
         measured.append((model, found))
-    full_precision = measured[0][1]
-    detections = {model.name: found.detections for model, found in measured}
-    report = EvalReport(
-        measure=Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT,
-        data=measured_on.described,
-        agreement_data=tuple(each.described for each in further),
-        models=tuple(
-            _row(model, found, full_precision, latencies.get(model.name, ()), config.onnx.providers)
-            for model, found in measured
-        ),
-        detection_statistics=confident_statistics(validation, full_precision.detections, names),
-        samples=write_samples(output, validation, detections, names, config.samples),
-        eval=config.shareable(),
-        provenance=evaluation.provenance,
-    )
+    study = Study(teacher, measured_on, evaluation.shown, looking)
+    report = judge(_report(evaluation, measured, timings, study, [each.described for each in further]), config.require)
+    shown = {model.name: each.detections for model, each in measured}
+    samples = write_samples(output, validation, shown, names, config.samples)
+    report = report.model_copy(update={"samples": samples})
     write_page(report, output)
     job.output.publish(report)
     show(report, output, stage)
+    check_met(report)
     return report
 
 
@@ -165,6 +163,11 @@ class _Measured:
     agreement: tuple[AveragePrecision, ...]
     seconds_per_image: float
 
+    @property
+    def resampled_mean(self) -> NDArray[np.float64] | None:
+        """mAP50-95 of each resample of the images."""
+        return None if self.resampled is None else mean_over_classes(self.resampled)
+
 
 def _measure(
     model: _Model, on: MeasuredOn, further: Sequence[MeasuredOn], looking: Looking, class_names: Sequence[str]
@@ -178,7 +181,7 @@ def _measure(
     return _Measured(
         detections=found.detections,
         evaluation=evaluation,
-        resampled=resampled_precision(evaluation.matches),
+        resampled=resampled_classes(evaluation.matches),
         voc=measure_voc(on.validation, found.detections, class_names),
         agreement=tuple(agreement),
         seconds_per_image=found.seconds_per_image,
@@ -186,7 +189,7 @@ def _measure(
 
 
 def _row(
-    model: _Model, measured: _Measured, full: _Measured, latencies: tuple[Latency, ...], providers: Sequence[str]
+    model: _Model, measured: _Measured, full: _Measured, timing: Timing, providers: Sequence[str]
 ) -> EvaluatedModel:
     precision, of_full = measured.evaluation.summary, full.evaluation.summary
     return EvaluatedModel(
@@ -202,9 +205,43 @@ def _row(
         voc=measured.voc,
         seconds_per_image=measured.seconds_per_image,
         precision_recall=measured.evaluation.curve,
-        uncertainty=uncertainty(precision, measured.resampled, of_full, None if measured is full else full.resampled),
-        latencies=latencies,
+        uncertainty=uncertainty(
+            precision, measured.resampled_mean, of_full, None if measured is full else full.resampled_mean
+        ),
+        deployed=deployment_recall(measured.evaluation),
+        **timing.described(),
         **(model.file.described(providers) if model.file else {}),
+    )
+
+
+def _report(
+    evaluation: Evaluation,
+    measured: Sequence[tuple[_Model, _Measured]],
+    timings: Mapping[str, Timing],
+    study: Study,
+    further: Sequence[ValidationData],
+) -> EvalReport:
+    """The report of what was measured, but for its pictures and its verdict."""
+    config, full = evaluation.settings, measured[0][1]
+    names, students = study.teacher.identity.class_names, _names(evaluation.students)
+    on = Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT
+    return EvalReport(
+        measure=on,
+        data=study.on.described,
+        agreement_data=tuple(further),
+        class_labels=class_labels(full.evaluation),
+        models=tuple(
+            _row(model, found, full, timings.get(model.name, Timing()), config.onnx.providers).model_copy(
+                update={} if model.manifest is None else against_full_precision(found, full, on, names)
+            )
+            for model, found in measured
+        ),
+        detection_statistics=confident_statistics(study.on.validation, full.detections, names),
+        layer_gaps=study.gaps(students),
+        parts=study.parts(students),
+        set_check=study.set_check(),
+        eval=config.shareable(),
+        provenance=evaluation.provenance,
     )
 
 
@@ -256,7 +293,8 @@ def _write_detections(path: Path, validation: ValidationSet, detections: Sequenc
 
 def _remove_previous(output: Path) -> None:
     """Remove the files of an earlier evaluation."""
-    remove_file(output / PAGE)
+    for name in (PAGE, SUMMARY):
+        remove_file(output / name)
     remove_samples(output)
     for path in (*output.glob(DETECTIONS.replace(".", "-*.")), output / SINGLE, output / HALF):
         remove_file(path)

@@ -110,7 +110,10 @@ def uncertainty(
     if resampled_full is not None and not (resampled_full <= 0).any():
         of_share = interval(share(precision, full_precision), resampled / resampled_full)
     return Uncertainty(
-        map50_95=interval(precision.map50_95, resampled, highest=1.0), share=of_share, resamples=len(resampled)
+        map50_95=interval(precision.map50_95, resampled, highest=1.0),
+        share=of_share,
+        resamples=len(resampled),
+        values=tuple(float(f"{value:.6f}") for value in resampled) if np.isfinite(resampled).all() else (),
     )
 
 

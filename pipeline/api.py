@@ -17,7 +17,7 @@ from pipeline.plan import CALIBRATION_FOLDER, EVAL_FOLDER, STUDENT_FOLDER
 from pipeline.settings import RunOptions, assignment, read_run_config
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
-from schemas.errors import ExitCode, InputError, Stopped, VerificationError, ZsqError
+from schemas.errors import ExitCode, InputError, RequirementMissed, Stopped, VerificationError, ZsqError
 from schemas.evaluation import PAGE, REPORT, EvalReport
 from schemas.files import expanded
 from schemas.image_size import ImageSize
@@ -28,6 +28,7 @@ from stages.stage import Stage
 ERRORS: dict[int, type[ZsqError]] = {
     ExitCode.BAD_INPUT: InputError,
     ExitCode.UNVERIFIED: VerificationError,
+    ExitCode.NOT_MET: RequirementMissed,
     ExitCode.STOPPED: Stopped,
 }
 
@@ -94,6 +95,7 @@ def run(
         ConfigError: a setting is not valid.
         InputError: the detector or the data cannot be used.
         VerificationError: an artifact does not match its digest.
+        RequirementMissed: everything is made, but the student falls short of `eval.require`.
         Stopped: a stage was asked to stop; the same call goes on from there.
     """
     given = [assignment(key, value) for key, value in (settings or {}).items()]

@@ -9,6 +9,7 @@ from pydantic import Field
 from schemas.base import Contract, Document
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
+from schemas.operating_point import MatchedThreshold
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.target import Census, Target, exported_path
@@ -149,7 +150,18 @@ class OnnxManifest(Document):
     onnx_version: str | None = Field(default=None, description="null: another format")
     onnxruntime_version: str | None = Field(default=None, description="null: another format")
     tools: dict[str, str] = Field(default={}, description="versions of what made another format, by name")
+    thresholds: tuple[MatchedThreshold, ...] = Field(
+        default=(), description="confidence thresholds that an evaluation found; in the metadata of ONNX models too"
+    )
+    exported_sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="of the file before thresholds were written; null: as it is"
+    )
     provenance: Provenance
+
+    @property
+    def computes(self) -> str:
+        """Digest of the file as it was exported: thresholds in its metadata change no output."""
+        return self.exported_sha256 or self.sha256
 
 
 def onnx_manifest_path(model: Path) -> Path:

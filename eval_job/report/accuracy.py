@@ -14,11 +14,23 @@ from schemas.student import TrainingComparison, TrainingMethod, TrainingSummary
 
 @dataclass(frozen=True)
 class ClassPrecision:
-    """AP50-95 of a class with full precision and with a student."""
+    """AP50-95 of a class with full precision and with a student.
+
+    Attributes:
+        name: of the class.
+        full: with full precision.
+        student: with the student.
+        boxes: labels in the data; None where it is not known.
+        recalls: of both at the deployment threshold; None where it was not measured.
+        beyond_chance: whether the change is more than the choice of images explains.
+    """
 
     name: str
     full: float
     student: float
+    boxes: int | None = None
+    recalls: tuple[float, float] | None = None
+    beyond_chance: bool = False
 
     @property
     def change(self) -> float:
@@ -66,7 +78,20 @@ def class_precisions(report: EvalReport) -> list[ClassPrecision]:
     full, model = report.models[0], headline_model(report)
     if model is full:
         return []
-    rows = [ClassPrecision(name, value, model.per_class.get(name, 0.0)) for name, value in full.per_class.items()]
+    before = full.deployed.per_class if full.deployed else {}
+    after = model.deployed.per_class if model.deployed else {}
+    beyond = {each.name for each in model.class_changes.changed} if model.class_changes else set()
+    rows = [
+        ClassPrecision(
+            name,
+            value,
+            model.per_class.get(name, 0.0),
+            report.class_labels[name].boxes if name in report.class_labels else None,
+            (before[name], after[name]) if name in before and name in after else None,
+            name in beyond,
+        )
+        for name, value in full.per_class.items()
+    ]
     return sorted(rows, key=lambda row: (row.change, row.name))
 
 
