@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     """What the command line has as options; see `pipeline.settings.RunOptions`."""
 
     bits: str
+    budget: float
     images: int
     size: int | str | ImageSize
     data: str | Path
@@ -88,7 +89,7 @@ def run(
         overwrite: replace what was made with other settings.
         executor: `local` or `docker`.
         max_drop: points of mAP50-95 that may be lost: the fewest bits that hold are found by trying.
-        **options: `bits`, `images`, `size`, `data`, `photos`, `targets`, as on the command line.
+        **options: `bits`, `budget`, `images`, `size`, `data`, `photos`, `targets`, as on the command line.
 
     Raises:
         ConfigError: a setting is not valid.

@@ -56,6 +56,10 @@ def run(
         ),
     ] = None,
     bits: Annotated[str | None, typer.Option("--bits", metavar="W8A8", help="bits of weights and activations")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="BITS", help="mean weight bits; each layer gets what it needs, 4 or 8"),
+    ] = None,
     images: Annotated[int | None, typer.Option("--images", metavar="N", help="images of the synthetic set")] = None,
     size: Annotated[
         str | None,
@@ -93,7 +97,7 @@ def run(
     from pipeline.settings import RunOptions, read_run_config
 
     with run_stage("run") as stage:
-        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()))
+        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()), budget)
         settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
         if dry_run:
             commands = plan_stages(settings, overwrite=overwrite)
@@ -147,7 +151,7 @@ def sensitivity(
         float | None, typer.Option("--max-drop", metavar="SHARE", help="plan: largest loss on the set, before training")
     ] = None,
     candidates: Annotated[
-        str | None, typer.Option("--candidates", metavar="BITS,...", help="weight bits to measure, default 2,3,4,6,8")
+        str | None, typer.Option("--candidates", metavar="BITS,...", help="weight bits to measure; default: 4,8")
     ] = None,
     config: ConfigFile = None,
     run_config: RunConfigFile = None,

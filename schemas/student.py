@@ -69,6 +69,20 @@ class TrainingDecision(Contract):
         return self.divergence <= self.enough
 
 
+class TrainingComparison(Contract):
+    """How far the trained student and the calibrated one are from their teacher, which decided which one is kept."""
+
+    trained: float = Field(ge=0, description="KL of the head's outputs per unit of foreground, nats, mean over images")
+    calibrated: float = Field(ge=0, description="the same of the student before training")
+    images: int = Field(ge=1)
+    held_back: bool = Field(description="whether the images are held back; else they are those of the set")
+
+    @property
+    def calibrated_is_better(self) -> bool:
+        """Whether training ended further from the teacher than it began."""
+        return self.calibrated < self.trained
+
+
 class TrainingSummary(Contract):
     """What happened in training."""
 
@@ -78,6 +92,12 @@ class TrainingSummary(Contract):
     last_loss: float | None = Field(description="mean over the last tenth of the steps")
     losses: tuple[float, ...] = Field(default=(), description="total loss of every step")
     decision: TrainingDecision | None = Field(default=None, description="where `qat.steps` is auto")
+    comparison: TrainingComparison | None = Field(default=None, description="where `qat.keep_better` is set")
+
+    @property
+    def is_of_trained(self) -> bool:
+        """Whether the student is the trained one."""
+        return self.steps > 0 and not (self.comparison is not None and self.comparison.calibrated_is_better)
 
 
 class StudentManifest(Document):

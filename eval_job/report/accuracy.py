@@ -9,7 +9,7 @@ from eval_job.report.charts import Axis, Series, line_chart, linear_axis, moving
 from eval_job.report.headline import headline_model, style_of
 from eval_job.report.wording import duration, quantity, short
 from schemas.evaluation import EvalReport
-from schemas.student import TrainingMethod, TrainingSummary
+from schemas.student import TrainingComparison, TrainingMethod, TrainingSummary
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,10 @@ def training(student: StudentArtifacts) -> Training:
     manifest = student.manifest
     summary, config = manifest.training, manifest.qat
     if manifest.method is not TrainingMethod.QAT:
-        none = ("training", "none: the student was calibrated only")
-        return Training(student.name, [none, *_decision(summary)], None)
+        none = "none: the student was calibrated only"
+        if summary.comparison is not None:
+            none = f"{quantity(summary.steps)} steps, not kept: {_comparison(summary.comparison)}"
+        return Training(student.name, [("training", none), *_decision(summary)], None)
     facts = [
         ("steps", quantity(summary.steps)),
         ("batch", f"{config.batch} images"),
@@ -110,9 +112,16 @@ def training(student: StudentArtifacts) -> Training:
         ("time", duration(summary.seconds)),
         *_decision(summary),
     ]
+    if summary.comparison is not None:
+        facts.append(("kept", _comparison(summary.comparison)))
     if summary.first_loss is not None and summary.last_loss is not None:
         facts.append(("loss", f"{short(summary.first_loss)} at first, {short(summary.last_loss)} over the last tenth"))
     return Training(student.name, facts, _loss_curve(student.name, summary.losses) if summary.losses else None)
+
+
+def _comparison(found: TrainingComparison) -> str:
+    images = f"{found.images} images " + ("held back of the set" if found.held_back else "of the set")
+    return f"divergence from full precision {found.trained:.3f} trained, {found.calibrated:.3f} before, on {images}"
 
 
 def _decision(summary: TrainingSummary) -> list[tuple[str, str]]:
