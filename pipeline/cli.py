@@ -91,19 +91,15 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the plan and exit")] = False,
 ) -> None:
     """Run the whole pipeline on a detector: a synthetic set, a quantized student, a report. No image is needed."""
-    from pipeline.conductor import checked, conduct
-    from pipeline.plan import artifacts, describe_plan, plan_stages
-    from pipeline.preflight.findings import described
+    from pipeline.conductor import conduct, described_run
+    from pipeline.plan import artifacts
     from pipeline.settings import RunOptions, read_run_config
 
     with run_stage("run") as stage:
         options = RunOptions(bits, images, size, data, photos, tuple(targets or ()), budget)
         settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
         if dry_run:
-            commands = plan_stages(settings, overwrite=overwrite)
-            findings = checked(settings, commands, executor, overwrite, max_drop)
-            plan = describe_plan(settings, commands, described(findings, settings, max_drop) if findings else ())
-            stage.reporter.output(redacted(plan))
+            stage.reporter.output(redacted(described_run(settings, executor, overwrite, max_drop)))
             return
         code = conduct(settings, executor, overwrite, stage, max_drop)
         if code in (ExitCode.DONE, ExitCode.NOT_MET):
