@@ -121,7 +121,7 @@ class Study:
         for image in images:
             self.looking.stage.stop_here_if_asked()
             canvas, _, _ = self.teacher.letterbox(image, self.looking.image_size)
-            yield network_input([canvas], self.teacher.identity.pixels, self.looking.device)
+            yield network_input([canvas], self.looking.device)
 
 
 _NOTHING = Detections.of([], [])
