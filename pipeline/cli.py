@@ -99,8 +99,7 @@ def run(
             return
         code = conduct(settings, executor, overwrite, stage, max_drop)
         if code in (ExitCode.DONE, ExitCode.NOT_MET):
-            made = artifacts(settings)
-            stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in made.items()])
+            stage.reporter.table("Done", ("", ""), [(each, str(path)) for each, path in artifacts(settings).items()])
         if code:
             sys.exit(code)
 
