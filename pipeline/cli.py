@@ -63,11 +63,7 @@ def run(
     images: Annotated[int | None, typer.Option("--images", metavar="N", help="images of the synthetic set")] = None,
     size: Annotated[
         str | None,
-        typer.Option(
-            "--size",
-            metavar="SIDE|HEIGHTxWIDTH",
-            help="of the images, as 640 or 384x640; default: the checkpoint's own",
-        ),
+        typer.Option("--size", metavar="SIDE|HEIGHTxWIDTH", help="as 640 or 384x640; default: the checkpoint's own"),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="PATH", help="labelled images, for mAP: COCO, YOLO or VOC")

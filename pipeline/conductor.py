@@ -59,7 +59,7 @@ def checked(
 
 
 def described_run(config: RunConfig, executor: ExecutorName, overwrite: bool, max_drop: float | None = None) -> str:
-    """The plan of a run, checked, as `describe_plan` writes it.
+    """What `conduct` would do with the same arguments, after all checks: settings, commands, time.
 
     Raises:
         ConfigError, InputError: the run would fail.

@@ -9,7 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from detectors.detections import Detections
-from schemas.qat_config import AugmentationConfig
+from schemas.training_terms import AugmentationConfig
 from stages.shards import CalibrationSet
 
 KEPT_BYTES = 256 * 2**20
