@@ -18,7 +18,7 @@ from detectors.registry import check_size, load_teacher, resolve_device
 from eval_job.bootstrap import resampled_precision
 from eval_job.evaluate import Looking, Predictor
 from eval_job.latency import time_files
-from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
+from eval_job.measure import MeasuredOn, labelled, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher, why_left_out
 from eval_job.resolution import Evaluation
 from eval_job.samples import confident_statistics, remove_samples, write_samples
@@ -35,6 +35,7 @@ from schemas.evaluation import (
     EvaluatedModel,
     Latency,
     Measure,
+    ShapePrecision,
     VocPrecision,
 )
 from schemas.image_size import ImageSize
@@ -97,7 +98,7 @@ def evaluate(
             for model, found in measured
         ),
         detection_statistics=confident_statistics(validation, full_precision.detections, names),
-        samples=write_samples(output, validation, detections, names, config.samples),
+        samples=write_samples(output, measured_on, detections, names, config.samples),
         eval=config.shareable(),
         provenance=evaluation.provenance,
     )
@@ -115,7 +116,7 @@ def _measured_on(teacher: Detector, evaluation: Evaluation, looking: Looking, st
         validation = sources.labelled.read(names)
         if validation.remarks:
             stage.reporter.message(f"{validation.name}: left out, or background: {validation.remarks}")
-        found.append(labelled(validation, digests.pop(0), looking.image_size))
+        found.append(labelled(validation, digests.pop(0), looking.image_size, teacher.sees))
 
     def look(images: Sequence[ValidationImage]) -> list[Detections]:
         return looking.predict(teacher, images, "labels by full precision").detections
@@ -160,6 +161,7 @@ def _models(
 class _Measured:
     detections: list[Detections]
     evaluation: BoxEvaluation
+    shapes: ShapePrecision | None
     resampled: NDArray[np.float64] | None
     voc: VocPrecision | None
     agreement: tuple[AveragePrecision, ...]
@@ -170,14 +172,15 @@ def _measure(
     model: _Model, on: MeasuredOn, further: Sequence[MeasuredOn], looking: Looking, class_names: Sequence[str]
 ) -> _Measured:
     found = looking.predict(model.detector, on.validation.images, model.name)
-    evaluation = measure(on.validation, found.detections, class_names)
+    evaluation = on.measure(found.detections, class_names)
     agreement = []
     for each in further:
         more = looking.predict(model.detector, each.validation.images, f"{model.name}, {each.described.format}")
-        agreement.append(measure(each.validation, more.detections, class_names).summary)
+        agreement.append(each.measure(more.detections, class_names).summary)
     return _Measured(
         detections=found.detections,
         evaluation=evaluation,
+        shapes=on.measure_shapes(found.detections, class_names),
         resampled=resampled_precision(evaluation.matches),
         voc=measure_voc(on.validation, found.detections, class_names),
         agreement=tuple(agreement),
@@ -200,6 +203,7 @@ def _row(
         share_of_full_precision=share(precision, of_full),
         per_class=measured.evaluation.per_class,
         voc=measured.voc,
+        shapes=measured.shapes,
         seconds_per_image=measured.seconds_per_image,
         precision_recall=measured.evaluation.curve,
         uncertainty=uncertainty(precision, measured.resampled, of_full, None if measured is full else full.resampled),

@@ -18,6 +18,7 @@ from label_formats.classes import check_known, index_by_name, repeated_names
 from label_formats.files import MAX_JSON_BYTES, count_of, read_bytes, repeated_labels, shown, some
 from label_formats.given import GivenLabels, letterboxed
 from label_formats.images import ValidationImage, ValidationSet, files_digest, image_size
+from label_formats.objects import FurtherLabels
 from schemas.errors import InputError
 from schemas.labels import ImageLabels
 from stages.storage import write_text
@@ -60,6 +61,9 @@ class CocoAnnotation(_Lenient):
     category_id: int
     bbox: tuple[float, float, float, float]
     iscrowd: bool = False
+    segmentation: Any = None
+    keypoints: list[float] | None = None
+    area: float | None = None
 
 
 class CocoCategory(_Lenient):
@@ -263,6 +267,20 @@ def _image(
         classes=np.array([class_of[annotation.category_id] for annotation in annotations], dtype=np.int64),
         crowd=np.array([annotation.iscrowd for annotation in annotations], dtype=np.bool_),
         labelled_size=(image.width, image.height) if image.width and image.height else None,
+        further=further_labels(annotations),
+    )
+
+
+def further_labels(annotations: Sequence[CocoAnnotation]) -> FurtherLabels:
+    """What annotations say beside boxes, where each of them does."""
+    points = [each.keypoints for each in annotations]
+    counts = {len(each or ()) for each in points}
+    known = len(counts) == 1 and not counts & {0} and not next(iter(counts)) % 3
+    masks, areas = [each.segmentation for each in annotations], [each.area for each in annotations]
+    return FurtherLabels(
+        segmentations=masks if masks and all(masks) else None,
+        keypoints=np.array(points, dtype=np.float32).reshape(len(points), -1, 3) if known else None,
+        areas=np.array(areas, dtype=np.float32) if areas and all(areas) else None,
     )
 
 

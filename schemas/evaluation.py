@@ -1,14 +1,15 @@
 """The result of an evaluation: `report.json`."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from schemas.base import Contract, Document
 from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
 from schemas.eval_config import EvalConfig
 from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
+from schemas.labels import ShapeKind
 from schemas.provenance import Provenance
 from schemas.target import Census, Target
 
@@ -84,12 +85,38 @@ class VocPrecision(Contract):
     per_class: dict[str, float] = Field(description="all-point AP50 of each class with objects to find")
 
 
+class ShapePrecision(Contract):
+    """Average precision of what a head says of objects beside their boxes.
+
+    Masks and keypoints by pycocotools, turned boxes by the Ultralytics package's probabilistic IoU.
+    """
+
+    kind: ShapeKind
+    precision: AveragePrecision
+
+    def share_of(self, full_precision: "ShapePrecision | None") -> float:
+        """AP50-95 as a share of full precision's; 0 where that finds nothing."""
+        full = full_precision.precision.map50_95 if full_precision else 0.0
+        return self.precision.map50_95 / full if full > 0 else 0.0
+
+
 class SampleBox(Contract):
-    """A box drawn on a sample picture."""
+    """A box drawn on a sample picture, with the outline or the points of its object where a head sees them."""
 
     bbox: tuple[float, float, float, float] = Field(description="[x, y, w, h] in pixels of the stored picture")
     class_name: str
     score: float = Field(default=1.0, ge=0, le=1, description="1 for labels")
+    outlines: tuple[tuple[float, ...], ...] = Field(
+        default=(), description="polygons [x1, y1, x2, y2, ...] in pixels of the stored picture; left out where none"
+    )
+    points: tuple[tuple[float, float, float], ...] = Field(
+        default=(), description="[x, y, v] of keypoints likewise, v 0 where one is not labelled; left out where none"
+    )
+
+    @model_serializer(mode="wrap")
+    def _known_alone(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without outlines and points where there are none."""
+        return {name: value for name, value in write(self).items() if name not in ("outlines", "points") or value}
 
 
 class SamplePicture(Contract):
@@ -132,6 +159,9 @@ class EvaluatedModel(Contract):
     seconds_per_image: float = Field(ge=0, description="forward pass and NMS, simulated quantization included")
     voc: VocPrecision | None = Field(default=None, description="where the data is Pascal VOC")
     precision_recall: PrecisionRecall | None = Field(default=None, description="null in reports of older versions")
+    shapes: ShapePrecision | None = Field(
+        default=None, description="by the report's `measure` too; null for heads of boxes, and data without such labels"
+    )
     uncertainty: Uncertainty | None = Field(default=None, description="null where it was not estimated")
     file_bytes: int | None = Field(default=None, ge=1, description="size of the exported file; null: not exported")
     student: str | None = Field(default=None, description="of an exported file: the name of its student's row")

@@ -2,9 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from schemas.base import Contract, Document
 from schemas.calibration_set import ImageSource, LabelMode
@@ -104,6 +104,17 @@ class OnnxParity(Contract):
     box_max: float = Field(ge=0, description="largest absolute error of a box value, pixels")
     box_mean: float = Field(ge=0, description="mean absolute error of box values, pixels")
     matched: float = Field(ge=0, le=1, description="share of outputs that could be compared; 1 unless end to end")
+    further: float | None = Field(
+        default=None,
+        ge=0,
+        description="mean error of what a head gives beside boxes and scores (mask coefficients and prototypes, "
+        "keypoints, angles), as a share of these values; left out where it gives no more",
+    )
+
+    @model_serializer(mode="wrap")
+    def _known_alone(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `further` where there is none."""
+        return {name: value for name, value in write(self).items() if value is not None}
 
 
 class OnnxManifest(Document):

@@ -17,8 +17,11 @@ from eval_job.report.pictures import calibration_tiles, comparisons
 from eval_job.report.wording import number, percent, quantity, short
 from schemas.errors import InputError
 from schemas.evaluation import CONFIDENT, REPORT, EvalReport, Measure
+from schemas.labels import ShapeKind
 from stages.storage import write_text
 
+SHAPE_WORDS = {ShapeKind.MASK: "mask", ShapeKind.KEYPOINTS: "keypoint", ShapeKind.TURNED_BOX: "oriented"}
+"""What the figures of a head that sees more than boxes are called."""
 WORST_CLASSES = 12
 """Classes shown before a reader asks for all."""
 
@@ -82,6 +85,7 @@ def render(artifacts: Artifacts) -> str:
         facts=[*headline.facts(report), *speed.facts(report)],
         speed_up=partial(speed.speed_up, report),
         rows=headline.rows(report.models),
+        shape_words=next((SHAPE_WORDS[each.shapes.kind] for each in report.models if each.shapes), ""),
         caveats=headline.caveats(report, sorted({student.manifest.qat.seed for student in artifacts.students})),
         chain=origins.chain(artifacts),
         missing=origins.missing(artifacts),
