@@ -25,5 +25,18 @@ class FurtherLabels:
     keypoints: NDArray[np.float32] | None = None
     areas: NDArray[np.float32] | None = None
 
+    @classmethod
+    def of(
+        cls, segmentations: Sequence[Any], points: Sequence[list[float] | None], areas: Sequence[float | None]
+    ) -> "FurtherLabels":
+        """What COCO annotations say, where each of them does; keypoints are x, y and v of each point."""
+        counts = {len(each or ()) for each in points}
+        known = len(counts) == 1 and not counts & {0} and not next(iter(counts)) % 3
+        return cls(
+            segmentations=segmentations if segmentations and all(segmentations) else None,
+            keypoints=np.array(points, dtype=np.float32).reshape(len(points), -1, 3) if known else None,
+            areas=np.array(areas, dtype=np.float32) if areas and all(areas) else None,
+        )
+
 
 NOTHING = FurtherLabels()

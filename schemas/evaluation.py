@@ -1,9 +1,9 @@
 """The result of an evaluation: `report.json`."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from schemas.base import Contract, Document
 from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
@@ -107,16 +107,11 @@ class SampleBox(Contract):
     class_name: str
     score: float = Field(default=1.0, ge=0, le=1, description="1 for labels")
     outlines: tuple[tuple[float, ...], ...] = Field(
-        default=(), description="polygons [x1, y1, x2, y2, ...] in pixels of the stored picture; left out where none"
+        default=(), description="polygons [x1, y1, x2, y2, ...] in pixels of the stored picture"
     )
     points: tuple[tuple[float, float, float], ...] = Field(
-        default=(), description="[x, y, v] of keypoints likewise, v 0 where one is not labelled; left out where none"
+        default=(), description="[x, y, v] of keypoints likewise, v 0 where one is not labelled"
     )
-
-    @model_serializer(mode="wrap")
-    def _known_alone(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without outlines and points where there are none."""
-        return {name: value for name, value in write(self).items() if name not in ("outlines", "points") or value}
 
 
 class SamplePicture(Contract):

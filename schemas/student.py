@@ -2,9 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from schemas.base import Contract, Document
 from schemas.calibration_set import ImageSource, LabelMode
@@ -111,11 +111,6 @@ class OnnxParity(Contract):
         "keypoints, angles), as a share of these values; left out where it gives no more",
     )
 
-    @model_serializer(mode="wrap")
-    def _known_alone(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `further` where there is none."""
-        return {name: value for name, value in write(self).items() if value is not None}
-
 
 class OnnxManifest(Document):
     """`model.<target>.onnx.json` or `model.litert.tflite.json`, beside the exported model; written last."""
@@ -141,6 +136,11 @@ class OnnxManifest(Document):
     onnxruntime_version: str | None = Field(default=None, description="null: another format")
     tools: dict[str, str] = Field(default={}, description="versions of what made another format, by name")
     provenance: Provenance
+
+    def to_json(self) -> str:
+        """See `Contract.to_json`; without `parity.further` where the head gives boxes alone."""
+        absent = {"parity": {"further"}} if self.parity.further is None else None
+        return self.model_dump_json(indent=2, exclude=absent) + "\n"
 
 
 def onnx_manifest_path(model: Path) -> Path:
