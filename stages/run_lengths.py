@@ -36,7 +36,7 @@ def run_lengths(counts: str) -> list[int]:
             continue
         if bits & 16:
             value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)  # noqa: PLR2004
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
         value = shift = 0
     if shift:
         raise ValueError("the last number is not whole")

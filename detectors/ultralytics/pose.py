@@ -99,6 +99,10 @@ class PoseDetector(UltralyticsDetector):
             seen = torch.where(points[..., 2] >= VISIBLE, SHOWN, HIDDEN).to(points)
         return Keypoints(torch.cat((points[..., :2], seen[..., None]), dim=2))
 
+    def deployment_metadata(self, image_size: ImageSize) -> dict[str, str]:
+        """See `Detector`."""
+        return super().deployment_metadata(image_size) | {"kpt_shape": str(list(self._head.kpt_shape))}
+
     def output_layers(self) -> list[str]:
         """See `Layers.output`: of YOLO26, what is behind the branch that all numbers of a keypoint share."""
         return [name for name in super().output_layers() if isinstance(self.network.get_submodule(name), nn.Conv2d)]
