@@ -13,6 +13,7 @@ from pipeline.preflight.findings import Findings, gigabytes
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
 from stages.event_files import require_tensorboard
@@ -106,6 +107,11 @@ def check_settings(config: RunConfig, teacher: Detector, containers: bool) -> No
         ConfigError: a setting does not fit.
         InputError: given labels cannot be read.
     """
+    if teacher.sees is not ShapeKind.BOX:
+        from quantization.onnx.export import check_head
+
+        for target in config.qat.targets:
+            check_head(teacher, target)
     if config.qat.bits.layers:
         from quantization.convert import make_student
 

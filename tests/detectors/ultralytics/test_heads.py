@@ -17,9 +17,12 @@ from detectors.shapes.masks import MaskShapes
 from detectors.shapes.points import Keypoints, TurnedBoxes
 from detectors.ultralytics.pose import mirrored
 from detectors.ultralytics.yolo import UltralyticsDetector
+from quantization.onnx.export import check_head
 from quantization.onnx.graph import output_names, to_onnx, write_onnx
+from schemas.errors import ConfigError
 from schemas.image_size import ImageSize
 from schemas.labels import ShapeKind
+from schemas.target import Target
 
 KINDS = {"segment": ShapeKind.MASK, "pose": ShapeKind.KEYPOINTS, "obb": ShapeKind.TURNED_BOX}
 LIMITS = Suppression(0.01, iou=0.7, max_detections=20, multi_label=False)
@@ -93,6 +96,12 @@ def test_the_library_reads_the_exported_file(detector: UltralyticsDetector, imag
         assert float(same.float().mean()) > 0.999
     elif isinstance(mine.shapes, Keypoints):
         torch.testing.assert_close(theirs.keypoints.xy, mine.shapes.points[..., :2], atol=0.1, rtol=1e-3)
+
+
+def test_litert_files_are_refused_before_anything_is_made(detector: UltralyticsDetector) -> None:
+    check_head(detector, Target.ONNXRUNTIME)
+    with pytest.raises(ConfigError, match="target litert: LiteRT files are made of heads that see boxes alone"):
+        check_head(detector, Target.LITERT)
 
 
 @pytest.mark.parametrize(
