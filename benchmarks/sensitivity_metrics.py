@@ -18,6 +18,7 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks.layer_scan import quantized_weight
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
@@ -28,7 +29,6 @@ from label_formats.images import ValidationSet
 from qat_job.distillation import FeatureTap, feature_error, output_divergence
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.agreement import agreement
-from qat_job.sensitivity.scan import quantized_weight
 from quantization.convert import in_float, make_student, quantized_layers
 from quantization.layers import QuantizedLayer
 from schemas.image_size import ImageSize

@@ -17,6 +17,8 @@ from schemas.evaluation import PrecisionRecall
 
 PER_IMAGE = 100
 """Detections of one image that count, the COCO limit."""
+SIZES = ("small", "medium", "large")
+"""Area ranges of COCO after the first one, which is all areas."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class BoxEvaluation:
         per_class: AP50-95 of each class that has a label.
         curve: precision over recall, mean over those classes.
         matches: which detection of which image found a label; what a bootstrap resamples.
+        matches_by_size: the same for labels of one size alone: small, medium, large.
     """
 
     summary: AveragePrecision
     per_class: dict[str, float]
     curve: PrecisionRecall
     matches: list["ClassMatches"]
+    matches_by_size: dict[str, list["ClassMatches"]]
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,16 @@ class ClassMatches:
     """Detections of one class that count, best first, matched to labels at T IoU thresholds.
 
     Attributes:
+        name: of the class.
+        score: `(D,)`, falling.
         image: `(D,)` index of each detection's image.
         found: `(T, D)` bool, matches a label.
         ignored: `(T, D)` bool, matches a crowd region: neither right nor wrong.
         labels: `(I,)` number of labels in each image, crowd regions excepted.
     """
 
+    name: str
+    score: NDArray[np.float64]
     image: NDArray[np.int64]
     found: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
@@ -95,13 +103,22 @@ def evaluate_boxes(
         summary=AveragePrecision(**dict(zip(names, (float(value) for value in evaluation.stats[:6]), strict=True))),
         per_class={class_names[category]: float(np.mean(precision[:, :, category])) for category in counted},
         curve=PrecisionRecall(iou50=tuple(curve[0].tolist()), iou50_95=tuple(curve.mean(axis=0).tolist())),
-        matches=[_class_matches(evaluation, category, len(truth)) for category in counted],
+        matches=[_class_matches(evaluation, category, len(truth), class_names) for category in counted],
+        matches_by_size={
+            size: [_class_matches(evaluation, category, len(truth), class_names, area) for category in counted]
+            for area, size in enumerate(SIZES, start=1)
+        },
     )
 
 
-def _class_matches(evaluation: COCOeval, category: int, images: int) -> ClassMatches:
-    """The matches of a class, from the referee's records (they are ordered by class, area range and image)."""
-    start = category * len(evaluation.params.areaRng) * images  # the first area range is "all"
+def _class_matches(
+    evaluation: COCOeval, category: int, images: int, class_names: Sequence[str], area: int = 0
+) -> ClassMatches:
+    """The matches of a class, from the referee's records (they are ordered by class, area range and image).
+
+    `area` is the index of an area range; the first one is all areas.
+    """
+    start = (category * len(evaluation.params.areaRng) + area) * images
     records = [(n, record) for n, record in enumerate(evaluation.evalImgs[start : start + images]) if record]
     labels = np.zeros(images, dtype=np.int64)
     for n, record in records:
@@ -111,7 +128,9 @@ def _class_matches(evaluation: COCOeval, category: int, images: int) -> ClassMat
     image = np.concatenate([np.full(len(record["dtScores"][:PER_IMAGE]), n) for n, record in records])
     found = np.concatenate([record["dtMatches"][:, :PER_IMAGE] > 0 for _, record in records], axis=1)
     ignored = np.concatenate([record["dtIgnore"][:, :PER_IMAGE] > 0 for _, record in records], axis=1)
-    return ClassMatches(image[order].astype(np.int64), found[:, order], ignored[:, order], labels)
+    return ClassMatches(
+        class_names[category], scores[order], image[order].astype(np.int64), found[:, order], ignored[:, order], labels
+    )
 
 
 def coco_results(

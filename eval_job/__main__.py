@@ -8,8 +8,10 @@ import typer
 
 from eval_job.report.page import rebuild_page, write_page
 from eval_job.resolution import Given, resolve
+from eval_job.verdict import check_met, judge
 from schemas.eval_config import EvalConfig
 from schemas.evaluation import PAGE, REPORT, EvalReport
+from schemas.requirements import Requirements
 from stages.options import Assignments, ConfigFile, GivenSet, Overwrite, RunConfigFile, read_stage_config
 from stages.output import Job, Output
 from stages.ranks import Rank
@@ -48,10 +50,7 @@ def main(
         job = Job(stage, Output(output / REPORT, EvalReport, evaluation.provenance, overwrite), rank)
         with job.output.claim(stage, rank) as wanted:
             if not wanted:
-                # It is made again from what is there, with what an earlier run was not given.
-                if student or given.shown is not None or not (output / PAGE).exists():
-                    rebuild_page(output, student or [], given.shown, output / PAGE)
-                stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
+                again(job, evaluation.settings.require, student or [], given.shown)
                 return
 
             if given.shown is not None:
@@ -60,6 +59,26 @@ def main(
 
             page = partial(write_page, students=student or [], calibration_set=given.shown, output=output / PAGE)
             evaluate(evaluation, page, job)
+
+
+def again(
+    job: Job[EvalReport], require: Requirements | None, students: list[Path], calibration_set: Path | None
+) -> None:
+    """Judge a finished evaluation by what is required of it now, and make its page again from what is there.
+
+    Raises:
+        RequirementMissed: it falls short.
+    """
+    output = job.output.folder
+    stored = EvalReport.read(output / REPORT)
+    report = judge(stored, require)
+    if report != stored:
+        job.output.publish(report)
+    # With what an earlier run was not given.
+    if report != stored or students or calibration_set is not None or not (output / PAGE).exists():
+        rebuild_page(output, students, calibration_set, output / PAGE)
+    job.stage.reporter.message(f"up to date: {output / PAGE}", path=str(output / PAGE))
+    check_met(report)
 
 
 if __name__ == "__main__":

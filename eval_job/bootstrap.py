@@ -17,31 +17,49 @@ RECALLS = np.linspace(0, 1, 101)
 
 
 def resampled_precision(matches: Sequence[ClassMatches], seed: int = 0) -> NDArray[np.float64] | None:
-    """mAP50-95 on `RESAMPLES` resamples of the images, drawn with replacement, `(R,)`; None where it takes too long.
+    """mAP50-95 on `RESAMPLES` resamples of the images, `(R,)`; see `resampled_classes`."""
+    resampled = resampled_classes(matches, seed)
+    return None if resampled is None else mean_over_classes(resampled)
+
+
+def resampled_classes(matches: Sequence[ClassMatches], seed: int = 0) -> NDArray[np.float64] | None:
+    """AP50-95 of each class on `RESAMPLES` resamples of the images, drawn with replacement, `(R, C)`.
 
     The same seed draws the same images, so that models evaluated on the same data can be compared resample by resample.
-    Classes without a label in a resample do not count there, as in COCO.
+    Where a class has no label in a resample it is NaN. None where it takes too long.
     """
     if not matches or sum(len(each.image) for each in matches) > MAX_DETECTIONS:
         return None
     images = len(matches[0].labels)
     draws = np.random.default_rng(seed).integers(images, size=(RESAMPLES, images))
     weights = [np.bincount(draw, minlength=images) for draw in draws]
-    return np.array([weighted_precision(matches, weight) for weight in weights])
+    return np.array([_weighted_classes(matches, weight) for weight in weights])
 
 
 def weighted_precision(matches: Sequence[ClassMatches], weight: NDArray[np.int64]) -> float:
     """mAP50-95 as pycocotools computes it, each image counted `weight` (I,) times; NaN where no label is among them."""
+    return float(mean_over_classes(np.array([_weighted_classes(matches, weight)]))[0])
+
+
+def mean_over_classes(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
+    """mAP50-95 of each resample, `(R,)`; classes without a label in a resample do not count there, as in COCO."""
+    there = ~np.isnan(resampled)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, resampled, 0.0).sum(axis=1) / there.sum(axis=1)
+
+
+def _weighted_classes(matches: Sequence[ClassMatches], weight: NDArray[np.int64]) -> list[float]:
     averages: list[float] = []
     for each in matches:
         labels = int((each.labels * weight).sum())
         if labels == 0:
+            averages.append(math.nan)
             continue
         counts = weight[each.image]
         right = np.cumsum((each.found & ~each.ignored) * counts, axis=1)
         wrong = np.cumsum((~each.found & ~each.ignored) * counts, axis=1)
         averages.append(float(np.mean([_area(r, w, labels) for r, w in zip(right, wrong, strict=True)])))
-    return float(np.mean(averages)) if averages else math.nan
+    return averages
 
 
 def interval(estimate: float, values: NDArray[np.float64], highest: float = math.inf) -> Interval:

@@ -19,7 +19,7 @@ from detectors.shapes.shapes import Placement
 from label_formats.images import ValidationImage
 from schemas.eval_config import EvalConfig
 from schemas.image_size import ImageSize
-from schemas.teacher import PixelFormat, TeacherIdentity
+from schemas.teacher import TeacherIdentity
 from stages.pixels import Pixels
 from stages.stage import Stage
 
@@ -105,7 +105,7 @@ def predict(
     detections: list[Detections] = []
     seconds: list[float] = []
     for prepared, _ in zip(_read_ahead(detector, batches, settings.image_size), track(batches), strict=True):
-        pixels = network_input([image.canvas for image in prepared], detector.identity.pixels, device)
+        pixels = network_input([image.canvas for image in prepared], device)
         start = _now(device)
         found = detector.predict(pixels, settings.limits)
         seconds.append((_now(device) - start) / len(prepared))
@@ -142,13 +142,10 @@ class Looking:
             yield batch
 
 
-def network_input(canvases: Sequence[Pixels], pixels: PixelFormat, device: torch.device) -> Tensor:
-    """`(B, 3, H, W)` float network input from `(H, W, 3)` uint8 RGB images of one size."""
-    images = torch.from_numpy(np.stack(canvases)).to(device).permute(0, 3, 1, 2).float()
-    if pixels.channels == "BGR":
-        images = images.flip(1)
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (pixels.mean, pixels.std))
-    return ((images / pixels.scale - mean) / std).contiguous()
+def network_input(canvases: Sequence[Pixels], device: torch.device) -> Tensor:
+    """`(B, 3, H, W)` float network input in [0, 1] from `(H, W, 3)` uint8 RGB images of one size."""
+    images = torch.from_numpy(np.stack(canvases)).to(device).permute(0, 3, 1, 2)
+    return (images.float() / 255).contiguous()
 
 
 def _read_ahead(detector: Predictor, batches: Batches, image_size: ImageSize) -> Iterator[list[_Prepared]]:

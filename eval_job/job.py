@@ -1,29 +1,32 @@
 """The story of stage 3: full precision, every student and every exported model on the same images, then the report."""
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detectors.average_precision import BoxEvaluation, coco_results
+from detectors.average_precision import BoxEvaluation
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from detectors.registry import check_size, load_teacher, resolve_device
-from eval_job.bootstrap import resampled_precision
+from eval_job.against_full_precision import against_full_precision
+from eval_job.bootstrap import mean_over_classes, resampled_classes
+from eval_job.class_changes import class_labels
+from eval_job.coco_results import detections_file, write_detections
 from eval_job.evaluate import Looking, Predictor
-from eval_job.latency import time_files
-from eval_job.measure import MeasuredOn, labelled, measure_voc, self_labelled, share, uncertainty
+from eval_job.latency import Timing, time_files
+from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
 from eval_job.onnx_model import HALF, SINGLE, OnnxDetector, OnnxFile, exported_students, exported_teacher, why_left_out
+from eval_job.operating_point import deployment_recall
 from eval_job.resolution import Evaluation
 from eval_job.samples import confident_statistics, remove_samples, write_samples
+from eval_job.study import Study
 from eval_job.summary import show
-from label_formats.images import ValidationImage, ValidationSet
+from eval_job.verdict import check_met, judge
+from label_formats.images import ValidationImage
 from quantization.onnx.engine import ONNX_ENGINES, check_engine, installed_engines, open_engine
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
@@ -31,18 +34,19 @@ from schemas.eval_config import OnnxEvaluation
 from schemas.evaluation import (
     DETECTIONS,
     PAGE,
+    SUMMARY,
     EvalReport,
     EvaluatedModel,
-    Latency,
     Measure,
     ShapePrecision,
+    ValidationData,
     VocPrecision,
 )
 from schemas.image_size import ImageSize
 from schemas.student import StudentManifest
 from stages.output import Job
 from stages.stage import Stage
-from stages.storage import remove_file, write_text
+from stages.storage import remove_file
 
 FULL_PRECISION = "full precision"
 
@@ -61,6 +65,7 @@ def evaluate(
         ConfigError: the image size does not fit the teacher, or the device or an engine is not there.
         InputError: the teacher or the validation data cannot be read, or they do not fit each other.
         VerificationError: a student or its exported model does not match its manifest.
+        RequirementMissed: everything is done and written, but the student falls short of `require`.
     """
     config, stage, output = evaluation.settings, job.stage, job.output.folder
     device = resolve_device(config.device)
@@ -77,7 +82,7 @@ def evaluate(
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)
     if exported:
         stage.reporter.message(f"timing {len(exported)} exported models, {config.onnx.repetitions} runs each")
-    latencies = time_files(exported, image_size, config.onnx)
+    timings = time_files(exported, image_size, config.onnx)
 
     names, validation = teacher.identity.class_names, measured_on.validation
     measured: list[tuple[_Model, _Measured]] = []
@@ -85,26 +90,17 @@ def evaluate(
     stage.reporter.plan([float(images) for images in looks * (1 + len(named) + len(exported))])
     for model in _models(teacher, named, exported, config.onnx, device):
         found = _measure(model, measured_on, further, looking, names)
-        _write_detections(output / detections_file(model.name), validation, found.detections)
+        write_detections(output / detections_file(model.name), validation, found.detections)
         measured.append((model, found))
-    full_precision = measured[0][1]
-    detections = {model.name: found.detections for model, found in measured}
-    report = EvalReport(
-        measure=Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT,
-        data=measured_on.described,
-        agreement_data=tuple(each.described for each in further),
-        models=tuple(
-            _row(model, found, full_precision, latencies.get(model.name, ()), config.onnx.providers)
-            for model, found in measured
-        ),
-        detection_statistics=confident_statistics(validation, full_precision.detections, names),
-        samples=write_samples(output, measured_on, detections, names, config.samples),
-        eval=config.shareable(),
-        provenance=evaluation.provenance,
-    )
+    study = Study(teacher, measured_on, evaluation.shown, looking)
+    report = judge(_report(evaluation, measured, timings, study, [each.described for each in further]), config.require)
+    shown = {model.name: each.detections for model, each in measured}
+    samples = write_samples(output, measured_on, shown, names, config.samples)
+    report = report.model_copy(update={"samples": samples})
     write_page(report, output)
     job.output.publish(report)
     show(report, output, stage)
+    check_met(report)
     return report
 
 
@@ -125,12 +121,6 @@ def _measured_on(teacher: Detector, evaluation: Evaluation, looking: Looking, st
     for source, digest in zip(sources.unlabelled, digests, strict=True):
         found.append(self_labelled(source, digest, looking.image_size, look, confidence, names))
     return found
-
-
-def detections_file(model: str) -> str:
-    """Name of the COCO results file of a model: `detections-qat-w4a8-deploy.json`."""
-    slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    return DETECTIONS.replace(".", f"-{slug}.")
 
 
 @dataclass(frozen=True)
@@ -167,21 +157,26 @@ class _Measured:
     agreement: tuple[AveragePrecision, ...]
     seconds_per_image: float
 
+    @property
+    def resampled_mean(self) -> NDArray[np.float64] | None:
+        """mAP50-95 of each resample of the images."""
+        return None if self.resampled is None else mean_over_classes(self.resampled)
+
 
 def _measure(
     model: _Model, on: MeasuredOn, further: Sequence[MeasuredOn], looking: Looking, class_names: Sequence[str]
 ) -> _Measured:
     found = looking.predict(model.detector, on.validation.images, model.name)
-    evaluation = on.measure(found.detections, class_names)
+    evaluation = measure(on.validation, found.detections, class_names)
     agreement = []
     for each in further:
         more = looking.predict(model.detector, each.validation.images, f"{model.name}, {each.described.format}")
-        agreement.append(each.measure(more.detections, class_names).summary)
+        agreement.append(measure(each.validation, more.detections, class_names).summary)
     return _Measured(
         detections=found.detections,
         evaluation=evaluation,
         shapes=on.measure_shapes(found.detections, class_names),
-        resampled=resampled_precision(evaluation.matches),
+        resampled=resampled_classes(evaluation.matches),
         voc=measure_voc(on.validation, found.detections, class_names),
         agreement=tuple(agreement),
         seconds_per_image=found.seconds_per_image,
@@ -189,7 +184,7 @@ def _measure(
 
 
 def _row(
-    model: _Model, measured: _Measured, full: _Measured, latencies: tuple[Latency, ...], providers: Sequence[str]
+    model: _Model, measured: _Measured, full: _Measured, timing: Timing, providers: Sequence[str]
 ) -> EvaluatedModel:
     precision, of_full = measured.evaluation.summary, full.evaluation.summary
     return EvaluatedModel(
@@ -206,9 +201,43 @@ def _row(
         shapes=measured.shapes,
         seconds_per_image=measured.seconds_per_image,
         precision_recall=measured.evaluation.curve,
-        uncertainty=uncertainty(precision, measured.resampled, of_full, None if measured is full else full.resampled),
-        latencies=latencies,
+        uncertainty=uncertainty(
+            precision, measured.resampled_mean, of_full, None if measured is full else full.resampled_mean
+        ),
+        deployed=deployment_recall(measured.evaluation),
+        **timing.described(),
         **(model.file.described(providers) if model.file else {}),
+    )
+
+
+def _report(
+    evaluation: Evaluation,
+    measured: Sequence[tuple[_Model, _Measured]],
+    timings: Mapping[str, Timing],
+    study: Study,
+    further: Sequence[ValidationData],
+) -> EvalReport:
+    """The report of what was measured, but for its pictures and its verdict."""
+    config, full = evaluation.settings, measured[0][1]
+    names, students = study.teacher.identity.class_names, _names(evaluation.students)
+    on = Measure.ACCURACY if evaluation.sources.labelled else Measure.AGREEMENT
+    return EvalReport(
+        measure=on,
+        data=study.on.described,
+        agreement_data=tuple(further),
+        class_labels=class_labels(full.evaluation),
+        models=tuple(
+            _row(model, found, full, timings.get(model.name, Timing()), config.onnx.providers).model_copy(
+                update={} if model.manifest is None else against_full_precision(found, full, on, names)
+            )
+            for model, found in measured
+        ),
+        detection_statistics=confident_statistics(study.on.validation, full.detections, names),
+        layer_gaps=study.gaps(students),
+        parts=study.parts(students),
+        set_check=study.set_check(),
+        eval=config.shareable(),
+        provenance=evaluation.provenance,
     )
 
 
@@ -247,20 +276,10 @@ def _exported(
     return found
 
 
-def _write_detections(path: Path, validation: ValidationSet, detections: Sequence[Detections]) -> None:
-    """COCO results, in the ids of the validation data; classes without an id there cannot be written."""
-    known = torch.tensor(sorted(validation.category_ids))
-    results: list[dict[str, Any]] = coco_results(
-        [found.select(torch.isin(found.classes, known)) for found in detections],
-        [image.id for image in validation.images],
-        [validation.category_ids.get(index, -1) for index in range(int(known.max()) + 1)],
-    )
-    write_text(path, json.dumps(results) + "\n")
-
-
 def _remove_previous(output: Path) -> None:
     """Remove the files of an earlier evaluation."""
-    remove_file(output / PAGE)
+    for name in (PAGE, SUMMARY):
+        remove_file(output / name)
     remove_samples(output)
     for path in (*output.glob(DETECTIONS.replace(".", "-*.")), output / SINGLE, output / HALF):
         remove_file(path)

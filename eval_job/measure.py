@@ -42,18 +42,11 @@ class MeasuredOn:
     described: ValidationData
     truth: list[Detections]
 
-    def measure(self, detections: Sequence[Detections], class_names: Sequence[str]) -> BoxEvaluation:
-        """What pycocotools says of the boxes of detections, image by image."""
-        return evaluate_boxes(self.truth, detections, class_names, self._crowd)
-
     def measure_shapes(self, detections: Sequence[Detections], class_names: Sequence[str]) -> ShapePrecision | None:
         """What their shapes are worth; None where there are none to compare."""
-        found = shape_precision(self.truth, detections, class_names, self._crowd)
+        crowd = [image.crowd.tolist() for image in self.validation.images]
+        found = shape_precision(self.truth, detections, class_names, crowd)
         return None if found is None else ShapePrecision(kind=found[0], precision=found[1])
-
-    @property
-    def _crowd(self) -> list[list[bool]]:
-        return [image.crowd.tolist() for image in self.validation.images]
 
 
 def labelled(
@@ -120,6 +113,12 @@ def self_labelled(
     return MeasuredOn(validation, _described(validation, digest, image_size, lowest), labels)
 
 
+def measure(validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]) -> BoxEvaluation:
+    """What pycocotools says of the boxes of detections, image by image."""
+    crowd = [image.crowd.tolist() for image in validation.images]
+    return evaluate_boxes(boxes_of(validation), detections, class_names, crowd)
+
+
 def measure_voc(
     validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]
 ) -> VocPrecision | None:
@@ -143,7 +142,10 @@ def uncertainty(
     if resampled_full is not None and not (resampled_full <= 0).any():
         of_share = interval(share(precision, full_precision), resampled / resampled_full)
     return Uncertainty(
-        map50_95=interval(precision.map50_95, resampled, highest=1.0), share=of_share, resamples=len(resampled)
+        map50_95=interval(precision.map50_95, resampled, highest=1.0),
+        share=of_share,
+        resamples=len(resampled),
+        values=tuple(float(f"{value:.6f}") for value in resampled) if np.isfinite(resampled).all() else (),
     )
 
 

@@ -57,6 +57,11 @@ class OnnxFile:
         """Whether the file is timed in an engine."""
         return self.engine == engine or (self.engine is None and engine in ONNX_ENGINES)
 
+    @property
+    def takes_one_image(self) -> bool:
+        """Whether it takes one image of one size alone."""
+        return self.source is not None and self.source.file.fixed_size
+
     def described(self, providers: Sequence[str]) -> dict[str, Any]:
         """What a row of the report says of the file.
 

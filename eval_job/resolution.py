@@ -16,8 +16,9 @@ from schemas.provenance import Provenance
 from schemas.student import MANIFEST, PTQ_FOLDER, OnnxManifest, StudentManifest, onnx_manifest_path
 from schemas.target import Target, exported_path
 
-NOT_IN_KEY = {"teacher", "data", "images", "split", "photos", "allow_other_teacher", "device", "batch"}
-"""Settings that do not change the result: locations, whose content the digests cover, and how it is computed."""
+NOT_IN_KEY = {"teacher", "data", "images", "split", "photos", "allow_other_teacher", "device", "batch", "require"}
+"""Settings that do not change the result: locations, whose content the digests cover, how it is computed, and what is
+required of it, which is judged anew."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Evaluation:
         sources: what there is to measure on.
         digests: of the sources by role, labelled images first.
         provenance: of the report.
+        shown: the calibration set that the report shows, or None.
     """
 
     settings: EvalConfig
@@ -37,6 +39,7 @@ class Evaluation:
     sources: Sources
     digests: Mapping[str, str]
     provenance: Provenance
+    shown: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def resolve(settings: EvalConfig, students: Sequence[Path], given: Given) -> Eva
     if settings.onnx.models != "none":
         inputs |= _exported(list(manifests))
     provenance = Provenance.of("eval", settings.model_dump(mode="json", exclude=NOT_IN_KEY), inputs)
-    return Evaluation(settings, manifests, sources, digests, provenance)
+    return Evaluation(settings, manifests, sources, digests, provenance, given.shown)
 
 
 def _with_ptq(students: Sequence[Path]) -> list[Path]:
@@ -123,7 +126,7 @@ def _exported(folders: Sequence[Path]) -> dict[str, str]:
                     f"{missing}: is missing beside {there.name}; run zsq export --overwrite, or set onnx.models: none"
                 )
             if path.exists():
-                digests[f"student {number} {target.value}"] = OnnxManifest.read(manifest).sha256
+                digests[f"student {number} {target.value}"] = OnnxManifest.read(manifest).computes
     return digests
 
 

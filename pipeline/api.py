@@ -17,7 +17,7 @@ from pipeline.plan import CALIBRATION_FOLDER, EVAL_FOLDER, STUDENT_FOLDER
 from pipeline.settings import RunOptions, assignment, read_run_config
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
-from schemas.errors import ExitCode, InputError, Stopped, VerificationError, ZsqError
+from schemas.errors import ExitCode, InputError, RequirementMissed, Stopped, VerificationError, ZsqError
 from schemas.evaluation import PAGE, REPORT, EvalReport
 from schemas.files import expanded
 from schemas.image_size import ImageSize
@@ -28,6 +28,7 @@ from stages.stage import Stage
 ERRORS: dict[int, type[ZsqError]] = {
     ExitCode.BAD_INPUT: InputError,
     ExitCode.UNVERIFIED: VerificationError,
+    ExitCode.NOT_MET: RequirementMissed,
     ExitCode.STOPPED: Stopped,
 }
 
@@ -36,6 +37,7 @@ class Options(TypedDict, total=False):
     """What the command line has as options; see `pipeline.settings.RunOptions`."""
 
     bits: str
+    budget: float
     images: int
     size: int | str | ImageSize
     data: str | Path
@@ -87,12 +89,13 @@ def run(
         overwrite: replace what was made with other settings.
         executor: `local` or `docker`.
         max_drop: points of mAP50-95 that may be lost: the fewest bits that hold are found by trying.
-        **options: `bits`, `images`, `size`, `data`, `photos`, `targets`, as on the command line.
+        **options: `bits`, `budget`, `images`, `size`, `data`, `photos`, `targets`, as on the command line.
 
     Raises:
         ConfigError: a setting is not valid.
         InputError: the detector or the data cannot be used.
         VerificationError: an artifact does not match its digest.
+        RequirementMissed: everything is made, but the student falls short of `eval.require`.
         Stopped: a stage was asked to stop; the same call goes on from there.
     """
     given = [assignment(key, value) for key, value in (settings or {}).items()]

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from pipeline.executor_names import ExecutorName
+from pipeline.report_commands import report_app
 from pipeline.sets.commands import set_app
 from schemas.engine_names import Target
+from schemas.errors import ExitCode
 from schemas.text import redacted
 from schemas.version import code_version
 from stages.options import RUN_CONFIG_VARIABLE, Assignments, ConfigFile, Overwrite, RunConfigFile
@@ -22,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback is a bug: leave it as Python prints it
 )
 app.add_typer(set_app, name="set")
+app.add_typer(report_app, name="report")
 
 
 Output = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="folder of what the stage makes")]
@@ -53,6 +56,10 @@ def run(
         ),
     ] = None,
     bits: Annotated[str | None, typer.Option("--bits", metavar="W8A8", help="bits of weights and activations")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option("--budget", metavar="BITS", help="mean weight bits; each layer gets what it needs, 4 or 8"),
+    ] = None,
     images: Annotated[int | None, typer.Option("--images", metavar="N", help="images of the synthetic set")] = None,
     size: Annotated[
         str | None,
@@ -90,7 +97,7 @@ def run(
     from pipeline.settings import RunOptions, read_run_config
 
     with run_stage("run") as stage:
-        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()))
+        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()), budget)
         settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
         if dry_run:
             commands = plan_stages(settings, overwrite=overwrite)
@@ -98,10 +105,12 @@ def run(
             plan = describe_plan(settings, commands, described(findings, settings, max_drop) if findings else ())
             stage.reporter.output(redacted(plan))
             return
-        if code := conduct(settings, executor, overwrite, stage, max_drop):
+        code = conduct(settings, executor, overwrite, stage, max_drop)
+        if code in (ExitCode.DONE, ExitCode.NOT_MET):
+            made = artifacts(settings)
+            stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in made.items()])
+        if code:
             sys.exit(code)
-        made = artifacts(settings)
-        stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in made.items()])
 
 
 @app.command()
@@ -143,7 +152,7 @@ def sensitivity(
         float | None, typer.Option("--max-drop", metavar="SHARE", help="plan: largest loss on the set, before training")
     ] = None,
     candidates: Annotated[
-        str | None, typer.Option("--candidates", metavar="BITS,...", help="weight bits to measure, default 2,3,4,6,8")
+        str | None, typer.Option("--candidates", metavar="BITS,...", help="weight bits to measure; default: 4,8")
     ] = None,
     config: ConfigFile = None,
     run_config: RunConfigFile = None,
@@ -183,34 +192,6 @@ def evaluate(
     _run_alone("eval_job", config, run_config, assignments, inputs, output, overwrite)
 
 
-@app.command()
-def report(
-    storage: Annotated[Path | None, typer.Argument(metavar="[STORAGE]", help="folder of a whole run")] = None,
-    evaluation: Annotated[
-        Path | None, typer.Option("--evaluation", metavar="FOLDER", help="what eval made, in place of STORAGE")
-    ] = None,
-    student: Annotated[
-        list[Path] | None, typer.Option("--student", metavar="FOLDER", help="a student it evaluated; can be repeated")
-    ] = None,
-    calibration_set: Annotated[
-        Path | None, typer.Option("--calibration-set", metavar="FOLDER", help="the set a student was made with")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="default: report.html in the evaluation")
-    ] = None,
-) -> None:
-    """Build report.html again from artifacts: no teacher, no validation image, no torch."""
-    from eval_job.report.page import rebuild_page  # loads numpy and Pillow
-    from pipeline.plan import report_folders
-    from schemas.evaluation import PAGE
-
-    with run_stage("report") as stage:
-        folders = report_folders(storage, evaluation, student or [], calibration_set)
-        page = output or folders.evaluation / PAGE
-        rebuild_page(folders.evaluation, folders.students, folders.calibration_set, page)
-        stage.reporter.message(f"report: {page}", path=str(page))
-
-
 @app.command("export")
 def export_onnx(
     student: Annotated[Path, typer.Option("--student", metavar="FOLDER", help="what qat made")],
@@ -242,6 +223,18 @@ def export_onnx(
     with run_stage("export") as stage:
         form = export_form(student, target, image_size, int4)
         export(student, calibration_set, output, form, overwrite, stage)
+
+
+@app.command()
+def thresholds(
+    student: Annotated[Path, typer.Option("--student", metavar="FOLDER", help="what qat made, with its files")],
+    evaluation: Annotated[Path, typer.Option("--evaluation", metavar="FOLDER", help="what eval made of it")],
+) -> None:
+    """Write the confidence thresholds that an evaluation found into the metadata of a student's files."""
+    from pipeline.thresholds import write_thresholds
+
+    with run_stage("export") as stage:
+        write_thresholds(student, evaluation, stage)
 
 
 @app.command()

@@ -10,8 +10,9 @@ from pipeline.preflight.findings import Findings, described
 from pipeline.preflight.process import preflight
 from pipeline.settings import check_inputs
 from pipeline.smallest import Search
+from pipeline.thresholds import write_thresholds
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, ExitCode
 from schemas.evaluation import REPORT
 from schemas.run_config import RunConfig
 from schemas.student import MANIFEST as STUDENT_MANIFEST
@@ -79,5 +80,11 @@ def conduct(
     if findings is not None:
         stage.reporter.table("Will do", ("", ""), described(findings, config, max_drop))
     if max_drop is not None:
-        return Search(config, max_drop, starter, overwrite, stage).run()
-    return run_stages(commands, starter, stage, findings.seconds if findings else {})
+        code = Search(config, max_drop, starter, overwrite, stage).run()
+    else:
+        code = run_stages(commands, starter, stage, findings.seconds if findings else {})
+    if code in (ExitCode.DONE, ExitCode.NOT_MET) and executor is ExecutorName.LOCAL:
+        _, student, evaluation = (command.output for command in commands)
+        if (evaluation / REPORT).exists():
+            write_thresholds(student, evaluation, stage)
+    return code

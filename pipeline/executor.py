@@ -58,6 +58,8 @@ def _time_left(commands: Sequence[StageCommand], done: int, seconds: float, expe
 def _how_to_go_on(command: StageCommand, code: int) -> str:
     if code in (ExitCode.STOPPED, ExitCode.INTERRUPTED):
         return f"stopped during {command.stage}; run the same command to go on from there"
+    if code == ExitCode.NOT_MET:
+        return f"{command.stage} is done, and what eval.require asks for is missed: the line above says by how much"
     reasons: dict[int, str] = {
         ExitCode.BUG: "a bug: please report the traceback above",
         ExitCode.BAD_INPUT: "bad configuration or input: change what the line above names",

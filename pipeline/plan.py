@@ -71,7 +71,9 @@ def plan_try(config: RunConfig, name: str, *, overwrite: bool = False) -> tuple[
     made_with = ("--calibration-set", str(calibration))
     qat = config.qat.model_copy(update={"targets": ()})
     onnx = config.eval.onnx.model_copy(update={"models": "none"})
-    judge = config.eval.model_copy(update={"onnx": onnx, "samples": 0})
+    judge = config.eval.model_copy(
+        update={"onnx": onnx, "samples": 0, "require": None, "layer_images": 0, "advice_images": 0}
+    )
     evaluated = ("--student", str(folder / STUDENT_FOLDER), *made_with)
     return (
         _command("qat", qat, storage, folder / STUDENT_FOLDER, made_with, overwrite),

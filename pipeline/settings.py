@@ -35,6 +35,7 @@ class RunOptions:
         data: labelled images to measure accuracy on.
         photos: folder of unlabelled photographs to measure agreement on.
         targets: engines that the student is made for.
+        budget: mean weight bits; how many each layer gets is planned.
     """
 
     bits: str | None = None
@@ -43,6 +44,7 @@ class RunOptions:
     data: str | Path | None = None
     photos: str | Path | None = None
     targets: Sequence[str] = ()
+    budget: float | None = None
 
     def assignments(self) -> list[str]:
         """The same as `section.key=value`.
@@ -58,6 +60,8 @@ class RunOptions:
                     f"bits: got {self.bits!r}; write weight and activation bits, 2 to 8, as in w8a8 or w4a8"
                 )
             values |= {"qat.bits.weight_bits": int(found[1]), "qat.bits.activation_bits": int(found[2])}
+        if self.budget is not None:
+            values["qat.sensitivity.budget"] = self.budget
         if self.images is not None:
             values["synth.images"] = self.images
         if self.size is not None:  # in the sections too: one that a file sets there would win over the shared one

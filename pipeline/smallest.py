@@ -22,8 +22,8 @@ from schemas.student import MANIFEST, StudentManifest
 from stages.stage import Stage
 from stages.storage import write_text
 
-LADDER = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
-"""Mean weight bits that are tried."""
+LADDER = (2.5, 3.0, 3.5, 4.0, 4.25, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
+"""Mean weight bits that are tried, where the widths of layers allow them."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,16 @@ class Search:
         if code := run_stages(synth, self.executor, self.stage):
             return code
         tried: list[Tried] = []
-        low, high = -1, len(LADDER) - 1  # rungs that do not hold, and that may
+        ladder = [rung for rung in LADDER if rung > self.config.qat.planned_widths[0]]  # first and last layers have 8
+        low, high = -1, len(ladder) - 1  # rungs that do not hold, and that may
         rung = high
         while True:
-            commands = plan_try(self.with_bits(LADDER[rung]), f"{LADDER[rung]:g}-bits", overwrite=self.overwrite)
+            commands = plan_try(self.with_bits(ladder[rung]), f"{ladder[rung]:g}-bits", overwrite=self.overwrite)
             self._reuse_sensitivity(commands[0].output)
             if code := run_stages(commands, self.executor, self.stage):
                 return code
             evaluation = EvalReport.read(commands[1].output / REPORT)
-            tried.append(self._judged(LADDER[rung], evaluation))
+            tried.append(self._judged(ladder[rung], evaluation))
             low, high = (low, rung) if tried[-1].holds else (rung, high)
             if high - low <= 1:
                 return self._keep(tried, evaluation)

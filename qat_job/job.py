@@ -9,7 +9,7 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
 from qat_job.calibration_set import check_same_teacher, reference
 from qat_job.checkpoint import CHECKPOINTS, Checkpoint, Checkpoints
-from qat_job.decision import decide
+from qat_job.decision import compare, decide
 from qat_job.event_record import EventRecord
 from qat_job.exported_files import check_targets, export, remove_exported
 from qat_job.images import ImageBatches
@@ -20,7 +20,7 @@ from qat_job.training import Training, train
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, mean_weight_bits, quantized_layers
 from quantization.fitting import fit_to_float
-from quantization.student import save_student
+from quantization.student import load_student, save_student
 from schemas.base import Contract
 from schemas.errors import InputError
 from schemas.qat_config import BitPolicy, QatConfig
@@ -81,6 +81,14 @@ class Prepared:
     untrained: StudentManifest
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The student that the folder holds in the end."""
+
+    student: Detector
+    manifest: StudentManifest
+
+
 def quantize(settings: QatConfig, set_folder: Path, job: StudentJob) -> StudentManifest | None:
     """Make the student `settings` describes from the set in `set_folder`, going on at the last checkpoint.
 
@@ -105,10 +113,12 @@ def quantize(settings: QatConfig, set_folder: Path, job: StudentJob) -> StudentM
             if start.trains:
                 follow(settings, inputs, checkpoints, start, team, job.stage)
             return None
-        manifest = lead(settings, inputs, checkpoints, prepared, team, job) if start.trains else prepared.untrained
+        kept = Kept(prepared.student, prepared.untrained)
+        if start.trains:
+            kept = lead(settings, inputs, checkpoints, prepared, team, job)
     checkpoints.clear()
-    export_finished(manifest, prepared.student, inputs.images, settings, job)
-    return manifest
+    export_finished(kept, inputs.images, settings, job)
+    return kept.manifest
 
 
 def load_inputs(settings: QatConfig, set_folder: Path, device: torch.device) -> Inputs:
@@ -155,7 +165,7 @@ def prepare(settings: QatConfig, inputs: Inputs, checkpoints: Checkpoints, job: 
 
 def lead(
     settings: QatConfig, inputs: Inputs, checkpoints: Checkpoints, prepared: Prepared, team: Team, job: StudentJob
-) -> StudentManifest:
+) -> Kept:
     """Train as the rank that writes: checkpoints on the way, the student at the end."""
     events = EventRecord(events_folder(job.output.folder)) if settings.tensorboard else None
     training = Training(prepared.student, inputs.teacher, settings, team, prepared.checkpoint)
@@ -164,7 +174,29 @@ def lead(
         events.close()
     job.stage.require_output()
     summary = summary.model_copy(update={"decision": prepared.untrained.training.decision})
-    return save(prepared.student, job.output.folder, summary, settings, inputs, job)
+    return keep_better(prepared.student, summary, settings, inputs, job)
+
+
+def keep_better(
+    trained: Detector, summary: TrainingSummary, settings: QatConfig, inputs: Inputs, job: StudentJob
+) -> Kept:
+    """Save the trained student, or the calibrated one where training ended further from the teacher."""
+    folder, kept = job.output.folder, trained
+    if settings.keep_better:
+        calibrated, _ = load_student(folder / PTQ_FOLDER, next(inputs.teacher.network.parameters()).device)
+        found = compare(trained, calibrated, inputs.teacher, inputs.calibration_set, settings)
+        summary = summary.model_copy(update={"comparison": found})
+        if not summary.is_of_trained:
+            kept = calibrated
+            job.stage.reporter.message(
+                f"training ended further from full precision than calibration alone (outputs diverge by "
+                f"{found.trained:.3f} and {found.calibrated:.3f} on {found.images} images): the calibrated student is "
+                "kept. Try fewer steps or a lower learning_rate, or keep_better: false"
+            )
+    manifest = save(kept, folder, summary, settings, inputs, job)
+    if not summary.is_of_trained:
+        remove_student(folder / PTQ_FOLDER)  # the same one: evaluation would show it twice
+    return Kept(kept, manifest)
 
 
 def follow(
@@ -190,17 +222,16 @@ def save(
     student: Detector, folder: Path, training: TrainingSummary, settings: QatConfig, inputs: Inputs, job: StudentJob
 ) -> StudentManifest:
     """Write a student made of `inputs`, trained or not."""
-    method = TrainingMethod.QAT if training.steps else TrainingMethod.PTQ
+    method = TrainingMethod.QAT if training.is_of_trained else TrainingMethod.PTQ
     return save_student(
         student, folder, method=method, training=training, config=settings,
         calibration_set=reference(inputs.calibration_set), provenance=job.output.wanted,
     )  # fmt: skip
 
 
-def export_finished(
-    manifest: StudentManifest, student: Detector, images: ImageBatches, settings: QatConfig, job: StudentJob
-) -> None:
+def export_finished(kept: Kept, images: ImageBatches, settings: QatConfig, job: StudentJob) -> None:
     """The file of each target, or why there is none; then the closing table."""
+    student, manifest = kept.student, kept.manifest
     if settings.targets and student.export_obstacle is not None:
         job.stage.reporter.message(f"no exported model: {student.export_obstacle}")
     else:
@@ -236,7 +267,7 @@ def with_planned_bits(settings: QatConfig, inputs: Inputs, folder: Path, stage: 
     bits, teacher, calibration_set = settings.bits, inputs.teacher, inputs.calibration_set
     if settings.sensitivity is not None:
         measured = measure(teacher, calibration_set, settings, folder, overwrite=True, stage=stage)
-        if settings.sensitivity.plans:
+        if settings.plans_bits:
             bits = make_plan(teacher, calibration_set, measured.layers, settings, stage).applied_to(bits)
     if bits.layers:
         bits = bits.model_copy(update={"mean_weight_bits": mean_weight_bits(make_student(teacher, bits).network)})

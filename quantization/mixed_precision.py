@@ -19,12 +19,7 @@ def plan_bits(layers: Sequence[LayerSensitivity], budget: float) -> dict[str, in
     """
     free = [layer for layer in layers if layer.fixed_bits is None]
     chosen = {layer.name: layer.errors[0].weight_bits for layer in free}
-    fewest = mean_bits(layers, chosen)
-    if fewest > budget:
-        raise ConfigError(
-            f"sensitivity.budget: got {budget:g}, but {fewest:.3f} is the lowest mean that can be planned (layers at "
-            "fixed bits count too); raise it, or add smaller sensitivity.candidates"
-        )
+    check_budget(budget, mean_bits(layers, chosen))
     limit = budget * sum(layer.weights for layer in layers)
     spare = limit - sum(bits_of(layers, chosen))
     while step := _best_step(free, chosen, spare):
@@ -32,6 +27,19 @@ def plan_bits(layers: Sequence[LayerSensitivity], budget: float) -> dict[str, in
         spare -= layer.weights * (bits - chosen[layer.name])
         chosen[layer.name] = bits
     return min([chosen, *_uniform(layers, limit)], key=lambda plan: total_error(layers, plan))
+
+
+def check_budget(budget: float, lowest: float) -> None:
+    """Check that a budget can be kept.
+
+    Raises:
+        ConfigError: it is below the lowest mean.
+    """
+    if lowest > budget:
+        raise ConfigError(
+            f"sensitivity.budget: got {budget:g}, but {lowest:.3f} is the lowest mean that can be planned (layers at "
+            "fixed bits count too); raise it, or add smaller sensitivity.candidates"
+        )
 
 
 def bits_of(layers: Sequence[LayerSensitivity], chosen: Mapping[str, int]) -> list[int]:

@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
     BUG = 1
     BAD_INPUT = 2
     UNVERIFIED = 3
+    NOT_MET = 4
     INTERRUPTED = 130
     STOPPED = 143
 
@@ -42,6 +43,12 @@ class VerificationError(ZsqError):
     """An artifact whose content does not match its digest or its contract."""
 
     exit_code = ExitCode.UNVERIFIED
+
+
+class RequirementMissed(ZsqError):
+    """A student was evaluated, and falls short of what `eval.require` asks for; the report is there."""
+
+    exit_code = ExitCode.NOT_MET
 
 
 class Stopped(ZsqError):

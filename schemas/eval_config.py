@@ -6,6 +6,7 @@ from pydantic import Field
 
 from schemas.base import Contract
 from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
+from schemas.requirements import Requirements
 from schemas.teacher import EMBEDDED, TeacherSource
 
 EngineName = Literal["onnxruntime", "openvino", "litert"]
@@ -31,6 +32,12 @@ class OnnxEvaluation(Contract):
         strict=False,
         description="thread counts to time; null: 1 and the number of usable cores",
     )
+    batches: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        default=(1, 8),
+        strict=False,
+        description="batch sizes whose throughput is measured, with all usable cores; none: left out",
+    )
+    profile: bool = Field(default=True, description="time by kind of operator, as the engine's own profiler tells it")
     repetitions: int = Field(default=30, ge=1, le=100_000, description="timed runs of each model, engine, threads")
 
 
@@ -81,7 +88,24 @@ class EvalConfig(Contract):
     samples: int = Field(
         default=6, ge=0, le=64, description="validation images shown in the report; 0: none, where they are private"
     )
+    layer_images: int = Field(
+        default=16,
+        ge=0,
+        le=1000,
+        description="images of the calibration set, and of the data, on which each layer of a student is compared with "
+        "full precision; 0: none, and labels of the set are not checked either",
+    )
+    advice_images: int = Field(
+        default=64,
+        ge=0,
+        le=100_000,
+        description="images, spread evenly over the data, on which the last student is measured with weights alone, "
+        "activations alone, and with what might help; 0: none",
+    )
     onnx: OnnxEvaluation = OnnxEvaluation()
+    require: Requirements | None = Field(
+        default=None, description="what the student must reach, else exit code 4; null: nothing is required"
+    )
     device: str = Field(default="auto", description="torch device; auto: cuda where there is one, else cpu")
 
     @property

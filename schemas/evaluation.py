@@ -7,15 +7,21 @@ from pydantic import Field
 
 from schemas.base import Contract, Document
 from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, LabelStatistics
+from schemas.engine_timing import OperatorTime, Spread, Throughput
 from schemas.eval_config import EvalConfig
 from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
 from schemas.labels import ShapeKind
+from schemas.layer_study import LayerGap, Parts, SetCheck
+from schemas.operating_point import ClassChanges, ClassLabels, ConfidenceShift, DeploymentRecall, MatchedThreshold
 from schemas.provenance import Provenance
+from schemas.requirements import Verdict
 from schemas.target import Census, Target
 
 REPORT = "report.json"
 DETECTIONS = "detections.json"
 PAGE = "report.html"
+SUMMARY = "summary.md"
+"""The verdict in Markdown, to paste into a pull request."""
 SAMPLES_FOLDER = "samples"
 """Folder of the sample pictures, beside `report.json`."""
 CONFIDENT = 0.25
@@ -72,6 +78,9 @@ class Uncertainty(Contract):
     map50_95: Interval
     share: Interval | None = Field(description="of the share of full precision, on the same resamples; null for itself")
     resamples: int = Field(ge=1)
+    values: tuple[float, ...] = Field(
+        default=(), description="mAP50-95 of each resample, to pair with another model's on the same images"
+    )
 
 
 class VocPrecision(Contract):
@@ -132,6 +141,10 @@ class Latency(Contract):
     threads: int = Field(ge=1)
     median_ms: float = Field(gt=0)
     p95_ms: float = Field(gt=0)
+    p5_ms: float | None = Field(default=None, gt=0, description="null in reports of older versions")
+    speed_up: Spread | None = Field(
+        default=None, description="times as fast as FP32 in the same engine, turn by turn; null: FP32 was not timed"
+    )
     repetitions: int = Field(ge=1)
 
 
@@ -158,12 +171,22 @@ class EvaluatedModel(Contract):
         default=None, description="by the report's `measure` too; null for heads of boxes, and data without such labels"
     )
     uncertainty: Uncertainty | None = Field(default=None, description="null where it was not estimated")
+    deployed: DeploymentRecall | None = Field(default=None, description="null in reports of older versions")
+    thresholds: tuple[MatchedThreshold, ...] = Field(
+        default=(), description="of a student: what takes the place of the thresholds of full precision"
+    )
+    confidence_shift: ConfidenceShift | None = Field(default=None, description="of a student")
+    class_changes: ClassChanges | None = Field(default=None, description="of a student, where intervals are known")
     file_bytes: int | None = Field(default=None, ge=1, description="size of the exported file; null: not exported")
     student: str | None = Field(default=None, description="of an exported file: the name of its student's row")
     target: Target | None = Field(default=None, description="of an exported file: the engine it is for")
     engine: str | None = Field(default=None, description="of an exported file: the engine that its boxes come from")
     census: Census | None = Field(default=None, description="of an exported file: what its engine runs in integers")
     latencies: tuple[Latency, ...] = Field(default=(), description="of the exported file, by engine and threads")
+    throughput: tuple[Throughput, ...] = Field(default=(), description="of the exported file, by batch size")
+    operator_times: tuple[OperatorTime, ...] = Field(
+        default=(), description="of the exported file in its engine, most time first; empty: the engine does not tell"
+    )
 
 
 class EvalReport(Document):
@@ -176,10 +199,15 @@ class EvalReport(Document):
     agreement_data: tuple[ValidationData, ...] = Field(
         default=(), description="further images without labels, on which agreement alone was measured"
     )
+    class_labels: dict[str, ClassLabels] = Field(default={}, description="of each class with boxes in the data")
     models: tuple[EvaluatedModel, ...] = Field(min_length=1)
     detection_statistics: LabelStatistics | None = Field(
         default=None, description="of the teacher's confident detections, to hold a set's labels against"
     )
     samples: tuple[SamplePicture, ...] = Field(default=(), description="evenly spread over the data, never chosen")
+    layer_gaps: tuple[LayerGap, ...] = Field(default=(), description="of each student, in the order of the rows")
+    parts: Parts | None = Field(default=None, description="of the last student; null: not measured")
+    set_check: SetCheck | None = Field(default=None, description="null: no calibration set was given")
+    verdict: Verdict | None = Field(default=None, description="null: nothing was required")
     eval: EvalConfig
     provenance: Provenance

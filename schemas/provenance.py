@@ -32,8 +32,8 @@ class Provenance(Contract):
 
     def differences(self, other: "Provenance") -> list[str]:
         """Each setting or input in which the two differ, as `name: mine → theirs`."""
-        mine = _flatten({"config": self.config, "inputs": self.inputs})
-        theirs = _flatten({"config": other.config, "inputs": other.inputs})
+        mine = flat_settings({"config": self.config, "inputs": self.inputs})
+        theirs = flat_settings({"config": other.config, "inputs": other.inputs})
         names = sorted(mine.keys() | theirs.keys())
         return [
             f"{name.partition('.')[2]}: {mine.get(name)!r} → {theirs.get(name)!r}"
@@ -42,10 +42,11 @@ class Provenance(Contract):
         ]
 
 
-def _flatten(value: Plain, prefix: str = "") -> dict[str, Plain]:
+def flat_settings(value: Plain, prefix: str = "") -> dict[str, Plain]:
+    """Nested settings by their dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Plain] = {}
     for key, below in value.items():
-        flat |= _flatten(below, f"{prefix}.{key}" if prefix else key)
+        flat |= flat_settings(below, f"{prefix}.{key}" if prefix else key)
     return flat

@@ -69,11 +69,12 @@ class BitPolicy(Contract):
 class SensitivityConfig(Contract):
     """How each layer's sensitivity is measured, and what is planned from it; at most one of the two targets."""
 
-    candidates: tuple[Bits, ...] = Field(
-        default=(2, 3, 4, 6, 8),
+    candidates: tuple[Bits, ...] | None = Field(
+        default=None,
         min_length=1,
         strict=False,  # a run configuration is validated from plain Python values
-        description="weight bits that are measured and planned with",
+        description="weight bits that are measured and planned with; null: 4 and 8, which engines store, or 2, 3, 4, 6 "
+        "and 8 where no target is named",
     )
     images: int = Field(default=32, ge=1, description="at most this many images of the calibration set are looked at")
     budget: float | None = Field(
@@ -95,9 +96,10 @@ class SensitivityConfig(Contract):
 
     @field_validator("candidates")
     @classmethod
-    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        for bits in value:
-            if value.count(bits) > 1:
+    def _each_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        given = value or ()
+        for bits in given:
+            if given.count(bits) > 1:
                 raise ValueError(f"{bits} is there twice")
         return value
 
@@ -107,6 +109,10 @@ class SensitivityConfig(Contract):
         return self.budget is not None or self.max_drop is not None
 
 
+STORED_WIDTHS = (4, 8)
+"""Weight bits that engines store."""
+ALL_WIDTHS = (2, 3, 4, 6, 8)
+"""Weight bits that are planned with where no engine is named."""
 RATE_AT_4_BITS = 2e-4
 """Default learning rate of weights at 4 bits."""
 EIGHT_BITS = (Target.TENSORRT, Target.LITERT)
@@ -184,6 +190,11 @@ class QatConfig(Contract):
     )
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
+    keep_better: bool = Field(
+        default=True,
+        description="keep the calibrated student where training ended further from the teacher, judged on images that "
+        "were held back of the set, or on the set itself",
+    )
     seed: int = Field(default=0, ge=0, lt=2**63)
     checkpoint_interval: int = Field(
         default=100, ge=1, description="steps between checkpoints; a killed training repeats at most this many"
@@ -252,7 +263,7 @@ class QatConfig(Contract):
 
     @model_validator(mode="after")
     def _one_plan(self) -> Self:
-        if self.bits.layers and self.sensitivity is not None and self.sensitivity.plans:
+        if self.bits.layers and self.plans_bits:
             raise ValueError(
                 "bits.layers is a plan already and sensitivity asks for another: remove one of the two "
                 "(without budget and max_drop, sensitivity only measures)"
@@ -262,6 +273,17 @@ class QatConfig(Contract):
     def compensates(self, *, trained: bool) -> bool:
         """Whether the weights of a student that is to be `trained`, or not, are rounded against each other."""
         return not trained if self.compensated_rounding is None else self.compensated_rounding
+
+    @property
+    def plans_bits(self) -> bool:
+        """Whether the weight bits of layers are planned from their sensitivity."""
+        return self.sensitivity is not None and self.sensitivity.plans
+
+    @property
+    def planned_widths(self) -> tuple[int, ...]:
+        """Weight bits that layers are measured at and planned with, fewest first, the default resolved."""
+        given = self.sensitivity.candidates if self.sensitivity else None
+        return tuple(sorted(given or (STORED_WIDTHS if self.targets else ALL_WIDTHS)))
 
     @property
     def training_steps(self) -> int:
@@ -290,4 +312,7 @@ class QatConfig(Contract):
             "checkpoint_interval": True,
             "checkpoints_kept": True,
         }
-        return self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path", "family"}})
+        values = self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path", "family"}})
+        if self.sensitivity is not None:  # whose default follows the targets
+            values["sensitivity"]["candidates"] = list(self.planned_widths)
+        return values

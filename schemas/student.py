@@ -9,6 +9,7 @@ from pydantic import Field
 from schemas.base import Contract, Document
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
+from schemas.operating_point import MatchedThreshold
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.target import Census, Target, exported_path
@@ -68,6 +69,20 @@ class TrainingDecision(Contract):
         return self.divergence <= self.enough
 
 
+class TrainingComparison(Contract):
+    """How far the trained student and the calibrated one are from their teacher, which decided which one is kept."""
+
+    trained: float = Field(ge=0, description="KL of the head's outputs per unit of foreground, nats, mean over images")
+    calibrated: float = Field(ge=0, description="the same of the student before training")
+    images: int = Field(ge=1)
+    held_back: bool = Field(description="whether the images are held back; else they are those of the set")
+
+    @property
+    def calibrated_is_better(self) -> bool:
+        """Whether training ended further from the teacher than it began."""
+        return self.calibrated < self.trained
+
+
 class TrainingSummary(Contract):
     """What happened in training."""
 
@@ -77,6 +92,12 @@ class TrainingSummary(Contract):
     last_loss: float | None = Field(description="mean over the last tenth of the steps")
     losses: tuple[float, ...] = Field(default=(), description="total loss of every step")
     decision: TrainingDecision | None = Field(default=None, description="where `qat.steps` is auto")
+    comparison: TrainingComparison | None = Field(default=None, description="where `qat.keep_better` is set")
+
+    @property
+    def is_of_trained(self) -> bool:
+        """Whether the student is the trained one."""
+        return self.steps > 0 and not (self.comparison is not None and self.comparison.calibrated_is_better)
 
 
 class StudentManifest(Document):
@@ -135,7 +156,18 @@ class OnnxManifest(Document):
     onnx_version: str | None = Field(default=None, description="null: another format")
     onnxruntime_version: str | None = Field(default=None, description="null: another format")
     tools: dict[str, str] = Field(default={}, description="versions of what made another format, by name")
+    thresholds: tuple[MatchedThreshold, ...] = Field(
+        default=(), description="confidence thresholds that an evaluation found; in the metadata of ONNX models too"
+    )
+    exported_sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="of the file before thresholds were written; null: as it is"
+    )
     provenance: Provenance
+
+    @property
+    def computes(self) -> str:
+        """Digest of the file as it was exported: thresholds in its metadata change no output."""
+        return self.exported_sha256 or self.sha256
 
     def to_json(self) -> str:
         """See `Contract.to_json`; without `parity.further` where the head gives boxes alone."""

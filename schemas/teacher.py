@@ -1,8 +1,8 @@
 """The full-precision detector, as named in configurations and as identified in artifacts."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.base import Contract
 
@@ -39,13 +39,24 @@ class TeacherSource(Contract):
 
 
 class PixelFormat(Contract):
-    """What the network takes as input."""
+    """What the network takes as input: RGB from 0 to 1, whatever the network does with it inside."""
 
-    channels: Literal["RGB", "BGR"] = "RGB"
-    scale: float = Field(default=255.0, gt=0, description="8-bit values are divided by this")
+    channels: Literal["RGB"] = "RGB"
+    scale: float = Field(default=255.0, description="8-bit values are divided by this")
     mean: tuple[float, float, float] = Field(default=(0.0, 0.0, 0.0), description="subtracted after scaling")
     std: tuple[float, float, float] = Field(default=(1.0, 1.0, 1.0), description="divided by after the mean")
     padding: int = Field(default=114, ge=0, le=255, description="8-bit value of letterbox borders")
+
+    @model_validator(mode="after")
+    def _is_supported(self) -> Self:
+        for name in ("scale", "mean", "std"):
+            value, supported = getattr(self, name), type(self).model_fields[name].default
+            if value != supported:
+                raise ValueError(
+                    f"{name} is {value}, but every stage gives networks RGB from 0 to 1, which is {name} {supported}; "
+                    "apply another scale, mean or deviation inside the network"
+                )
+        return self
 
 
 class TeacherIdentity(Contract):

@@ -9,16 +9,28 @@ from eval_job.report.charts import Axis, Series, line_chart, linear_axis, moving
 from eval_job.report.headline import headline_model, style_of
 from eval_job.report.wording import duration, quantity, short
 from schemas.evaluation import EvalReport
-from schemas.student import TrainingMethod, TrainingSummary
+from schemas.student import TrainingComparison, TrainingMethod, TrainingSummary
 
 
 @dataclass(frozen=True)
 class ClassPrecision:
-    """AP50-95 of a class with full precision and with a student."""
+    """AP50-95 of a class with full precision and with a student.
+
+    Attributes:
+        name: of the class.
+        full: with full precision.
+        student: with the student.
+        boxes: labels in the data; None where it is not known.
+        recalls: of both at the deployment threshold; None where it was not measured.
+        beyond_chance: whether the change is more than the choice of images explains.
+    """
 
     name: str
     full: float
     student: float
+    boxes: int | None = None
+    recalls: tuple[float, float] | None = None
+    beyond_chance: bool = False
 
     @property
     def change(self) -> float:
@@ -66,7 +78,20 @@ def class_precisions(report: EvalReport) -> list[ClassPrecision]:
     full, model = report.models[0], headline_model(report)
     if model is full:
         return []
-    rows = [ClassPrecision(name, value, model.per_class.get(name, 0.0)) for name, value in full.per_class.items()]
+    before = full.deployed.per_class if full.deployed else {}
+    after = model.deployed.per_class if model.deployed else {}
+    beyond = {each.name for each in model.class_changes.changed} if model.class_changes else set()
+    rows = [
+        ClassPrecision(
+            name,
+            value,
+            model.per_class.get(name, 0.0),
+            report.class_labels[name].boxes if name in report.class_labels else None,
+            (before[name], after[name]) if name in before and name in after else None,
+            name in beyond,
+        )
+        for name, value in full.per_class.items()
+    ]
     return sorted(rows, key=lambda row: (row.change, row.name))
 
 
@@ -75,8 +100,10 @@ def training(student: StudentArtifacts) -> Training:
     manifest = student.manifest
     summary, config = manifest.training, manifest.qat
     if manifest.method is not TrainingMethod.QAT:
-        none = ("training", "none: the student was calibrated only")
-        return Training(student.name, [none, *_decision(summary)], None)
+        none = "none: the student was calibrated only"
+        if summary.comparison is not None:
+            none = f"{quantity(summary.steps)} steps, not kept: {_comparison(summary.comparison)}"
+        return Training(student.name, [("training", none), *_decision(summary)], None)
     facts = [
         ("steps", quantity(summary.steps)),
         ("batch", f"{config.batch} images"),
@@ -85,9 +112,16 @@ def training(student: StudentArtifacts) -> Training:
         ("time", duration(summary.seconds)),
         *_decision(summary),
     ]
+    if summary.comparison is not None:
+        facts.append(("kept", _comparison(summary.comparison)))
     if summary.first_loss is not None and summary.last_loss is not None:
         facts.append(("loss", f"{short(summary.first_loss)} at first, {short(summary.last_loss)} over the last tenth"))
     return Training(student.name, facts, _loss_curve(student.name, summary.losses) if summary.losses else None)
+
+
+def _comparison(found: TrainingComparison) -> str:
+    images = f"{found.images} images " + ("held back of the set" if found.held_back else "of the set")
+    return f"divergence from full precision {found.trained:.3f} trained, {found.calibrated:.3f} before, on {images}"
 
 
 def _decision(summary: TrainingSummary) -> list[tuple[str, str]]:

@@ -105,12 +105,12 @@ def _read_student(folder: Path, report: EvalReport) -> StudentArtifacts:
         steps_before=(
             layer_steps(before, StudentManifest.read(before / MANIFEST)) if (before / MANIFEST).exists() else []
         ),
-        sensitivity=_read_sensitivity(folder, manifest),
+        sensitivity=read_sensitivity(folder, manifest),
         search=_read_search(folder, manifest),
     )
 
 
-def _read_sensitivity(folder: Path, student: StudentManifest) -> SensitivityReport | None:
+def read_sensitivity(folder: Path, student: StudentManifest) -> SensitivityReport | None:
     """What was measured of the student's layers; None where nothing was, or of another teacher, set or policy."""
     if not (folder / SENSITIVITY).exists():
         return None

@@ -87,6 +87,38 @@ def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup
     return _chart(title, x, y, lines)
 
 
+@dataclass(frozen=True)
+class Mark:
+    """One item of a scatter chart: its name, its class in the style sheet, where it is."""
+
+    name: str
+    style: str
+    x: float
+    y: float
+
+
+def scatter_chart(title: str, x: Axis, y: Axis, marks: Sequence[Mark], frontier: Sequence[Point]) -> Markup:
+    """Dots over two axes, numbered from 1, and a line through those that nothing beats."""
+    parts: list[Markup] = []
+    if frontier:
+        points = " ".join(f"{_x(x, a):.1f},{_y(y, b):.1f}" for a, b in frontier)
+        parts.append(Markup('<polyline class="frontier" points="{}"/>').format(points))
+    for number, mark in enumerate(marks, start=1):
+        left, top = _x(x, mark.x), _y(y, mark.y)
+        parts.append(Markup("<g><title>{}: {} at {}</title>").format(mark.name, _number(mark.y), _number(mark.x)))
+        parts.append(_circle(left, top, 5.5, f"dot {mark.style}"))
+        anchor, shift = ("end", -9.0) if x.share(mark.x) > 0.85 else ("start", 9.0)
+        parts.append(_text(str(number), left + shift, top + 4, anchor, "mark-text") + Markup("</g>"))
+    return _chart(title, x, y, Markup("").join(parts))
+
+
+def span_axis(title: str, values: Sequence[float]) -> Axis:
+    """A linear axis between round numbers around all values."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    step = _round_step(max(high - low, abs(high) * 0.02, SMALLEST))
+    return Axis(title, (math.floor(low / step + 1e-9) - 1) * step, (math.ceil(high / step - 1e-9) + 1) * step)
+
+
 def column_chart(title: str, x_title: str, categories: Sequence[str], y: Axis, series: Sequence[Series]) -> Markup:
     """Groups of columns, one group per category and one column per series; the y values of `points` count."""
     group = (WIDTH - LEFT - RIGHT) / max(len(categories), 1)

@@ -13,11 +13,12 @@ from PIL import Image
 from schemas.errors import VerificationError
 from schemas.evaluation import SAMPLES_FOLDER, SampleBox, SamplePicture
 from schemas.labels import BoxLabel
+from schemas.layer_study import SetCheck, SetImage
 from stages.drawing import bones_of, label_outlines
 from stages.shards import CalibrationSet
 from stages.storage import file_digest
 
-MAX_TILES = 24
+MAX_TILES = 96
 TILE = 240
 """Longer side of a calibration image on the page, pixels."""
 JPEG_QUALITY = 82
@@ -33,6 +34,8 @@ class Comparison:
     image: Markup
     panels: list[tuple[str, Markup, str]]
     """Heading, picture, and a sentence that counts its boxes."""
+    differing: int = 0
+    """Boxes that one of two models lacks."""
 
 
 def comparisons(
@@ -42,7 +45,7 @@ def comparisons(
 
     None where the picture files were taken away.
 
-    With two models, boxes of one that the other lacks are dashed.
+    With two models, boxes of one that the other lacks are dashed, and images with most of them come first.
 
     Raises:
         VerificationError: a picture does not match its digest.
@@ -50,27 +53,89 @@ def comparisons(
     paths = [folder / SAMPLES_FOLDER / sample.file for sample in samples]
     if not all(path.is_file() for path in paths):
         return None
-    return [
+    found = [
         _comparison(number, sample, path, models, labelled)
         for number, (sample, path) in enumerate(zip(samples, paths, strict=True), start=1)
     ]
+    return sorted(found, key=lambda each: -each.differing)
 
 
-def calibration_tiles(calibration_set: CalibrationSet) -> list[Markup]:
-    """Up to `MAX_TILES` images of the set, evenly spread, with their labels."""
-    samples = calibration_set.samples
-    names = calibration_set.manifest.teacher.class_names
-    count = min(MAX_TILES, len(samples))
-    tiles: list[Markup] = []
-    for k in range(count):
-        sample = samples[(2 * k + 1) * len(samples) // (2 * count)]
-        picture = Image.fromarray(sample.image())
-        picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
-        boxes = [drawn_box(box, names[box.category_id]) for box in sample.labels.boxes]
-        width, height = sample.labels.width, sample.labels.height
-        image = Markup('<image href="{}" width="{}" height="{}"/>').format(jpeg_uri(picture), width, height)
-        tiles.append(_picture(image, width, height, boxes, set(), f"Calibration image {k + 1}: {spoken(boxes)}", 0.085))
-    return tiles
+@dataclass(frozen=True)
+class Tile:
+    """An image of the calibration set on the contact sheet.
+
+    Attributes:
+        picture: with its labels; those that the detector does not see are dashed.
+        index: place in the set, from 0.
+        classes: names of its labels, for a reader who searches.
+        found: share of its labels that the detector sees; None where it was not looked at.
+        failed: number of labels that the detector does not see.
+    """
+
+    picture: Markup
+    index: int
+    classes: str
+    found: float | None
+    failed: int
+
+
+def calibration_tiles(calibration_set: CalibrationSet, check: SetCheck | None = None) -> list[Tile]:
+    """Up to `MAX_TILES` images of the set in its order: those with most labels that fail, the others evenly spread.
+
+    Args:
+        calibration_set: the set.
+        check: which labels the detector sees; one of another set is left aside.
+    """
+    checked = {}
+    if check is not None and check.set_digest == calibration_set.manifest.digest:
+        checked = {each.index: each for each in check.images}
+    count = min(MAX_TILES, len(calibration_set.samples))
+    failing = sorted(
+        (each for each in checked.values() if each.failed), key=lambda each: (-len(each.failed), each.index)
+    )
+    chosen = {each.index for each in failing[: count // 2]}
+    others = [n for n in range(len(calibration_set.samples)) if n not in chosen]
+    wanted = count - len(chosen)
+    chosen |= {others[(2 * k + 1) * len(others) // (2 * wanted)] for k in range(wanted)}
+    return [_tile(calibration_set, index, checked.get(index)) for index in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class CheckedLabels:
+    """How many labels of a set were looked for in its images again, and how many were seen."""
+
+    labels: int
+    seen: int
+    confidence: float
+
+
+def checked_labels(check: SetCheck | None, digest: str) -> CheckedLabels | None:
+    """Sums over the images that were looked at; None where none of this set were."""
+    if check is None or check.set_digest != digest or not check.images:
+        return None
+    return CheckedLabels(
+        labels=sum(each.labels for each in check.images),
+        seen=sum(each.labels - len(each.failed) for each in check.images),
+        confidence=check.confidence,
+    )
+
+
+def _tile(calibration_set: CalibrationSet, index: int, checked: SetImage | None) -> Tile:
+    sample, names = calibration_set.samples[index], calibration_set.manifest.teacher.class_names
+    picture = Image.fromarray(sample.image())
+    picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
+    boxes = [drawn_box(box, names[box.category_id]) for box in sample.labels.boxes]
+    width, height = sample.labels.width, sample.labels.height
+    image = Markup('<image href="{}" width="{}" height="{}"/>').format(jpeg_uri(picture), width, height)
+    failed = set(checked.failed) if checked else set()
+    words = f"Calibration image {index + 1}: {spoken(boxes)}" + (f"; {len(failed)} not seen" if failed else "")
+    return Tile(
+        picture=_picture(image, width, height, boxes, failed, words, 0.085),
+        index=index,
+        classes=" ".join(dict.fromkeys(box.class_name.lower() for box in boxes)),
+        found=checked.found if checked else None,
+        failed=len(failed),
+    )
 
 
 def drawn_box(box: BoxLabel, name: str) -> SampleBox:
@@ -121,14 +186,19 @@ def _comparison(number: int, sample: SamplePicture, path: Path, models: Sequence
     )
     use = Markup('<use href="#{}"/>').format(identifier)
     panels: list[tuple[str, Markup, str]] = []
+    differing = 0
     shown = {name: sample.detections[name] for name in models if name in sample.detections}
     for heading, boxes in (*([("labels", sample.labels)] if labelled else []), *shown.items()):
         others = [theirs for name, theirs in shown.items() if name != heading]
         alone = unmatched(boxes, others[0]) if len(others) == 1 and heading in shown else set()
         words = spoken(boxes)
+        if alone:
+            differing += len(alone)
+            what = "lost by the student" if heading == next(iter(shown)) else "found by the student alone"
+            words += f"; {what}: {spoken([boxes[n] for n in sorted(alone)])}"
         alt = f"Sample {number}, {heading}: {words}"
         panels.append((heading, _picture(use, sample.width, sample.height, boxes, alone, alt, 0.042), words))
-    return Comparison(number, image, panels)
+    return Comparison(number, image, panels, differing)
 
 
 def _picture(
@@ -136,8 +206,12 @@ def _picture(
 ) -> Markup:
     """`text` is the height of box names as a share of the longer side."""
     size = text * max(width, height)
-    outlines = Markup("").join(_outline(box, n in dashed) for n, box in enumerate(boxes))
-    names = Markup("").join(_name(box, width, size) for box in boxes)  # on top: no outline crosses them
+    groups = [Markup('<g class="alone">{}</g>' if n in dashed else "<g>{}</g>") for n in range(len(boxes))]
+    outlines = Markup("").join(
+        group.format(_outline(box, n in dashed)) for n, (box, group) in enumerate(zip(boxes, groups, strict=True))
+    )
+    # On top: no outline crosses them.
+    names = Markup("").join(group.format(_name(box, width, size)) for box, group in zip(boxes, groups, strict=True))
     return Markup('<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}{}</svg>').format(
         width, height, alt, image, outlines, names
     )

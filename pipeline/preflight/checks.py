@@ -14,6 +14,7 @@ from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
 from schemas.image_size import ImageSize
 from schemas.labels import ShapeKind
+from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
 from stages.event_files import require_tensorboard
@@ -112,10 +113,7 @@ def check_settings(config: RunConfig, teacher: Detector, containers: bool) -> No
 
         for target in config.qat.targets:
             check_head(teacher, target)
-    if config.qat.bits.layers:
-        from quantization.convert import make_student
-
-        make_student(teacher, config.qat.bits)  # which knows the names of its layers
+    check_planned_bits(config.qat, teacher)
     if config.synth.labels.path is not None:
         read_given_labels(Path(config.synth.labels.path), teacher.identity.class_names)
     if containers:
@@ -128,6 +126,25 @@ def check_settings(config: RunConfig, teacher: Detector, containers: bool) -> No
         from quantization.onnx.engine import check_engine  # loads engines
 
         check_engine("onnxruntime", config.eval.onnx.providers)
+
+
+def check_planned_bits(qat: QatConfig, teacher: Detector) -> None:
+    """Check that the layers of a plan are there, and that a budget can be kept.
+
+    Raises:
+        ConfigError: they are not, or it cannot.
+    """
+    budget = qat.sensitivity.budget if qat.sensitivity is not None else None
+    if not qat.bits.layers and budget is None:
+        return
+    from quantization.convert import make_student, mean_weight_bits  # loads what a run that plans nothing does not need
+    from quantization.mixed_precision import check_budget
+
+    if budget is None:
+        make_student(teacher, qat.bits)  # which knows the names of its layers
+    else:
+        fewest = qat.bits.model_copy(update={"weight_bits": qat.planned_widths[0]})
+        check_budget(budget, mean_weight_bits(make_student(teacher, fewest).network))
 
 
 def read_validation(

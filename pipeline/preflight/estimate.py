@@ -20,6 +20,8 @@ TIMED_PIXELS = 2 * 640**2
 """Of the batch whose step is timed, about: enough to be computed as the real ones are, little enough to be quick."""
 TRAINING = 2.0
 """A training step of an image, relative to a step of its inversion: the teacher's pass and simulated quantization."""
+SCAN = 1.5
+"""A look at what an image's outputs depend on, relative to a step of its inversion."""
 CALIBRATION = 12.0
 """Calibration and correction of an image, relative to a forward pass."""
 EXPORT_SECONDS = 40.0
@@ -50,12 +52,14 @@ def expected_seconds(config: RunConfig, teacher: Detector, size: ImageSize, imag
     schedule = levels(synth.inversion, size, teacher.identity.stride, teacher.smallest_input)
     per_image = iterations * of_labels + sum(steps * of_image * level.pixels / size.pixels for level, steps in schedule)
     qat = config.qat
-    certain = qat.steps != "auto" or min(qat.bits.weight_bits, qat.bits.activation_bits) < 8
+    looks = min(synth.images, qat.sensitivity.images) if qat.sensitivity is not None else 0
+    certain = qat.steps != "auto" or qat.plans_bits or min(qat.bits.weight_bits, qat.bits.activation_bits) < 8
     training = 0 if qat.ptq_only or not certain else qat.training_steps * qat.batch
     seen = images + held_back
     return {
         "synth": (synth.images + held_back) * per_image * VIEWS,
-        "qat": min(synth.images, qat.calibration_images) * forward * CALIBRATION
+        "qat": looks * of_image * SCAN
+        + min(synth.images, qat.calibration_images) * forward * CALIBRATION
         + training * of_image * TRAINING
         + EXPORT_SECONDS,
         "eval": ROWS * seen * forward + EXPORT_SECONDS,

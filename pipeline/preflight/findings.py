@@ -42,6 +42,14 @@ def described(findings: Findings, config: RunConfig, max_drop: float | None = No
     made = f"{config.synth.images} synthetic images" + (f", {held_back} more held back" if held_back else "")
     size = findings.image_size.in_words + (" (what the detector was trained at)" if findings.own_size else "")
     student = f"{qat.bits.name}, training: {steps}"
+    if qat.bits.weight_bits < 8 and not (qat.bits.layers or qat.plans_bits):
+        student += f"; planned bits keep more: --budget {qat.bits.weight_bits + 0.5:g}"
+    if qat.sensitivity is not None and qat.sensitivity.budget is not None:
+        widths = " or ".join(str(bits) for bits in qat.planned_widths)
+        student = (
+            f"at most {qat.sensitivity.budget:g} weight bits in the mean ({widths} a layer, as it is sensitive), "
+            f"A{qat.bits.activation_bits}, training: {steps}"
+        )
     if max_drop is not None:
         student = (
             f"the fewest weight bits that lose at most {max_drop:g} points (A{qat.bits.activation_bits}, calibrated "

@@ -9,8 +9,8 @@ from detectors.protocol import Detector
 from detectors.registry import load_teacher, resolve_device
 from qat_job.calibration_set import check_same_teacher, reference
 from qat_job.images import ImageBatches
+from qat_job.sensitivity.curvature import METRIC, layer_errors
 from qat_job.sensitivity.planning import AgreementDrop, Plan, plan_for_budget, plan_for_drop
-from qat_job.sensitivity.scan import METRIC, scan_layers
 from quantization.convert import make_student, quantized_layers
 from quantization.mixed_precision import mean_bits
 from quantization.plan import fixed_weight_bits
@@ -38,7 +38,7 @@ def analyse(settings: QatConfig, set_folder: Path, folder: Path, overwrite: bool
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set, settings.allow_other_teacher)
     report = measure(teacher, calibration_set, settings, folder, overwrite, stage)
-    if settings.sensitivity is None or not settings.sensitivity.plans:
+    if not settings.plans_bits:
         remove_file(folder / PLAN)  # an older one would be taken for this run's
     else:
         plan = make_plan(teacher, calibration_set, report.layers, settings, stage)
@@ -64,7 +64,7 @@ def measure(
     sensitivity = settings.sensitivity or SensitivityConfig()
     inputs = {"teacher": teacher.identity.sha256, "calibration_set": calibration_set.manifest.digest}
     policy = settings.bits.policy
-    config = {"policy": policy.value, "images": sensitivity.images, "candidates": sorted(sensitivity.candidates)}
+    config = {"policy": policy.value, "images": sensitivity.images, "candidates": list(settings.planned_widths)}
     provenance = Provenance.of("sensitivity", config, inputs)
     output = Output(folder / SENSITIVITY, SensitivityReport, provenance, overwrite)
     done = output.finished()
@@ -76,16 +76,19 @@ def measure(
     images = ImageBatches(calibration_set, next(teacher.network.parameters()).device)
     student = make_student(teacher, settings.bits)
     layers = quantized_layers(student.network)
-    batches = list(images.in_order(sensitivity.images, settings.batch))
-    total = len(batches) * len(layers) * len(sensitivity.candidates)
-    advance = stage.counter(total, "sensitivity", "measurement")
-    errors = scan_layers(student, batches, sensitivity.candidates, advance)
+    count = min(sensitivity.images, len(images))
+    errors = layer_errors(
+        student,
+        images.in_order(count, 1),
+        settings.planned_widths,
+        stage.counter(count, "sensitivity", "image"),
+    )
     fixed = fixed_weight_bits(teacher, settings.bits)
     report = SensitivityReport(
         teacher=teacher.identity,
         calibration_set=reference(calibration_set),
         policy=policy,
-        images=sum(len(batch) for batch in batches),
+        images=count,
         metric=METRIC,
         layers=tuple(
             LayerSensitivity(
@@ -113,7 +116,7 @@ def make_plan(
         ConfigError: the target cannot be met.
     """
     sensitivity = settings.sensitivity
-    assert sensitivity is not None and sensitivity.plans  # the caller asked
+    assert sensitivity is not None and settings.plans_bits  # the caller asked
     if sensitivity.budget is not None:
         plan = plan_for_budget(layers, sensitivity.budget)
     else:

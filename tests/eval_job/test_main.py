@@ -356,3 +356,25 @@ def test_a_missing_provider_leaves_the_earlier_evaluation(run: Run, tmp_path: Pa
     assert result.exit_code == 2
     assert "NoExecutionProvider not in this onnxruntime" in result.output
     assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_a_requirement_that_is_missed_is_exit_4_with_everything_written(
+    run: Run, trained: Path, tmp_path: Path, loads: list[str]
+) -> None:
+    result = run("--student", str(trained), "--set", "require.share=0.999")
+
+    assert result.exit_code == 4, result.output
+    assert "QAT W4A8 deploy falls short: share of full precision" in result.output
+    page, summary = (tmp_path / "out" / name for name in ("report.html", "summary.md"))
+    assert "<b>Fail</b>" in page.read_text() and ":x: **Fail**" in summary.read_text()
+
+    loads.clear()
+    met = run("--student", str(trained), "--set", "require.share=0.1")
+    assert met.exit_code == 0, met.output
+    assert loads == []  # judged anew, not measured anew
+    verdict = report(tmp_path).verdict
+    assert verdict is not None and verdict.met and report(tmp_path).eval.require is not None
+    assert "<b>Pass</b>" in page.read_text() and "**Pass**" in summary.read_text()
+
+    assert run("--student", str(trained)).exit_code == 0
+    assert report(tmp_path).verdict is None and "<b>Pass</b>" not in page.read_text()

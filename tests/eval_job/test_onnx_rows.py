@@ -13,6 +13,7 @@ from detectors.protocol import Suppression
 from eval_job import job, latency, onnx_model
 from eval_job.__main__ import app
 from quantization.onnx.engine import Images
+from schemas.engine_timing import OperatorTime
 from schemas.evaluation import EvalReport
 from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy
@@ -30,6 +31,7 @@ from stages.storage import file_digest
 
 Run = Callable[..., Result]
 FORM = ExportForm(target=Target.ONNXRUNTIME, image_size=64)
+SPENT = OperatorTime(kind="QLinearConv", where="integer", count=3, milliseconds=1.5)
 CENSUS = Census(by="onnxruntime", integer={"QLinearConv": 3}, floating={"Conv": 1}, float_layers=())
 
 
@@ -54,6 +56,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, colour_teacher: Any) -> list[tuple[s
     )
     monkeypatch.setattr(job, "open_engine", open_engine)
     monkeypatch.setattr(latency, "open_engine", open_engine)
+    monkeypatch.setattr(latency, "operator_times", lambda path, engine, image: (SPENT,))
     monkeypatch.setattr(onnx_model, "export_full_precision", export_full_precision)
     return opened
 
@@ -122,6 +125,11 @@ def test_exported_models_are_evaluated_and_timed_after_the_simulated_ones(
         assert [(timed.threads, timed.repetitions) for timed in model.latencies] == [(1, 2), (2, 2)]
         assert all(timed.engine.startswith("onnxruntime ") for timed in model.latencies)
         assert all(0 < timed.median_ms <= timed.p95_ms for timed in model.latencies)
+        assert [each.batch for each in model.throughput] == [1, 8]
+        assert model.operator_times == (SPENT,)
+    assert all(timed.speed_up is None for timed in models[3].latencies)
+    for timed in models[5].latencies:
+        assert timed.speed_up is not None and timed.speed_up.low <= timed.speed_up.median <= timed.speed_up.high
     assert models[5].precision == models[0].precision
     assert models[5].weights_sha256 == file_digest(student / "model.onnxruntime.onnx")
     assert (models[3].label_mode, models[5].label_mode) == (None, "sampled")
@@ -255,6 +263,7 @@ def test_models_take_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> N
         return run
 
     monkeypatch.setattr(latency, "open_engine", open_engine)
+    monkeypatch.setattr(latency, "operator_times", lambda path, engine, image: (SPENT,))
     measured = latency.measure_latencies(
         {"one": Path("a"), "two": Path("b")}, ImageSize.square(64), engine="onnxruntime", threads=[1], repetitions=4
     )

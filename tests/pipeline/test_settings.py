@@ -70,6 +70,18 @@ def test_bits_are_written_in_one_way(bits):
         RunOptions(bits=bits).assignments()
 
 
+def test_a_budget_plans_with_the_widths_that_engines_store(tmp_path: Path) -> None:
+    options = RunOptions(budget=4.5)
+    qat = read_run_config("best.pt", options.assignments(), tmp_path).qat
+    assert qat.plans_bits and qat.sensitivity is not None and qat.sensitivity.budget == 4.5
+    assert qat.planned_widths == (4, 8)
+    assert qat.keyed()["sensitivity"]["candidates"] == [4, 8]
+    anywhere = read_run_config("best.pt", [*options.assignments(), "qat.targets=[]"], tmp_path).qat
+    assert anywhere.planned_widths == (2, 3, 4, 6, 8), "no engine is named"
+    own = read_run_config("best.pt", [*options.assignments(), "qat.sensitivity.candidates=[8, 3]"], tmp_path).qat
+    assert own.planned_widths == (3, 8)
+
+
 def test_without_labels_synth_holds_images_back_and_with_labels_it_does_not():
     assert read_run_config("best.pt").for_stage("synth").held_back == HELD_BACK
     assert read_run_config("best.pt", ["synth.held_back=3"]).for_stage("synth").held_back == 3

@@ -19,6 +19,7 @@ from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.search import SEARCH, SearchReport
 from schemas.sensitivity import SENSITIVITY
+from schemas.target import Target
 from stages.stage import Stage
 
 FULL_PRECISION = 0.5
@@ -60,11 +61,15 @@ class FakeStages:
 
 
 def search(
-    stages: FakeStages, max_drop: float, folder: Path, monkeypatch: pytest.MonkeyPatch
+    stages: FakeStages,
+    max_drop: float,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    targets: tuple[Target, ...] = (),
 ) -> tuple[int, SearchReport | None]:
     monkeypatch.setattr(smallest, "StudentManifest", SimpleNamespace(read=stages.student))
     monkeypatch.setattr(smallest, "EvalReport", SimpleNamespace(read=stages.evaluation))
-    config = RunConfig(storage=str(folder))
+    config = RunConfig(storage=str(folder), qat=QatConfig(targets=targets))
     code = Search(config, max_drop, stages, overwrite=False, stage=Stage("run")).run()
     written = folder / "student" / SEARCH
     return code, SearchReport.read(written) if written.exists() else None
@@ -79,6 +84,15 @@ def test_the_fewest_bits_that_hold_are_kept(fewest: float, tmp_path: Path, monke
     assert stages.ran[-1][1] == fewest, "the student that is kept is made last, with its files"
     assert len(report.tried) <= 5
     assert [each.holds for each in report.tried] == [each.mean_weight_bits >= fewest for each in report.tried]
+
+
+def test_bits_that_the_widths_of_an_engine_cannot_give_are_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = FakeStages(dict.fromkeys(LADDER, 0.5))
+    _, report = search(stages, 1.0, tmp_path, monkeypatch, (Target.ONNXRUNTIME,))
+    assert report is not None and report.kept == digest(4.25)
+    assert min(each.mean_weight_bits for each in report.tried) == 4.25
 
 
 def test_layers_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

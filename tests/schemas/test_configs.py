@@ -1,4 +1,8 @@
+import json
+from typing import Any
+
 import pytest
+from pydantic import ValidationError
 
 from schemas.base import validate_config
 from schemas.errors import ConfigError
@@ -6,6 +10,7 @@ from schemas.image_size import ImageSize
 from schemas.qat_config import BitPolicy, Policy, QatConfig, Quantizer
 from schemas.run_config import SHARED, RunConfig
 from schemas.synth_config import SynthConfig
+from schemas.teacher import PixelFormat
 
 
 @pytest.mark.parametrize("model", [SynthConfig, QatConfig, RunConfig])
@@ -118,3 +123,12 @@ def test_location_and_device_do_not_decide_the_content():
     there = validate_config(SynthConfig, {"device": "cuda", "teacher": {"path": "b.pt"}}, "x")
     assert here.keyed() == there.keyed()
     assert here.keyed() != validate_config(SynthConfig, {"seed": 1}, "x").keyed()
+
+
+@pytest.mark.parametrize(
+    "format_", [{"channels": "BGR"}, {"scale": 1.0}, {"mean": [0.5, 0.5, 0.5]}, {"std": [0.2, 0.2, 0.2]}]
+)
+def test_a_pixel_format_that_no_stage_gives_a_network_is_refused(format_: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        PixelFormat.model_validate_json(json.dumps(format_))
+    assert PixelFormat.model_validate_json("{}").padding == 114

@@ -11,6 +11,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from eval_job.report.page import write_page
+from schemas.layer_study import SetCheck, SetImage
+from stages.shards import open_calibration_set
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
 DRIVER = shutil.which("chromedriver") or ""
@@ -107,3 +109,41 @@ def test_text_stands_out_from_what_is_behind_it(browser: Any, page: Path) -> Non
         emulate(browser, 1280, scheme)
         browser.get(page.as_uri())
         assert browser.execute_script(contrast) >= 4.5, scheme
+
+
+def test_the_contact_sheet_is_searched_and_sorted_and_shows_failed_labels_alone(
+    browser: Any, run: Any, tmp_path: Path
+) -> None:
+    opened = open_calibration_set(run.calibration_set)
+    images = tuple(
+        SetImage(index=n, labels=1, found=0.0 if n == 4 else 1.0, failed=(0,) if n == 4 else ()) for n in range(6)
+    )
+    check = SetCheck(set_digest=opened.manifest.digest, confidence=0.25, images=images)
+    report = run.report.model_copy(update={"set_check": check})
+    write_page(report, run.evaluation, [run.student], run.calibration_set, tmp_path / "page.html")
+    emulate(browser, 1280, "light")
+    browser.get((tmp_path / "page.html").as_uri())
+
+    def visible() -> list[int]:
+        tiles = "[...document.querySelectorAll('#tiles > li')]"
+        return browser.execute_script(f"return {tiles}.filter(e => e.offsetWidth).map(e => +e.dataset.index)")
+
+    def put(name: str, value: str, prop: str = "value") -> None:
+        browser.execute_script(
+            f"const e = document.querySelector('.tools[data-of=tiles] [name={name}]'); e.{prop} = {value};"
+            "e.dispatchEvent(new Event('input'));"
+        )
+
+    assert visible() == [0, 1, 2, 3, 4, 5]
+    first = opened.manifest.teacher.class_names[opened.samples[0].labels.boxes[0].category_id]
+    put("search", json.dumps(first.upper()))
+    found = visible()
+    assert 0 in found and len(found) < 6
+    put("search", '"no such class"')
+    assert visible() == []
+    put("search", '""')
+    put("order", '"least"')
+    assert visible()[0] == 4
+    put("alone", "true", "checked")
+    assert visible() == [4]
+    assert browser.get_log("browser") == []

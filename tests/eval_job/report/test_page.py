@@ -85,7 +85,7 @@ def test_size_and_latency_are_shown_where_a_model_was_exported(page: Any, export
     assert "no model of this evaluation was exported" in text_of(page())
     text = text_of(page(exported))
     assert "2.90 MB" in text and "4.2 ms" in text and "those of exported models" in text
-    assert "onnxruntime CPU 2 4.25 – 9.00 50" in text
+    assert "onnxruntime CPU 2 4.25 …–9.00 – 50" in text
 
 
 def test_what_was_not_given_is_said_to_be_missing(page: Any) -> None:
@@ -188,7 +188,7 @@ def test_build_from_artifacts_cannot_become_markup(page: Any, run: Any) -> None:
         )
     )
 
-    assert "<script" not in html and "<img" not in html
+    assert html.count("<script") == 1 and "<img" not in html  # our own
     assert "&lt;script&gt;" in html
 
 

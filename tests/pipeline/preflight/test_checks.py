@@ -50,6 +50,7 @@ def test_the_embedded_run_can_start():
         (("synth.labels.size=90",), ConfigError, "synth.labels.size: got 90"),
         (("eval.image_size=90",), ConfigError, "eval.image_size: got 90"),
         (("qat.bits.layers={no.such.layer: 4}",), ConfigError, "no.such.layer"),
+        (("qat.sensitivity.budget=4",), ConfigError, "sensitivity.budget: got 4, but 4.066 is the lowest mean"),
         (("eval.onnx.providers=[NoSuchProvider]",), ConfigError, "NoSuchProvider"),
         (("qat.device=cuda:99",), ConfigError, "cuda:99"),
         (("eval.images=.", "eval.photos=p"), ConfigError, "eval.images: is set, but eval.data is not"),
