@@ -41,8 +41,8 @@ def measured(arguments: list[str], folder: Path) -> tuple[float, float, str]:
 
 def commands(teacher: Path, folder: Path, finished: Path | None) -> dict[str, list[str]]:
     """What is measured, by what it is."""
-    segmentation = folder / "yolo11n-seg.pt"
-    segmentation.write_bytes(b"\x80\x02cultralytics.nn.tasks\nSegmentationModel\n.")  # named, which is enough
+    classification = folder / "yolo11n-cls.pt"
+    classification.write_bytes(b"\x80\x02cultralytics.nn.tasks\nClassificationModel\n.")  # named, which is enough
     out = ["--output", str(folder / "out")]
     found = {
         "`zsq --version`": ["--version"],
@@ -51,7 +51,7 @@ def commands(teacher: Path, folder: Path, finished: Path | None) -> dict[str, li
         "refused: typo in a setting": ["run", str(teacher), "--set", "synth.imagess=3", *out],
         "refused: unknown target": ["run", str(teacher), "--target", "nothing", *out],
         "refused: labels that are not there": ["run", str(teacher), "--data", str(folder / "nowhere"), *out],
-        "refused: segmentation checkpoint": ["run", str(segmentation), *out],
+        "refused: classification checkpoint": ["run", str(classification), *out],
         "refused: labels of other classes": ["run", str(teacher), "--data", "embedded", *out],
         "refused: size beside the stride": ["run", str(teacher), "--size", "100", *out],
     }

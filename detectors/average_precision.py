@@ -144,11 +144,17 @@ def coco_results(
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": score,
         }
+        | shape
         for image, found in zip(image_ids, predictions, strict=True)
-        for (x1, y1, x2, y2), category, score in zip(
-            found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True
+        for (x1, y1, x2, y2), category, score, shape in zip(
+            found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), _shapes(found), strict=True
         )
     ]
+
+
+def _shapes(found: Detections) -> list[dict[str, Any]]:
+    """What results hold of each object beside its box; nothing where that is all."""
+    return [{}] * len(found) if found.shapes is None else found.shapes.results()
 
 
 def _ground_truth(

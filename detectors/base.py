@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.detections import Detections
-from detectors.protocol import HeadOutputs, Layers, StatisticsKind, Suppression
+from detectors.protocol import Decoded, HeadOutputs, Layers, StatisticsKind, Suppression
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.teacher import TeacherIdentity
 
 
@@ -34,6 +35,20 @@ class BaseDetector(ABC):
         self.identity = identity
         self.network = network.eval()
         self.network.requires_grad_(False)
+
+    @property
+    def sees(self) -> ShapeKind:
+        """See `Detector`."""
+        return ShapeKind.BOX
+
+    @property
+    def mirror(self) -> tuple[int, ...] | None:
+        """See `Detector`."""
+        return ()
+
+    def shaped(self, images: Tensor, labels: Sequence[Detections]) -> list[Detections]:
+        """See `Detector`."""
+        return list(labels)
 
     @property
     def smallest_input(self) -> int:
@@ -63,10 +78,10 @@ class BaseDetector(ABC):
         return self.suppress(self.decoded(images), limits)
 
     @abstractmethod
-    def decoded(self, images: Tensor) -> Tensor:
+    def decoded(self, images: Tensor) -> Decoded:
         """See `Detector`."""
 
-    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
+    def suppress(self, decoded: Decoded, limits: Suppression) -> list[Detections]:
         """See `Detector`: of `(B, 4 + C, A)` outputs."""
         from torchvision.ops import box_convert
 
@@ -203,6 +218,6 @@ class Decoding(nn.Module):
         self.network = detector.network
         self._detector = detector
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Decoded:
         """Decoded outputs of `(B, 3, H, W)`."""
         return self._detector.decoded(images)

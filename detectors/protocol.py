@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detectors.detections import Detections
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.teacher import TeacherIdentity
 
 
@@ -37,6 +38,19 @@ class BinaryOutputs:
 
 
 @dataclass(frozen=True)
+class PlainOutputs:
+    """Further outputs of a head that are numbers, compared by their absolute difference: keypoints, angles.
+
+    Attributes:
+        values: `(B, E, K)`: E numbers of K places.
+        weights: `(B, K)`: what each place counts.
+    """
+
+    values: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
 class HeadOutputs:
     """Raw outputs of the detection head, before decoding: one entry of each tuple per branch.
 
@@ -50,6 +64,7 @@ class HeadOutputs:
         categorical: whether the class logits of each branch are one distribution over classes (softmax), background
             first; else they are independent. Empty: all are independent.
         binary: other outputs of the head.
+        plain: other outputs of the head.
     """
 
     class_logits: tuple[Tensor, ...]
@@ -57,6 +72,7 @@ class HeadOutputs:
     raw: Any
     categorical: tuple[bool, ...] = ()
     binary: tuple[BinaryOutputs, ...] = ()
+    plain: tuple[PlainOutputs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +115,10 @@ class Layers:
     statistics_kind: StatisticsKind = StatisticsKind.BATCH_NORM
 
 
+Decoded = Any
+"""A tensor, or a tuple of tensors where a head gives several: rows of boxes, then prototypes of masks."""
+
+
 class Detector(Protocol):
     """A detector of some family: the teacher, or the student made from it.
 
@@ -111,6 +131,26 @@ class Detector(Protocol):
     @property
     def network(self) -> nn.Module:
         """The module that computes."""
+        ...
+
+    @property
+    def sees(self) -> ShapeKind:
+        """What the head sees of an object; `Detections.shapes` of its labels and predictions are of this kind."""
+        ...
+
+    @property
+    def mirror(self) -> tuple[int, ...] | None:
+        """The keypoint that each is in a mirrored image; empty without keypoints.
+
+        None where nobody knows which of them are a pair: images must not be mirrored then.
+        """
+        ...
+
+    def shaped(self, images: Tensor, labels: Sequence[Detections]) -> list[Detections]:
+        """Labels with the shapes of their objects, as the head sees them at these places of the images.
+
+        Where it sees none there, an object has the outline that most have. Labels of a head that sees boxes alone stay.
+        """
         ...
 
     @property
@@ -143,17 +183,20 @@ class Detector(Protocol):
         """Decoded, suppressed predictions of each image, best first."""
         ...
 
-    def decoded(self, images: Tensor) -> Tensor:
+    def decoded(self, images: Tensor) -> Decoded:
         """Outputs of the network before `suppress`, as `deployed()` gives them."""
         ...
 
-    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
+    def suppress(self, decoded: Decoded, limits: Suppression) -> list[Detections]:
         """The part of `predict` after the network: decoded outputs, of `deployed()` or an engine, to detections."""
         ...
 
     @property
     def end_to_end(self) -> bool:
-        """Whether decoded outputs are final `(B, N, 6)` rows [x1, y1, x2, y2, score, class] that need no NMS."""
+        """Whether decoded outputs are final `(B, N, 6)` rows [x1, y1, x2, y2, score, class] that need no NMS.
+
+        Further numbers of a row stand behind those.
+        """
         ...
 
     @property
@@ -165,7 +208,8 @@ class Detector(Protocol):
         """A copy of the network as the family exports it, on the CPU, batch norm folded where layers are in float.
 
         It takes images and gives one tensor: `(B, 4 + C, A)`, box centres and sizes in pixels and class scores of A
-        anchors, or end-to-end rows. Not called where there is an `export_obstacle`.
+        anchors, or end-to-end rows. A head that sees more than boxes adds its numbers behind those, and what belongs to
+        no anchor as a second tensor. Not called where there is an `export_obstacle`.
         """
         ...
 

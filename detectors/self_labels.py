@@ -21,5 +21,5 @@ def self_labels(found: Sequence[Detections], confidence: float) -> tuple[list[De
     for each in found:
         width, height = (each.boxes[:, 2:] - each.boxes[:, :2]).unbind(dim=1)
         objects = each.select((each.scores >= lowest) & (width > 0) & (height > 0))
-        labels.append(Detections.of(objects.boxes, objects.classes))
+        labels.append(Detections.of(objects.boxes, objects.classes, shapes=objects.shapes))
     return labels, lowest

@@ -11,9 +11,9 @@ EXPORTED = {
 }  # fmt: skip
 """Endings of exported models, and what they are of."""
 OTHER_TASKS = {
-    "SegmentationModel": "segmentation", "SemanticSegmentationModel": "semantic segmentation", "PoseModel": "pose",
-    "OBBModel": "oriented boxes", "ClassificationModel": "classification", "DepthModel": "depth",
-    "WorldModel": "YOLO-World, whose classes are texts", "YOLOEModel": "YOLOE, whose classes are texts",
+    "SemanticSegmentationModel": "semantic segmentation", "ClassificationModel": "classification",
+    "DepthModel": "depth", "WorldModel": "YOLO-World, whose classes are texts",
+    "YOLOEModel": "YOLOE, whose classes are texts",
     "YOLOESegModel": "YOLOE segmentation",
 }  # fmt: skip
 """Networks of the ultralytics package that are no detector of fixed classes."""

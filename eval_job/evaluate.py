@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detectors.detections import Detections
 from detectors.protocol import Suppression
+from detectors.shapes.shapes import Placement
 from label_formats.images import ValidationImage
 from schemas.eval_config import EvalConfig
 from schemas.image_size import ImageSize
@@ -166,7 +167,11 @@ def _in_image(found: Detections, image: _Prepared) -> Detections:
     left, top = image.border
     corners = (found.boxes.cpu() - torch.tensor([left, top, left, top])) / image.scale
     limits = torch.tensor([image.width, image.height, image.width, image.height])
-    return Detections(corners.clamp(min=0).minimum(limits), found.classes.cpu(), found.scores.cpu())
+    shapes = found.shapes
+    if shapes is not None:
+        place = Placement(image.scale, image.border, image.width, image.height)
+        shapes = shapes.placed(place).to(torch.device("cpu"))
+    return Detections(corners.clamp(min=0).minimum(limits), found.classes.cpu(), found.scores.cpu(), shapes)
 
 
 def _now(device: torch.device) -> float:

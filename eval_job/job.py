@@ -1,23 +1,21 @@
 """The story of stage 3: full precision, every student and every exported model on the same images, then the report."""
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detectors.average_precision import BoxEvaluation, coco_results
+from detectors.average_precision import BoxEvaluation
 from detectors.detections import Detections
 from detectors.protocol import Detector
 from detectors.registry import check_size, load_teacher, resolve_device
 from eval_job.against_full_precision import against_full_precision
 from eval_job.bootstrap import mean_over_classes, resampled_classes
 from eval_job.class_changes import class_labels
+from eval_job.coco_results import detections_file, write_detections
 from eval_job.evaluate import Looking, Predictor
 from eval_job.latency import Timing, time_files
 from eval_job.measure import MeasuredOn, labelled, measure, measure_voc, self_labelled, share, uncertainty
@@ -28,7 +26,7 @@ from eval_job.samples import confident_statistics, remove_samples, write_samples
 from eval_job.study import Study
 from eval_job.summary import show
 from eval_job.verdict import check_met, judge
-from label_formats.images import ValidationImage, ValidationSet
+from label_formats.images import ValidationImage
 from quantization.onnx.engine import ONNX_ENGINES, check_engine, installed_engines, open_engine
 from quantization.student import load_student
 from schemas.calibration_set import AveragePrecision
@@ -40,6 +38,7 @@ from schemas.evaluation import (
     EvalReport,
     EvaluatedModel,
     Measure,
+    ShapePrecision,
     ValidationData,
     VocPrecision,
 )
@@ -47,7 +46,7 @@ from schemas.image_size import ImageSize
 from schemas.student import StudentManifest
 from stages.output import Job
 from stages.stage import Stage
-from stages.storage import remove_file, write_text
+from stages.storage import remove_file
 
 FULL_PRECISION = "full precision"
 
@@ -91,12 +90,12 @@ def evaluate(
     stage.reporter.plan([float(images) for images in looks * (1 + len(named) + len(exported))])
     for model in _models(teacher, named, exported, config.onnx, device):
         found = _measure(model, measured_on, further, looking, names)
-        _write_detections(output / detections_file(model.name), validation, found.detections)
+        write_detections(output / detections_file(model.name), validation, found.detections)
         measured.append((model, found))
     study = Study(teacher, measured_on, evaluation.shown, looking)
     report = judge(_report(evaluation, measured, timings, study, [each.described for each in further]), config.require)
     shown = {model.name: each.detections for model, each in measured}
-    samples = write_samples(output, validation, shown, names, config.samples)
+    samples = write_samples(output, measured_on, shown, names, config.samples)
     report = report.model_copy(update={"samples": samples})
     write_page(report, output)
     job.output.publish(report)
@@ -113,7 +112,7 @@ def _measured_on(teacher: Detector, evaluation: Evaluation, looking: Looking, st
         validation = sources.labelled.read(names)
         if validation.remarks:
             stage.reporter.message(f"{validation.name}: left out, or background: {validation.remarks}")
-        found.append(labelled(validation, digests.pop(0), looking.image_size))
+        found.append(labelled(validation, digests.pop(0), looking.image_size, teacher.sees))
 
     def look(images: Sequence[ValidationImage]) -> list[Detections]:
         return looking.predict(teacher, images, "labels by full precision").detections
@@ -122,12 +121,6 @@ def _measured_on(teacher: Detector, evaluation: Evaluation, looking: Looking, st
     for source, digest in zip(sources.unlabelled, digests, strict=True):
         found.append(self_labelled(source, digest, looking.image_size, look, confidence, names))
     return found
-
-
-def detections_file(model: str) -> str:
-    """Name of the COCO results file of a model: `detections-qat-w4a8-deploy.json`."""
-    slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    return DETECTIONS.replace(".", f"-{slug}.")
 
 
 @dataclass(frozen=True)
@@ -158,6 +151,7 @@ def _models(
 class _Measured:
     detections: list[Detections]
     evaluation: BoxEvaluation
+    shapes: ShapePrecision | None
     resampled: NDArray[np.float64] | None
     voc: VocPrecision | None
     agreement: tuple[AveragePrecision, ...]
@@ -181,6 +175,7 @@ def _measure(
     return _Measured(
         detections=found.detections,
         evaluation=evaluation,
+        shapes=on.measure_shapes(found.detections, class_names),
         resampled=resampled_classes(evaluation.matches),
         voc=measure_voc(on.validation, found.detections, class_names),
         agreement=tuple(agreement),
@@ -203,6 +198,7 @@ def _row(
         share_of_full_precision=share(precision, of_full),
         per_class=measured.evaluation.per_class,
         voc=measured.voc,
+        shapes=measured.shapes,
         seconds_per_image=measured.seconds_per_image,
         precision_recall=measured.evaluation.curve,
         uncertainty=uncertainty(
@@ -278,17 +274,6 @@ def _exported(
         stage.reporter.message("exporting the teacher in single and half precision")
         found = [*exported_teacher(teacher, FULL_PRECISION, image_size, output), *found]
     return found
-
-
-def _write_detections(path: Path, validation: ValidationSet, detections: Sequence[Detections]) -> None:
-    """COCO results, in the ids of the validation data; classes without an id there cannot be written."""
-    known = torch.tensor(sorted(validation.category_ids))
-    results: list[dict[str, Any]] = coco_results(
-        [found.select(torch.isin(found.classes, known)) for found in detections],
-        [image.id for image in validation.images],
-        [validation.category_ids.get(index, -1) for index in range(int(known.max()) + 1)],
-    )
-    write_text(path, json.dumps(results) + "\n")
 
 
 def _remove_previous(output: Path) -> None:

@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 from detectors.average_precision import BoxEvaluation, evaluate_boxes
 from detectors.detections import Detections
 from detectors.self_labels import self_labels
+from detectors.shape_precision import shape_precision
+from detectors.shapes.labels import shapes_of_data
+from detectors.shapes.shapes import Shapes
 from eval_job.bootstrap import interval
 from eval_job.unlabelled import UnlabelledSource
 from eval_job.voc_precision import voc_precision
 from label_formats.images import ValidationImage, ValidationSet
+from label_formats.objects import NOTHING
 from schemas.calibration_set import AveragePrecision
 from schemas.errors import InputError
-from schemas.evaluation import Uncertainty, ValidationData, VocPrecision
+from schemas.evaluation import ShapePrecision, Uncertainty, ValidationData, VocPrecision
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 
 Look = Callable[[Sequence[ValidationImage]], list[Detections]]
 """What a detector finds on images, image by image."""
@@ -30,15 +35,41 @@ class MeasuredOn:
     Attributes:
         validation: the images; their boxes are labels, or what full precision finds.
         described: the same for the report.
+        truth: what is to be found on each image.
     """
 
     validation: ValidationSet
     described: ValidationData
+    truth: list[Detections]
+
+    def measure_shapes(self, detections: Sequence[Detections], class_names: Sequence[str]) -> ShapePrecision | None:
+        """What their shapes are worth; None where there are none to compare."""
+        crowd = [image.crowd.tolist() for image in self.validation.images]
+        found = shape_precision(self.truth, detections, class_names, crowd)
+        return None if found is None else ShapePrecision(kind=found[0], precision=found[1])
 
 
-def labelled(validation: ValidationSet, digest: str, image_size: ImageSize) -> MeasuredOn:
-    """Images with the labels that they came with."""
-    return MeasuredOn(validation, _described(validation, digest, image_size, None))
+def labelled(
+    validation: ValidationSet, digest: str, image_size: ImageSize, sees: ShapeKind = ShapeKind.BOX
+) -> MeasuredOn:
+    """Images with the labels that they came with; shapes of the kind that a head `sees`, where all images have them.
+
+    Raises:
+        InputError: a mask of the labels is none.
+    """
+    truth = boxes_of(validation)
+    if sees is not ShapeKind.BOX:
+        shapes = [_shapes(image, sees) for image in validation.images]
+        if all(each is not None or not len(label) for each, label in zip(shapes, truth, strict=True)):
+            truth = [replace(label, shapes=each) for label, each in zip(truth, shapes, strict=True)]
+    return MeasuredOn(validation, _described(validation, digest, image_size, None), truth)
+
+
+def _shapes(image: ValidationImage, sees: ShapeKind) -> Shapes | None:
+    if image.further is NOTHING:
+        return None
+    width, height = image.labelled_size or image.size()
+    return shapes_of_data(image.further, sees, ImageSize(height, width), f"labels of image {image.id}")
 
 
 def self_labelled(
@@ -79,12 +110,13 @@ def self_labelled(
         ],
         category_ids={index: index for index in range(len(class_names))},
     )
-    return MeasuredOn(validation, _described(validation, digest, image_size, lowest))
+    return MeasuredOn(validation, _described(validation, digest, image_size, lowest), labels)
 
 
 def measure(validation: ValidationSet, detections: Sequence[Detections], class_names: Sequence[str]) -> BoxEvaluation:
-    """What pycocotools says of detections, image by image."""
-    return evaluate_boxes(_truth(validation), detections, class_names, [i.crowd.tolist() for i in validation.images])
+    """What pycocotools says of the boxes of detections, image by image."""
+    crowd = [image.crowd.tolist() for image in validation.images]
+    return evaluate_boxes(boxes_of(validation), detections, class_names, crowd)
 
 
 def measure_voc(
@@ -94,7 +126,7 @@ def measure_voc(
     if validation.format != "voc":
         return None
     difficult = [image.crowd.tolist() for image in validation.images]
-    return voc_precision(_truth(validation), detections, class_names, difficult)
+    return voc_precision(boxes_of(validation), detections, class_names, difficult)
 
 
 def uncertainty(
@@ -131,5 +163,6 @@ def _described(
     )  # fmt: skip
 
 
-def _truth(validation: ValidationSet) -> list[Detections]:
+def boxes_of(validation: ValidationSet) -> list[Detections]:
+    """The labelled boxes of each image."""
     return [Detections.of(torch.from_numpy(i.boxes), torch.from_numpy(i.classes)) for i in validation.images]

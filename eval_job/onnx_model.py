@@ -91,7 +91,10 @@ class OnnxDetector:
 
     def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
         """See `Detector`."""
-        return self._family.suppress(torch.from_numpy(self._engine(images.cpu().numpy())), limits)
+        outputs = self._engine(images.cpu().numpy())
+        if isinstance(outputs, tuple):
+            return self._family.suppress(tuple(map(torch.from_numpy, outputs)), limits)
+        return self._family.suppress(torch.from_numpy(outputs), limits)
 
     def letterbox(self, image: NDArray[np.uint8], size: ImageSize) -> tuple[NDArray[np.uint8], float, tuple[int, int]]:
         """See `Detector`."""

@@ -3,10 +3,13 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from PIL import Image
 
 from detectors.detections import Detections
+from eval_job.measure import MeasuredOn
 from label_formats.images import ValidationImage, ValidationSet
 from schemas.calibration_set import LabelStatistics
 from schemas.evaluation import CONFIDENT, SAMPLES_FOLDER, SampleBox, SamplePicture
@@ -20,7 +23,7 @@ JPEG_QUALITY = 85
 
 def write_samples(
     folder: Path,
-    validation: ValidationSet,
+    measured_on: MeasuredOn,
     detections: Mapping[str, Sequence[Detections]],
     class_names: Sequence[str],
     count: int,
@@ -29,7 +32,7 @@ def write_samples(
 
     Args:
         folder: of the evaluation.
-        validation: the images.
+        measured_on: the images, and what is to be found on them.
         detections: of each model by name, image by image.
         class_names: name of each class index.
         count: number of pictures; 0 writes nothing.
@@ -37,6 +40,7 @@ def write_samples(
     Raises:
         InputError: an image cannot be decoded, or the folder cannot be written.
     """
+    validation = measured_on.validation
     labelled = [n for n, image in enumerate(validation.images) if len(image.boxes)]
     count = min(count, len(labelled))
     chosen = [labelled[(2 * k + 1) * len(labelled) // (2 * count)] for k in range(count)]
@@ -44,6 +48,7 @@ def write_samples(
         _write_sample(
             folder / SAMPLES_FOLDER / f"{number:04d}.jpg",
             validation.images[n],
+            measured_on.truth[n],
             {name: found[n] for name, found in detections.items()},
             class_names,
         )
@@ -78,16 +83,16 @@ def _as_labels(found: Detections, width: int, height: int) -> ImageLabels:
 
 
 def _write_sample(
-    path: Path, image: ValidationImage, detections: Mapping[str, Detections], class_names: Sequence[str]
-) -> SamplePicture:
+    path: Path, image: ValidationImage, truth: Detections, detections: Mapping[str, Detections],
+    class_names: Sequence[str],
+) -> SamplePicture:  # fmt: skip
     picture = Image.fromarray(image.pixels())  # from pixels: no metadata travels with it
     width = picture.width
     picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     with atomic_path(path) as temporary:
         picture.save(temporary, format="JPEG", quality=JPEG_QUALITY)
     scale = picture.width / width
-    objects = ~image.crowd
-    labels = Detections.of(image.boxes[objects].tolist(), image.classes[objects].tolist())
+    labels = truth.select(torch.from_numpy(~image.crowd))
     return SamplePicture(
         file=path.name,
         sha256=file_digest(path),
@@ -107,9 +112,22 @@ def _boxes(found: Detections, class_names: Sequence[str]) -> tuple[SampleBox, ..
             bbox=(round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1)),
             class_name=class_names[category],
             score=round(score, 3),
+            outlines=outlines,
+            points=points,
         )
-        for (x1, y1, x2, y2), category, score in zip(
-            found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True
+        for (x1, y1, x2, y2), category, score, outlines, points in zip(
+            found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), *_drawn(found), strict=True
         )
         if round(x2 - x1, 1) > 0 and round(y2 - y1, 1) > 0  # a box without area shows nothing
     )
+
+
+def _drawn(found: Detections) -> tuple[list[Any], list[Any]]:
+    """The outlines and the points of each object, to a tenth of a pixel."""
+    if found.shapes is None:
+        return [()] * len(found), [()] * len(found)
+    outlines = [
+        tuple(tuple(round(value, 1) for value in outline) for outline in each) for each in found.shapes.polygons()
+    ]
+    points = [tuple((round(x, 1), round(y, 1), seen) for x, y, seen in each) for each in found.shapes.dots()]
+    return outlines, points

@@ -1,23 +1,24 @@
 """COCO instances: one JSON file of boxes and a folder of images. Imports no torch."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os.path import isfile
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from label_formats.boxes import boxes_inside
 from label_formats.classes import check_known, index_by_name, repeated_names
+from label_formats.coco_entries import CocoAnnotation, CocoCategory, CocoImage, Lenient, with_slashes
 from label_formats.files import MAX_JSON_BYTES, count_of, read_bytes, repeated_labels, shown, some
 from label_formats.given import GivenLabels, letterboxed
 from label_formats.images import ValidationImage, ValidationSet, files_digest, image_size
+from label_formats.objects import FurtherLabels
 from schemas.errors import InputError
 from schemas.labels import ImageLabels
 from stages.storage import write_text
@@ -25,51 +26,9 @@ from stages.storage import write_text
 INSTANCES = "instances.json"
 FILE_NAMES = (INSTANCES, "_annotations.coco.json")
 """Names of the file in a folder: ours, and Roboflow's."""
-Side = Annotated[int, Field(le=10**9)]
 
 
-class _Lenient(BaseModel):
-    """Other tools' files: keys we do not use are theirs."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class CocoImage(_Lenient):
-    """An entry of `images`; labels that are used without their images need no `file_name`."""
-
-    id: int
-    file_name: str | None = None
-    width: Side | None = None
-    height: Side | None = None
-
-    @field_validator("file_name")
-    @classmethod
-    def _below_the_folder(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        path = PurePosixPath(_with_slashes(value))
-        if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:[\\/]", value):
-            raise ValueError("takes a path below the image folder")
-        return value
-
-
-class CocoAnnotation(_Lenient):
-    """An entry of `annotations`; `bbox` is [x, y, w, h] in pixels."""
-
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    iscrowd: bool = False
-
-
-class CocoCategory(_Lenient):
-    """An entry of `categories`."""
-
-    id: int
-    name: str
-
-
-class CocoInstances(_Lenient):
+class CocoInstances(Lenient):
     """The parts of a COCO instances file that are used."""
 
     images: tuple[CocoImage, ...]
@@ -164,7 +123,7 @@ class CocoData:
         return [path for path in found if path is not None]
 
     def _candidates(self, name: str) -> list[Path]:
-        slashed = _with_slashes(name)
+        slashed = with_slashes(name)
         above = "/" in slashed or self.images.parent == self.path.parent
         return [self.images / name, self.images / slashed, *([self.images.parent / slashed] if above else [])]
 
@@ -236,10 +195,6 @@ def write_instances(
     write_text(path, json.dumps(document) + "\n")
 
 
-def _with_slashes(name: str) -> str:
-    return name.replace("\\", "/")
-
-
 def _by_image(instances: CocoInstances) -> tuple[dict[int, list[CocoAnnotation]], tuple[str, ...]]:
     """The annotations of each image, one that is there twice but once, and a remark on how many are."""
     by_image: dict[int, list[CocoAnnotation]] = {image.id: [] for image in instances.images}
@@ -263,6 +218,11 @@ def _image(
         classes=np.array([class_of[annotation.category_id] for annotation in annotations], dtype=np.int64),
         crowd=np.array([annotation.iscrowd for annotation in annotations], dtype=np.bool_),
         labelled_size=(image.width, image.height) if image.width and image.height else None,
+        further=FurtherLabels.of(
+            [each.segmentation for each in annotations],
+            [each.keypoints for each in annotations],
+            [each.area for each in annotations],
+        ),
     )
 
 

@@ -18,6 +18,10 @@ SAME = {"val": ("val", "validation")}
 """Keys of a split: the library takes `validation` for `val`."""
 
 
+MAX_POINTS = 1000
+"""Most keypoints of an object."""
+
+
 @dataclass(frozen=True)
 class DataYaml:
     """What such a file says.
@@ -28,6 +32,7 @@ class DataYaml:
         entries: folders of images and lists of images of each split, as written.
         names: of the classes that labels count; None where the file gives their number alone.
         classes: their number.
+        points: how many keypoints follow each box, and numbers of each (2 or 3); None where there are none.
     """
 
     path: Path
@@ -35,6 +40,7 @@ class DataYaml:
     entries: dict[str, tuple[str, ...]]
     names: tuple[str, ...] | None
     classes: int
+    points: tuple[int, int] | None = None
 
     def sources(self, split: str, there: Callable[[Path], bool] = exists) -> list[Path]:
         """The folders and lists of a split, where they are.
@@ -102,7 +108,18 @@ def read_data_yaml(path: Path) -> DataYaml:
             raise _wrong(path, f"{key} is a folder of images, a list of folders, or a text file that lists images")
         if listed:
             entries[key] = tuple(listed)
-    return DataYaml(path, expanded(root) if root else None, entries, names, classes)
+    return DataYaml(path, expanded(root) if root else None, entries, names, classes, _points(path, values))
+
+
+def _points(path: Path, values: dict[str, Any]) -> tuple[int, int] | None:
+    """`kpt_shape`."""
+    shape = values.get("kpt_shape")
+    if shape is None:
+        return None
+    if not (isinstance(shape, list) and len(shape) == 2 and all(type(each) is int for each in shape)
+            and 0 < shape[0] <= MAX_POINTS and shape[1] in (2, 3)):  # fmt: skip
+        raise _wrong(path, "kpt_shape is [number of keypoints, 2 or 3 numbers of each]")
+    return shape[0], shape[1]
 
 
 def _names(path: Path, values: dict[str, Any]) -> tuple[tuple[str, ...] | None, int]:

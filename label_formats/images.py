@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from label_formats.files import content_digest, count_of, files_below, is_hidden, shown, some
+from label_formats.objects import NOTHING, FurtherLabels
 from schemas.errors import InputError
 from stages.pixels import UNREADABLE, Pixels, check_image, rgb_pixels
 
@@ -46,6 +47,7 @@ class ValidationImage:
         classes: `(N,)` int64, indices into the teacher's class names.
         crowd: `(N,)` bool, COCO crowd regions and VOC difficult objects: neither found nor missed.
         labelled_size: the size the labels were made for, where they say so.
+        further: what the labels say beside boxes.
     """
 
     id: int
@@ -54,6 +56,7 @@ class ValidationImage:
     classes: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     labelled_size: Size | None = None
+    further: FurtherLabels = NOTHING
 
     def pixels(self) -> Pixels:
         """The image, `(height, width, 3)` uint8 RGB.

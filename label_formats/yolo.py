@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from os.path import exists, isdir, isfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from label_formats.files import count_of, read_lines, repeated_labels, shown
 from label_formats.given import GivenLabels, unit_labels
 from label_formats.images import FoundImages, Size, ValidationImage, ValidationSet, files_digest, find_images, image_ids
 from label_formats.images import image_size as size_of
+from label_formats.objects import FurtherLabels
 from label_formats.yolo_layout import (
     IMAGES,
     LABELS,
@@ -121,7 +123,8 @@ class YoloData:
         )
 
     def _rows(self, label: Path, known: YoloClasses) -> YoloRows:
-        return read_rows(label, len(known.index_of), known.told_by) if label.exists() else YoloRows([], [])
+        points = self.data.points if self.data else None
+        return read_rows(label, len(known.index_of), known.told_by, points) if label.exists() else YoloRows([], [])
 
 
 def yolo_data(path: Path, split: str | None) -> YoloData:
@@ -155,7 +158,8 @@ def given_yolo(path: Path, class_names: Sequence[str]) -> GivenLabels:
     """
     data = read_data_yaml(path) if is_data_yaml(path) else None
     known = YoloClasses.of(data, class_names)
-    rows = [read_rows(file, len(known.index_of), known.told_by) for file in given_label_files(path)]
+    points = data.points if data else None
+    rows = [read_rows(file, len(known.index_of), known.told_by, points) for file in given_label_files(path)]
     check_rows_known(data, rows, class_names)
     images = []
     for each in rows:
@@ -222,7 +226,8 @@ def write_yolo(folder: Path, note: str, class_names: Sequence[str], images: Iter
 
 def _image(number: int, path: Path, size: Size, rows: YoloRows, known: YoloClasses) -> ValidationImage:
     width, height = size
-    kept = [(index, edges) for index, edges in zip(rows.classes, rows.edges, strict=True) if has_area(edges)]
+    area = [has_area(edges) for edges in rows.edges]
+    kept = [(index, edges) for index, edges, has in zip(rows.classes, rows.edges, area, strict=True) if has]
     sides: NDArray[np.float64] = np.array([width, height, width, height])
     return ValidationImage(
         id=number,
@@ -230,4 +235,16 @@ def _image(number: int, path: Path, size: Size, rows: YoloRows, known: YoloClass
         boxes=(np.array([edges for _, edges in kept]).reshape(-1, 4) * sides).astype(np.float32),
         classes=np.array([known.index_of[index] for index, _ in kept], dtype=np.int64),
         crowd=np.zeros(len(kept), dtype=np.bool_),
+        further=_further(rows, area, size),
+    )
+
+
+def _further(rows: YoloRows, kept: Sequence[bool], size: Size) -> FurtherLabels:
+    """Polygons and keypoints of the rows that are `kept`, in pixels."""
+    outlines, points = (list(compress(each, kept)) for each in (rows.outlines, rows.keypoints))
+    return FurtherLabels(
+        segmentations=[[(np.array(each).reshape(-1, 2) * size).flatten().tolist()] for each in outlines]
+        if outlines and all(outlines)
+        else None,
+        keypoints=(np.array(points).reshape(len(points), -1, 3) * [*size, 1]).astype(np.float32) if points else None,
     )

@@ -74,11 +74,15 @@ class YoloRows:
         classes: class index of each box, as the file counts.
         edges: [x1, y1, x2, y2] of each box as shares of the image, not cut at its edges.
         duplicates: rows that were there again.
+        outlines: x1, y1, x2, y2, … of each object's polygon as shares of the image; empty for a box.
+        keypoints: x, y and visibility of each object's points likewise; empty where the data has none.
     """
 
     classes: list[int]
     edges: list[Sequence[float]]
     duplicates: int = 0
+    outlines: tuple[Sequence[float], ...] = ()
+    keypoints: tuple[Sequence[float], ...] = ()
 
 
 def any_names(data: DataYaml | None) -> Sequence[str]:
@@ -118,13 +122,14 @@ def check_rows_known(data: DataYaml | None, rows: Iterable[YoloRows], class_name
         check_known(data.path, "boxes of classes", unknown, class_names)
 
 
-def read_rows(path: Path, classes: int, told_by: str) -> YoloRows:
+def read_rows(path: Path, classes: int, told_by: str, points: tuple[int, int] | None = None) -> YoloRows:
     """A label file, checked: `class cx cy w h` a line, or `class x1 y1 x2 y2 x3 y3 …`, polygons that boxes bound.
 
     Args:
         path: of the file.
         classes: number of classes; indices lie below.
         told_by: who says so, for an error.
+        points: how many keypoints follow each box, and numbers of each (2 or 3); None for data without any.
 
     Raises:
         InputError: it cannot be read, or a line is no such label; boxes and polygons are mixed.
@@ -135,15 +140,45 @@ def read_rows(path: Path, classes: int, told_by: str) -> YoloRows:
     for number, line in enumerate(read_lines(path), start=1):
         if fields := line.split():
             where = f"{shown(path)}, line {number}"
-            numbers = _numbers(fields, classes, told_by, where)
+            numbers = (
+                _pose(fields, classes, told_by, where, points) if points else _numbers(fields, classes, told_by, where)
+            )
             count += 1
-            kinds.add(len(numbers) == 5)
+            kinds.add(len(numbers) == 5 or points is not None)
             if len(kinds) > 1:
                 raise InputError(f"{where}: mixes boxes and polygons in one file, which the Ultralytics reader drops; "
                                  "write one kind")  # fmt: skip
             rows.setdefault(tuple(np.array(numbers, np.float32).tolist()), numbers)
-    classes_of, edges = [int(row[0]) for row in rows.values()], [_edges(row[1:]) for row in rows.values()]
-    return YoloRows(classes_of, edges, count - len(rows))
+    found = [row[1:] for row in rows.values()]
+    classes_of, edges = [int(row[0]) for row in rows.values()], [_edges(row[:4] if points else row) for row in found]
+    if points:
+        return YoloRows(classes_of, edges, count - len(rows), keypoints=tuple(row[4:] for row in found))
+    return YoloRows(classes_of, edges, count - len(rows), tuple(row if len(row) > 4 else () for row in found))
+
+
+def _pose(fields: list[str], classes: int, told_by: str, where: str, points: tuple[int, int]) -> list[float]:
+    """Class, box and keypoints of a line, x, y and visibility each."""
+    count, numbers = points
+    if len(fields) != 5 + count * numbers:
+        raise InputError(
+            f"{where}: got {len(fields)} numbers; write `class cx cy w h`, then {numbers} for each of {count} "
+            "keypoints, as kpt_shape in the data.yaml says"
+        )
+    box = _numbers(fields[:5], classes, told_by, where)
+    try:
+        values = [float(text) for text in fields[5:]]
+    except ValueError as error:
+        raise InputError(f"{where}: a keypoint holds something that is not a number ({cut(error)})") from error
+    found: list[float] = []
+    for start in range(0, len(values), numbers):
+        x, y, *seen = values[start : start + numbers]
+        there = -TOLERANCE <= x <= 1 + TOLERANCE and -TOLERANCE <= y <= 1 + TOLERANCE
+        if not there or not all(0 <= value <= 2 for value in seen):
+            raise InputError(
+                f"{where}: keypoints must be shares of the image side, 0 to 1, then a visibility of 0 to 2"
+            )
+        found += [x, y, seen[0] if seen else 2.0]
+    return [*box, *found]
 
 
 def _numbers(fields: list[str], classes: int, told_by: str, where: str) -> list[float]:

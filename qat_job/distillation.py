@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.hooks import hooked
-from detectors.protocol import BinaryOutputs, HeadOutputs
+from detectors.protocol import BinaryOutputs, HeadOutputs, PlainOutputs
 from qat_job.team import Team
 from quantization.fake_quantize import inner_product
 
@@ -26,7 +26,7 @@ def output_divergence(
     bins, or plain distances where a head has one bin (then the absolute difference stands in). Each image's sum is
     divided by its foreground mass, the sum over anchors of the teacher's highest class probability; box terms are
     weighted by that probability, since a background anchor's box means nothing; `box_weight` multiplies them once more.
-    Other binary outputs of the head count as boxes do, by the weights they bring.
+    Other binary and plain outputs of the head count as boxes do, by the weights they bring.
     """
     total = student.class_logits[0].new_zeros(())
     kinds = teacher.categorical or (False,) * len(teacher.class_logits)
@@ -48,6 +48,8 @@ def output_divergence(
         total = total + ((classes.sum(dim=1) * temperature**2 + box_weight * boxes) / mass).mean()
     for mine, theirs in zip(student.binary, teacher.binary, strict=True):
         total = total + box_weight * weighted_divergence(mine, theirs, temperature)
+    for own, expected in zip(student.plain, teacher.plain, strict=True):
+        total = total + box_weight * weighted_difference(own, expected)
     return total
 
 
@@ -56,6 +58,13 @@ def weighted_divergence(student: BinaryOutputs, teacher: BinaryOutputs, temperat
     divergence = binary_divergence(teacher.logits / temperature, student.logits / temperature).mean(dim=1)  # (B, K)
     mass = teacher.weights.sum(dim=1).clamp(min=1.0)
     return ((divergence * teacher.weights).sum(dim=1) * temperature**2 / mass).mean()
+
+
+def weighted_difference(student: PlainOutputs, teacher: PlainOutputs) -> Tensor:
+    """Absolute difference of plain outputs: mean over outputs, then by the teacher's weights."""
+    difference = (teacher.values - student.values).abs().mean(dim=1)  # (B, K)
+    mass = teacher.weights.sum(dim=1).clamp(min=1.0)
+    return ((difference * teacher.weights).sum(dim=1) / mass).mean()
 
 
 def categorical_divergence(teacher_logits: Tensor, student_logits: Tensor, dim: int) -> Tensor:

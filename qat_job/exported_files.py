@@ -7,7 +7,7 @@ from detectors.protocol import Detector
 from detectors.registry import resolve_device
 from qat_job.images import ImageBatches
 from quantization.convert import make_student, quantizer_records
-from quantization.onnx.export import OBSERVED_IMAGES, check_expressible, export_student, trace_student
+from quantization.onnx.export import OBSERVED_IMAGES, check_expressible, check_head, export_student, trace_student
 from quantization.student import load_student
 from schemas.qat_config import QatConfig
 from schemas.student import ExportForm, StudentManifest, is_exported, onnx_manifest_path
@@ -27,6 +27,7 @@ def check_targets(teacher: Detector, settings: QatConfig) -> None:
         quantizers = quantizer_records(make_student(teacher, settings.bits).network)
         for target in settings.targets:
             check_expressible(quantizers, target)
+            check_head(teacher, target)
 
 
 def export(

@@ -126,7 +126,7 @@ def load_inputs(settings: QatConfig, set_folder: Path, device: torch.device) -> 
     teacher = load_teacher(settings.teacher, device)
     calibration_set = open_calibration_set(set_folder)
     check_same_teacher(teacher, calibration_set, settings.allow_other_teacher)
-    return Inputs(teacher, calibration_set, ImageBatches(calibration_set, device))
+    return Inputs(teacher, calibration_set, ImageBatches(calibration_set, device, teacher.mirror))
 
 
 def prepare(settings: QatConfig, inputs: Inputs, checkpoints: Checkpoints, job: StudentJob) -> Prepared:

@@ -10,6 +10,7 @@ from schemas.calibration_set import AveragePrecision, ImageSource, LabelMode, La
 from schemas.engine_timing import OperatorTime, Spread, Throughput
 from schemas.eval_config import EvalConfig
 from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
+from schemas.labels import ShapeKind
 from schemas.layer_study import LayerGap, Parts, SetCheck
 from schemas.operating_point import ClassChanges, ClassLabels, ConfidenceShift, DeploymentRecall, MatchedThreshold
 from schemas.provenance import Provenance
@@ -93,12 +94,33 @@ class VocPrecision(Contract):
     per_class: dict[str, float] = Field(description="all-point AP50 of each class with objects to find")
 
 
+class ShapePrecision(Contract):
+    """Average precision of what a head says of objects beside their boxes.
+
+    Masks and keypoints by pycocotools, turned boxes by the Ultralytics package's probabilistic IoU.
+    """
+
+    kind: ShapeKind
+    precision: AveragePrecision
+
+    def share_of(self, full_precision: "ShapePrecision | None") -> float:
+        """AP50-95 as a share of full precision's; 0 where that finds nothing."""
+        full = full_precision.precision.map50_95 if full_precision else 0.0
+        return self.precision.map50_95 / full if full > 0 else 0.0
+
+
 class SampleBox(Contract):
-    """A box drawn on a sample picture."""
+    """A box drawn on a sample picture, with the outline or the points of its object where a head sees them."""
 
     bbox: tuple[float, float, float, float] = Field(description="[x, y, w, h] in pixels of the stored picture")
     class_name: str
     score: float = Field(default=1.0, ge=0, le=1, description="1 for labels")
+    outlines: tuple[tuple[float, ...], ...] = Field(
+        default=(), description="polygons [x1, y1, x2, y2, ...] in pixels of the stored picture"
+    )
+    points: tuple[tuple[float, float, float], ...] = Field(
+        default=(), description="[x, y, v] of keypoints likewise, v 0 where one is not labelled"
+    )
 
 
 class SamplePicture(Contract):
@@ -145,6 +167,9 @@ class EvaluatedModel(Contract):
     seconds_per_image: float = Field(ge=0, description="forward pass and NMS, simulated quantization included")
     voc: VocPrecision | None = Field(default=None, description="where the data is Pascal VOC")
     precision_recall: PrecisionRecall | None = Field(default=None, description="null in reports of older versions")
+    shapes: ShapePrecision | None = Field(
+        default=None, description="by the report's `measure` too; null for heads of boxes, and data without such labels"
+    )
     uncertainty: Uncertainty | None = Field(default=None, description="null where it was not estimated")
     deployed: DeploymentRecall | None = Field(default=None, description="null in reports of older versions")
     thresholds: tuple[MatchedThreshold, ...] = Field(

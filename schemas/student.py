@@ -125,6 +125,12 @@ class OnnxParity(Contract):
     box_max: float = Field(ge=0, description="largest absolute error of a box value, pixels")
     box_mean: float = Field(ge=0, description="mean absolute error of box values, pixels")
     matched: float = Field(ge=0, le=1, description="share of outputs that could be compared; 1 unless end to end")
+    further: float | None = Field(
+        default=None,
+        ge=0,
+        description="mean error of what a head gives beside boxes and scores (mask coefficients and prototypes, "
+        "keypoints, angles), as a share of these values; left out where it gives no more",
+    )
 
 
 class OnnxManifest(Document):
@@ -162,6 +168,11 @@ class OnnxManifest(Document):
     def computes(self) -> str:
         """Digest of the file as it was exported: thresholds in its metadata change no output."""
         return self.exported_sha256 or self.sha256
+
+    def to_json(self) -> str:
+        """See `Contract.to_json`; without `parity.further` where the head gives boxes alone."""
+        absent = {"parity": {"further"}} if self.parity.further is None else None
+        return self.model_dump_json(indent=2, exclude=absent) + "\n"
 
 
 def onnx_manifest_path(model: Path) -> Path:

@@ -1,7 +1,7 @@
 """Inversion: optimise pixels until the teacher sees the labels in them and its own statistics fit."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -134,6 +134,7 @@ class Inversion:
         teacher, weights = self._teacher, course.weights
         size = ImageSize(*images.shape[2:])
         view = View.draw(course.views, size, teacher.identity.stride, generator, teacher.smallest_input)
+        view = replace(view, flipped=view.flipped and teacher.mirror is not None, mirror=teacher.mirror or ())
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision is Precision.BFLOAT16):
             task_loss = teacher.detection_loss(view.of_images(images), [view.of_labels(label) for label in labels])
         # Summed over images, as detection losses are when they meet per-batch statistics.

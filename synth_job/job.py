@@ -193,9 +193,8 @@ def teacher_agreement(teacher: Detector, samples: list[Sample], stage: Stage, ba
         images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
         predictions += teacher.predict(images, Suppression(AGREEMENT_CONFIDENCE))
     truth = [Detections.from_labels(sample.labels) for sample in samples]
-    return average_precision(
-        truth, [found.to(torch.device("cpu")) for found in predictions], teacher.identity.class_names
-    )[0]
+    found = [each.to(torch.device("cpu")) for each in predictions]
+    return average_precision(truth, found, teacher.identity.class_names)[0]
 
 
 def report(finished: CalibrationSet, stage: Stage) -> None:

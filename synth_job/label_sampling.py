@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
 from schemas.image_size import ImageSize
-from schemas.labels import ImageLabels, LabelOrigin
+from schemas.labels import ImageLabels, LabelOrigin, ShapeKind
 from schemas.synth_config import LabelConfig, LabelSource
 from stages.stage import Stage
 from synth_job.divergence import Attempts
@@ -93,7 +93,7 @@ class LabelSampler:
         if self._config.source is LabelSource.ADAPTIVE:
             return self._adaptive(indices, self._sampling_size(image_size), stage, attempts)
         width, height = image_size.width, image_size.height
-        detections = [self._drawn(index).scaled(width, height) for index in indices]
+        detections = self._shaped(indices, [self._drawn(index).scaled(width, height) for index in indices], image_size)
         origin = LabelOrigin.GIVEN if self._given else LabelOrigin.SAMPLED
         return SampledLabels(image_size, detections, [[origin] * len(found) for found in detections], torch.empty(0))
 
@@ -109,6 +109,18 @@ class LabelSampler:
                 return separate_boxes(generator, self._classes)
             case _:
                 return random_boxes(generator, self._classes, 1)
+
+    def _shaped(self, indices: range, drawn: list[Detections], size: ImageSize) -> list[Detections]:
+        """Drawn boxes with the shapes that the head expects there: what it sees on images that show nothing yet."""
+        if self._teacher.sees is ShapeKind.BOX:
+            return drawn
+        device = next(self._teacher.network.parameters()).device
+        shaped: list[Detections] = []
+        for start in range(0, len(indices), self._config.batch):
+            batch = slice(start, start + self._config.batch)
+            images = initial_images(self._config.initialisation, self._seed, indices[batch], size)
+            shaped += self._teacher.shaped(images.to(device), drawn[batch])
+        return shaped
 
     def _sampling_size(self, image_size: ImageSize) -> ImageSize:
         """The size at which adaptive sampling forms images."""
@@ -138,12 +150,8 @@ class LabelSampler:
         """One attempt at the samples of a batch: their images on the CPU, and their labels."""
         config = self._config
         generators = [sample_generator(self._seed, index, attempt) for index in batch]
-        relabelling = AdaptiveRelabelling(
-            self._teacher,
-            config,
-            [random_boxes(generator, self._classes, 1).scaled(size.width, size.height) for generator in generators],
-            size,
-        )
+        drawn = [random_boxes(generator, self._classes, 1).scaled(size.width, size.height) for generator in generators]
+        relabelling = AdaptiveRelabelling(self._teacher, config, self._shaped(batch, drawn, size), size)
         terms: list[Tensor] | None = [] if self._record else None
         images = self._inversion.run(
             initial_images(config.initialisation, self._seed, batch, size, attempt),
@@ -191,6 +199,7 @@ class AdaptiveRelabelling:
             self._labels[number], self.origins[number] = self._relabel(
                 self._labels[number], self.origins[number], predictions.to(torch.device("cpu"))
             )
+        self._labels = self._teacher.shaped(images, self._labels)
         return [label.to(images.device) for label in self._labels]
 
     def _relabel(

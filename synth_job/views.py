@@ -20,12 +20,14 @@ class View:
         flipped: mirrored left to right.
         shift: then moved right and down by this many pixels.
         resized: then resized to this.
+        mirror: the keypoint that each is in a mirrored image.
     """
 
     size: ImageSize
     flipped: bool
     shift: tuple[int, int]
     resized: ImageSize
+    mirror: tuple[int, ...] = ()
 
     @classmethod
     def draw(
@@ -52,11 +54,16 @@ class View:
         return images
 
     def of_labels(self, labels: Detections) -> Detections:
-        """The boxes as the view shows them, cut at its border; what the shift wraps around is not labelled."""
+        """Boxes and shapes as the view shows them, cut at its border; what the shift wraps around is not labelled."""
         boxes = labels.boxes
         if self.flipped:
             width = self.size.width
             boxes = torch.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), dim=1)
         boxes = (boxes + boxes.new_tensor([*self.shift, *self.shift])).clamp(min=0)
-        cut = Detections(boxes.minimum(boxes.new_tensor(self.size.corners)), labels.classes, labels.scores)
+        shapes = labels.shapes
+        if shapes is not None:
+            shapes = (shapes.flipped(self.size.width, self.mirror) if self.flipped else shapes).moved(
+                *self.shift, self.size
+            )
+        cut = Detections(boxes.minimum(boxes.new_tensor(self.size.corners)), labels.classes, labels.scores, shapes)
         return cut.scaled(self.resized.width / self.size.width, self.resized.height / self.size.height)

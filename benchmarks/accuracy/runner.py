@@ -13,8 +13,8 @@ from benchmarks.accuracy.results import ModelResult, RunResult, append_result, r
 from detectors.average_precision import evaluate_boxes
 from detectors.detections import Detections
 from eval_job.bootstrap import resampled_precision
+from eval_job.coco_results import detections_file
 from eval_job.data import find_validation_data
-from eval_job.job import detections_file
 from label_formats.images import ValidationSet
 from pipeline.local_executor import run_job
 from pipeline.plan import StageCommand, plan_stages, write_stage_config

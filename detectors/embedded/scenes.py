@@ -5,7 +5,7 @@ only additions, products, square roots and comparisons; sines and cosines are ta
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +31,15 @@ class Scene:
     """One rendered image and its objects.
 
     image: (H, W, 3) uint8 RGB. boxes: (N, 4) float32, pixels, (x1, y1, x2, y2) tight around the visible part of each
-    object. classes: (N,) int64 indices into `CLASS_NAMES`.
+    object. classes: (N,) int64 indices into `CLASS_NAMES`. masks: (N, H, W) bool, the visible part of each object.
+    placements: where each object lies.
     """
 
     image: NDArray[np.uint8]
     boxes: Floats
     classes: NDArray[np.int64]
+    masks: NDArray[np.bool_]
+    placements: "tuple[Placement, ...]"
 
 
 def _polygon(corners: list[tuple[float, float]]) -> Callable[[Floats, Floats], Floats]:
@@ -95,7 +98,7 @@ CLASS_NAMES: tuple[str, ...] = tuple(_SHAPES)
 
 
 @dataclass(frozen=True)
-class _Placement:
+class Placement:
     """Where and how large an object lies: centre and half-sides in pixels, rotation as (cosine, sine)."""
 
     class_index: int
@@ -109,6 +112,11 @@ class _Placement:
         cos, sin = (np.float32(v) for v in self.rotation)
         across, along = (np.float32(1 / half) for half in self.half)
         return (dx * cos + dy * sin) * across, (dy * cos - dx * sin) * along
+
+    def in_image(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Pixels `(K, 2)` of points that are given in object coordinates."""
+        (cos, sin), (x, y) = self.rotation, (points * np.array(self.half)).T
+        return np.stack((x * cos - y * sin, x * sin + y * cos), axis=1) + np.array(self.centre)
 
     def coverage(self, size: int, shift: float = 0.0, softness: float = 1.0) -> Floats:
         """Share of each pixel that the shape, moved by `shift` pixels on both axes, covers: (size, size) in [0, 1].
@@ -131,13 +139,13 @@ def _pixel_grid(size: int) -> tuple[Floats, Floats]:
     return np.broadcast_to(centres, (size, size)), np.broadcast_to(centres[:, None], (size, size))
 
 
-def _place(rng: np.random.Generator, size: int) -> _Placement:
+def _place(rng: np.random.Generator, size: int, kinds: Sequence[int], stretch_range: float) -> Placement:
     half = 0.5 * size * 0.12 * (0.6 / 0.12) ** rng.uniform()
-    stretch = math.exp(rng.uniform(-0.2, 0.2))
+    stretch = math.exp(rng.uniform(-stretch_range, stretch_range))
     angle = rng.uniform(0.0, 2 * math.pi)
     x, y = rng.uniform(0.08, 0.92, 2) * size
-    return _Placement(
-        class_index=int(rng.integers(len(CLASS_NAMES))),
+    return Placement(
+        class_index=kinds[int(rng.integers(len(kinds)))],
         centre=(float(x), float(y)),
         half=(half * stretch, half / stretch),
         rotation=(math.cos(angle), math.sin(angle)),
@@ -186,7 +194,7 @@ def _blend(image: Floats, colour: Floats, amount: Floats) -> Floats:
 def _background(rng: np.random.Generator, size: int) -> Floats:
     """(3, size, size) in [0, 1]: a texture between two related colours, uneven, with lines and soft blobs."""
     angle, zoom = rng.uniform(0.0, 2 * math.pi), rng.uniform(0.7, 2.2)
-    frame = _Placement(0, (size / 2, size / 2), (size / 2 / zoom, size / 2 / zoom), (math.cos(angle), math.sin(angle)))
+    frame = Placement(0, (size / 2, size / 2), (size / 2 / zoom, size / 2 / zoom), (math.cos(angle), math.sin(angle)))
     first = rng.random(3, dtype=np.float32)
     second = first + (rng.random(3, dtype=np.float32) - first) * np.float32(rng.uniform(0.15, 0.7))
     kind = TEXTURES[rng.choice(len(TEXTURES), p=(0.1, 0.12, 0.1, 0.08, 0.3, 0.3))]
@@ -211,7 +219,7 @@ def _background(rng: np.random.Generator, size: int) -> Floats:
     return image
 
 
-def _paint(rng: np.random.Generator, image: Floats, placement: _Placement, coverage: Floats) -> Floats:
+def _paint(rng: np.random.Generator, image: Floats, placement: Placement, coverage: Floats) -> Floats:
     """`image` (3, H, W) with one object, and sometimes its shadow, painted over it."""
     size = image.shape[1]
     if rng.uniform() < 0.4:
@@ -247,15 +255,23 @@ def _tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def render_scene(seed: int, index: int, size: int = SCENE_SIZE) -> Scene:
+def render_scene(
+    seed: int,
+    index: int,
+    size: int = SCENE_SIZE,
+    *,
+    kinds: Sequence[int] = range(len(CLASS_NAMES)),
+    stretch: float = 0.2,
+) -> Scene:
     """Render scene `index` of the sequence `seed` as a (size, size, 3) image with 1 to 6 objects.
 
     The same arguments give the same bytes. Objects may overlap and may reach out of the frame; one that is mostly
-    hidden by those in front of it is left out rather than shown without a box.
+    hidden by those in front of it is left out rather than shown without a box. Their classes are drawn from `kinds`,
+    and the logarithm of how much each is longer than wide, halved, from ± `stretch`.
     """
     rng = np.random.default_rng([seed, index])
     image = _background(rng, size)
-    placements = [_place(rng, size) for _ in range(int(rng.integers(1, MAX_OBJECTS + 1)))]
+    placements = [_place(rng, size, kinds, stretch) for _ in range(int(rng.integers(1, MAX_OBJECTS + 1)))]
     drawn = [(placement, placement.coverage(size)) for placement in placements]
     masks = _visible_masks([coverage for _, coverage in drawn])
     drawn = [
@@ -269,9 +285,12 @@ def render_scene(seed: int, index: int, size: int = SCENE_SIZE) -> Scene:
     unevenness = np.float32(rng.uniform(0.0, 0.35)) * (_smooth_noise(rng, size, 2) - np.float32(0.5))
     image = image * (np.float32(rng.uniform(0.7, 1.15)) + unevenness) + np.float32(rng.uniform(-0.06, 0.06))
     image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0.0, 0.05))
-    boxes = [_tight_box(mask) for mask in _visible_masks([coverage for _, coverage in drawn])]
+    visible = _visible_masks([coverage for _, coverage in drawn])
+    boxes = [_tight_box(mask) for mask in visible]
     return Scene(
         image=np.ascontiguousarray(np.clip(image * 255 + np.float32(0.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)),
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         classes=np.array([placement.class_index for placement, _ in drawn], dtype=np.int64),
+        masks=np.stack(visible),
+        placements=tuple(placement for placement, _ in drawn),
     )

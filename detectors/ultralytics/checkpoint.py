@@ -23,12 +23,14 @@ from schemas.errors import InputError, VerificationError
 from schemas.teacher import Family, PixelFormat, TeacherIdentity
 from stages.storage import file_digest
 
-LOSS_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5}
+LOSS_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0, "angle": 1.0}
 """Weights of the loss terms, and the library's defaults."""
 LARGEST_GAIN = 1e4
+MAX_NAMES, MAX_NAME = 1000, 100
+"""Most keypoints, and most characters of the name of one."""
 DESCRIPTION = (
     "nc", "scales", "scale", "depth_multiple", "width_multiple", "activation", "reg_max", "end2end", "channels",
-    "backbone", "head",
+    "backbone", "head", "kpt_shape",
 )  # fmt: skip
 """What the library builds a network from. Whatever else a description holds, as its owner's paths, stays at home."""
 
@@ -57,9 +59,9 @@ def read_checkpoint(path: Path, family: Family, heads: Sequence[str], trust_pick
         ) from error
     content = checkpoint if isinstance(checkpoint, dict) else {}
     stored = content.get("ema") if content.get("ema") is not None else content.get("model")
-    if _head_name(stored) not in heads:
+    if head_name(stored) not in heads:
         raise InputError(
-            f"teacher {path}: holds no Ultralytics *detection* model of family {family} (segmentation, pose "
+            f"teacher {path}: holds no Ultralytics *detection* model of family {family} (classification, depth "
             "and others do not fit)"
         )
     arguments = content.get("train_args")
@@ -75,13 +77,22 @@ def described(path: Path, family: Family, stored: Any, arguments: dict[str, Any]
     names, stride = class_names(stored.names), largest_stride(stored.stride)
     return TeacherIdentity(
         family=family,
-        architecture=plain_architecture(stored.yaml, DESCRIPTION) | {"nc": len(names)},
+        architecture=plain_architecture(stored.yaml, DESCRIPTION) | {"nc": len(names)} | keypoint_names(stored),
         sha256=file_digest(path),
         class_names=names,
         input_size=input_size(arguments.get("imgsz"), stride),
         stride=stride,
         pixels=PixelFormat(),
     )
+
+
+def keypoint_names(stored: Any) -> dict[str, Any]:
+    """What a stored network of poses calls its keypoints, as an entry of its description; none where it is silent."""
+    every = getattr(stored, "kpt_names", None)
+    names = next(iter(every.values()), None) if isinstance(every, dict) else None
+    if not isinstance(names, list | tuple):
+        return {}
+    return {"kpt_names": [str(name)[:MAX_NAME] for name in names[:MAX_NAMES]]}
 
 
 def loss_gains(arguments: dict[str, Any]) -> dict[str, float]:
@@ -128,7 +139,7 @@ def plain_architecture(stored: object, keys: Sequence[str]) -> dict[str, Any]:
     return plain
 
 
-def _head_name(stored: object) -> str:
+def head_name(stored: object) -> str:
     """Name of the class of a stored network's last layer."""
     layers = getattr(getattr(stored, "model", None), "_modules", None)
     return type(list(layers.values())[-1]).__name__ if isinstance(layers, dict) and layers else ""

@@ -1,7 +1,8 @@
 """Ultralytics YOLO detectors (v3 to 26), through the library's own loss, letterboxing and NMS."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -21,12 +22,13 @@ from detectors.base import BaseDetector
 from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
-from detectors.protocol import HeadOutputs, Suppression
+from detectors.protocol import Decoded, HeadOutputs, Suppression
 from detectors.stored import largest_stride, one_line, reading
 from detectors.ultralytics.architecture_limits import buildable
 from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint, weights
 from schemas.errors import VerificationError
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.teacher import Family, TeacherIdentity
 from stages.storage import file_digest
 
@@ -45,11 +47,17 @@ class UltralyticsDetector(BaseDetector):
     HEADS: tuple[str, ...] = ("Detect", "v10Detect")
     """Class names of the last layers that this adapter serves."""
     NETWORK: Any = DetectionModel
+    TASK = "detect"
+    """What the library calls it."""
+    BRANCHES: tuple[str, ...] = ("cv2", "cv3")
+    """The parts of the head whose last convolutions are outputs, less `one2one_`."""
+    ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
+    """Of the library's loss."""
 
     # The network is untyped: the library builds it from a list of layers.
     def __init__(self, identity: TeacherIdentity, network: Any, gains: dict[str, float] | None = None) -> None:
         super().__init__(identity, network)
-        self.network.args = get_cfg(overrides=gains or {})
+        self.network.args = get_cfg(overrides=(gains or {}) | dict(self.ARGUMENTS))
         self._criterion: Any = None
 
     @classmethod
@@ -60,7 +68,8 @@ class UltralyticsDetector(BaseDetector):
             InputError: not an Ultralytics detection checkpoint, or it needs classes beyond the allow-list.
         """
         with reading(path):
-            stored, arguments = read_checkpoint(path, cls.FAMILY, cls.HEADS, trust_pickle)
+            heads = [head for kind in cls.kinds() for head in kind.HEADS]
+            stored, arguments = read_checkpoint(path, cls.FAMILY, heads, trust_pickle)
             detector = cls.build(described(path, cls.FAMILY, stored, arguments), loss_gains(arguments))
             detector.network.load_state_dict(weights(stored, detector.network.state_dict(), path))
             if (stride := largest_stride(detector.network.stride)) != detector.identity.stride:
@@ -75,14 +84,27 @@ class UltralyticsDetector(BaseDetector):
             VerificationError: it does not build, or is larger than any detector.
         """
         architecture = buildable(identity.architecture)
+        kind = cls.of_head(_last_layer(architecture))
         try:
-            network: Any = cls.NETWORK(architecture, ch=3, nc=len(identity.class_names), verbose=False)
+            network: Any = kind.NETWORK(architecture, ch=3, nc=len(identity.class_names), verbose=False)
         except Exception as error:  # whatever a foreign architecture makes the library raise
             raise VerificationError(f"the architecture of the teacher does not build ({one_line(error)})") from error
-        if type(network.model[-1]).__name__ not in cls.HEADS:
+        if type(network.model[-1]).__name__ not in kind.HEADS:
             raise VerificationError("the architecture of the teacher has no detection head")
         network.names = dict(enumerate(identity.class_names))
-        return cls(identity, network, gains)
+        return kind(identity, network, gains)
+
+    @classmethod
+    def kinds(cls) -> "tuple[type[Self], ...]":
+        """The classes that serve the family, one for each kind of head."""
+        from detectors.ultralytics.heads import FURTHER
+
+        return (cls, *(kind for kind in FURTHER if issubclass(kind, cls)))
+
+    @classmethod
+    def of_head(cls, name: str) -> "type[Self]":
+        """The class that serves a head; this one where none says that it does."""
+        return next((kind for kind in cls.kinds() if name in kind.HEADS), cls)
 
     @classmethod
     def embedded(cls, weights: Path = WEIGHTS) -> Self:
@@ -132,8 +154,14 @@ class UltralyticsDetector(BaseDetector):
             "cls": torch.cat([label.classes for label in labels]).to(logits),
             "bboxes": torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), dim=1),
         }
+        if self.sees is not ShapeKind.BOX:
+            batch |= self.further_targets(labels, ImageSize(height, width), logits.device)
         loss, _ = self._criterion(outputs.raw, batch)
         return loss.sum() / len(labels)
+
+    def further_targets(self, labels: Sequence[Detections], size: ImageSize, device: torch.device) -> dict[str, Tensor]:
+        """What the head's loss takes beside boxes, or in their place, of images of `size`."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:
@@ -141,15 +169,23 @@ class UltralyticsDetector(BaseDetector):
         self._head.max_det = limits.max_detections
         return super().predict(images, limits)
 
-    def decoded(self, images: Tensor) -> Tensor:
+    def decoded(self, images: Tensor) -> Decoded:
         """See `Detector`."""
-        decoded: Tensor = self.network(images)[0]
+        decoded: Decoded = self.network(images)[0]
         return decoded
 
-    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
+    def suppress(self, decoded: Decoded, limits: Suppression) -> list[Detections]:
         """See `Detector`."""
-        found = non_max_suppression(
-            decoded,
+        found = self.suppressed(decoded, limits)
+        return [Detections.of(rows[:, :4], rows[:, 5].long(), rows[:, 4]) for rows in found]
+
+    def suppressed(self, rows: Tensor, limits: Suppression, rotated: bool = False) -> list[Tensor]:
+        """The rows that are left of each image: `(N, 6)` [x1, y1, x2, y2, score, class], and what stands behind those.
+
+        Where boxes are `rotated`, they stay centres and sizes, and the last number of a row is their angle.
+        """
+        found: list[Tensor] = non_max_suppression(
+            rows,
             conf_thres=limits.confidence,
             iou_thres=NMS_IOU if limits.iou is None else limits.iou,
             multi_label=limits.multi_label,
@@ -157,8 +193,9 @@ class UltralyticsDetector(BaseDetector):
             nc=len(self.identity.class_names),
             max_time_img=NMS_SECONDS_PER_IMAGE,
             end2end=self.end_to_end,
+            rotated=rotated,
         )
-        return [Detections.of(rows[:, :4], rows[:, 5].long(), rows[:, 4]) for rows in found]
+        return found
 
     @property
     def end_to_end(self) -> bool:
@@ -181,7 +218,7 @@ class UltralyticsDetector(BaseDetector):
             "description": "object detector, exported by zsq",
             "license": "AGPL-3.0 License (https://ultralytics.com/license)",
             "version": ultralytics_version,
-            "task": "detect",
+            "task": self.TASK,
             "head": type(self._head).__name__,
             "stride": self.identity.stride,
             "batch": 1,
@@ -223,7 +260,7 @@ class UltralyticsDetector(BaseDetector):
     def output_layers(self) -> list[str]:
         """See `Layers.output`: the last convolution of each branch and level."""
         branches = [
-            branch for name, branch in self._head.named_children() if name.removeprefix("one2one_") in ("cv2", "cv3")
+            branch for name, branch in self._head.named_children() if name.removeprefix("one2one_") in self.BRANCHES
         ]
         return self.names_of([list(level.modules())[-1] for branch in branches for level in branch])
 
@@ -234,6 +271,12 @@ class UltralyticsDetector(BaseDetector):
     def float_layers(self) -> list[str]:
         """See `Layers.in_float`: the fixed convolution that takes the mean of a box-edge distribution."""
         return self.names_of(list(self._head.dfl.modules()))
+
+
+def _last_layer(architecture: dict[str, Any]) -> str:
+    """What a description calls the head; empty where it does not end in a layer."""
+    entry = [*[[], *architecture.get("head", [])][-1], "", "", ""][2]
+    return str(entry)
 
 
 def _feature_size(raw: dict[str, Any]) -> tuple[int, int]:

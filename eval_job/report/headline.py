@@ -45,6 +45,8 @@ class Row:
     map50: str
     voc: tuple[str, str] | None
     """AP50 by VOC's 11-point and all-point definitions."""
+    shapes: tuple[str, str] | None
+    """AP50-95 and AP50 of what the head says beside boxes."""
     share: str
     share_bar: float | None
     """0 to 1, for the bar."""
@@ -147,6 +149,11 @@ def rows(models: Sequence[EvaluatedModel]) -> list[Row]:
             interval=_interval(model.uncertainty.map50_95 if model.uncertainty else None, number),
             map50=number(model.precision.map50),
             voc=(number(model.voc.eleven_point), number(model.voc.all_point)) if model.voc else None,
+            shapes=(
+                (number(model.shapes.precision.map50_95), number(model.shapes.precision.map50))
+                if model.shapes
+                else None
+            ),
             share="" if index == 0 else percent(model.share_of_full_precision),
             share_bar=None if index == 0 else min(max(model.share_of_full_precision, 0.0), 1.0),
             share_interval=_interval(model.uncertainty.share if model.uncertainty else None, percent),

@@ -22,9 +22,12 @@ from eval_job.report.thresholds import thresholds
 from eval_job.report.verdict_words import sentence_of
 from schemas.errors import InputError
 from schemas.evaluation import CONFIDENT, REPORT, SUMMARY, EvalReport, Measure
+from schemas.labels import ShapeKind
 from schemas.operating_point import DEPLOYED
 from stages.storage import write_text
 
+SHAPE_WORDS = {ShapeKind.MASK: "mask", ShapeKind.KEYPOINTS: "keypoint", ShapeKind.TURNED_BOX: "oriented"}
+"""What the figures of a head that sees more than boxes are called."""
 WORST_CLASSES = 12
 """Classes shown before a reader asks for all."""
 
@@ -93,6 +96,7 @@ def render(artifacts: Artifacts) -> str:
             engine_files=engines.engine_files(report),
             throughput=engines.throughput(report),
             rows=headline.rows(report.models),
+            shape_words=next((SHAPE_WORDS[each.shapes.kind] for each in report.models if each.shapes), ""),
             caveats=headline.caveats(report, sorted({student.manifest.qat.seed for student in artifacts.students})),
             chain=origins.chain(artifacts),
             missing=origins.missing(artifacts),

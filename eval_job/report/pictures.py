@@ -12,7 +12,9 @@ from PIL import Image
 
 from schemas.errors import VerificationError
 from schemas.evaluation import SAMPLES_FOLDER, SampleBox, SamplePicture
+from schemas.labels import BoxLabel
 from schemas.layer_study import SetCheck, SetImage
+from stages.drawing import bones_of, label_outlines
 from stages.shards import CalibrationSet
 from stages.storage import file_digest
 
@@ -122,7 +124,7 @@ def _tile(calibration_set: CalibrationSet, index: int, checked: SetImage | None)
     sample, names = calibration_set.samples[index], calibration_set.manifest.teacher.class_names
     picture = Image.fromarray(sample.image())
     picture.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
-    boxes = [SampleBox(bbox=box.bbox, class_name=names[box.category_id]) for box in sample.labels.boxes]
+    boxes = [drawn_box(box, names[box.category_id]) for box in sample.labels.boxes]
     width, height = sample.labels.width, sample.labels.height
     image = Markup('<image href="{}" width="{}" height="{}"/>').format(jpeg_uri(picture), width, height)
     failed = set(checked.failed) if checked else set()
@@ -133,6 +135,16 @@ def _tile(calibration_set: CalibrationSet, index: int, checked: SetImage | None)
         classes=" ".join(dict.fromkeys(box.class_name.lower() for box in boxes)),
         found=checked.found if checked else None,
         failed=len(failed),
+    )
+
+
+def drawn_box(box: BoxLabel, name: str) -> SampleBox:
+    """A label of the set as it is drawn."""
+    return SampleBox(
+        bbox=box.bbox,
+        class_name=name,
+        outlines=tuple(tuple(round(value, 1) for value in outline) for outline in label_outlines(box)),
+        points=box.keypoints or (),
     )
 
 
@@ -207,10 +219,38 @@ def _picture(
 
 def _outline(box: SampleBox, dashed: bool) -> Markup:
     x, y, w, h = (f"{value:.1f}" for value in box.bbox)
-    return Markup(
+    rectangle = Markup(
         '<rect class="halo" x="{x}" y="{y}" width="{w}" height="{h}"/>'
         '<rect class="box{}" style="--hue:{}" x="{x}" y="{y}" width="{w}" height="{h}"/>'
     ).format(" dashed" if dashed else "", _hue(box), x=x, y=y, w=w, h=h)
+    return rectangle + _shape(box)
+
+
+def _shape(box: SampleBox) -> Markup:
+    """The outlines of an object, and its keypoints with the lines between them."""
+    hue = _hue(box)
+    outlines = [
+        Markup('<polygon class="outline" style="--hue:{}" points="{}"/>').format(
+            hue, " ".join(f"{v:g}" for v in outline)
+        )
+        for outline in box.outlines
+    ]
+    bones = [
+        Markup('<line class="bone" style="--hue:{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
+            hue, *box.points[a][:2], *box.points[b][:2]
+        )
+        for a, b in bones_of(len(box.points))
+        if box.points[a][2] and box.points[b][2]
+    ]
+    size = max(0.03 * max(box.bbox[2:]), 0.5)
+    dots = [
+        Markup('<circle class="dot{}" style="--hue:{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(
+            "" if seen > 1 else " hidden", hue, x, y, size
+        )
+        for x, y, seen in box.points
+        if seen
+    ]
+    return Markup("").join([*outlines, *bones, *dots])
 
 
 def _name(box: SampleBox, width: int, size: float) -> Markup:

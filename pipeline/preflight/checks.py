@@ -13,6 +13,7 @@ from pipeline.preflight.findings import Findings, gigabytes
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
@@ -107,6 +108,11 @@ def check_settings(config: RunConfig, teacher: Detector, containers: bool) -> No
         ConfigError: a setting does not fit.
         InputError: given labels cannot be read.
     """
+    if teacher.sees is not ShapeKind.BOX:
+        from quantization.onnx.export import check_head
+
+        for target in config.qat.targets:
+            check_head(teacher, target)
     check_planned_bits(config.qat, teacher)
     if config.synth.labels.path is not None:
         read_given_labels(Path(config.synth.labels.path), teacher.identity.class_names)

@@ -4,6 +4,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,8 +19,8 @@ from stages import extras
 from stages.threads import usable_cores
 
 Images = NDArray[np.float32]
-Engine = Callable[[Images], NDArray[np.float32]]
-"""`(B, 3, H, W)` images to decoded outputs."""
+Engine = Callable[[Images], Any]
+"""`(B, 3, H, W)` images to decoded outputs: an array, or a tuple of arrays where a model gives several."""
 CPU = ("CPUExecutionProvider",)
 ONNX_ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 """Those that read ONNX models."""
@@ -110,7 +111,7 @@ def _onnxruntime(path: Path, threads: int, providers: Sequence[str]) -> Engine:
             f"onnx.providers: {', '.join(sorted(failed))} does not start here (driver or library missing?); "
             "leave it out, or mend the installation"
         )
-    return lambda images: session.run(None, {INPUT: images})[0]
+    return lambda images: _outputs(session.run(None, {INPUT: images}))
 
 
 def _openvino(path: Path, threads: int) -> Engine:
@@ -119,20 +120,25 @@ def _openvino(path: Path, threads: int) -> Engine:
     core = openvino.Core()
     requests: dict[tuple[int, ...], openvino.InferRequest] = {}
 
-    def run(images: Images) -> NDArray[np.float32]:
+    def run(images: Images) -> Any:
         if images.shape not in requests:  # compiled per shape: code for a free batch dimension is slower
             model = core.read_model(path)
             model.reshape(list(images.shape))
             hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
             requests[images.shape] = core.compile_model(model, "CPU", hints).create_infer_request()
-        outputs: NDArray[np.float32] = requests[images.shape].infer({0: images})[0].copy()
-        return outputs
+        results = requests[images.shape].infer({0: images})
+        return _outputs([results[index].copy() for index in range(len(results))])
 
     try:
         core.read_model(path)
     except RuntimeError as error:
         raise _unreadable(path, "openvino", error) from error
     return run
+
+
+def _outputs(arrays: Sequence[NDArray[np.float32]]) -> Any:
+    """An array by itself where there is one."""
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
 def _unreadable(path: Path, engine: str, error: Exception) -> VerificationError:

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from detectors.protocol import Detector
 from quantization.convert import quantized_layers
+from quantization.engines.litert.export import NO_SHAPES
 from quantization.engines.metadata import own_metadata
 from quantization.engines.target import OwnFormat, engine_target
 from quantization.layers import QuantizedLayer
-from quantization.onnx.graph import store_int4, to_half, to_onnx, write_onnx
+from quantization.onnx.graph import output_names, store_int4, to_half, to_onnx, write_onnx
 from quantization.onnx.parity import check_in_float, measure_parity, resized
 from quantization.onnx.quantizers import OPSET, replace_quantizers
 from schemas.errors import ConfigError, VerificationError
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.student import (
     ExportForm,
     OnnxManifest,
@@ -61,7 +63,7 @@ def trace_student(student: Detector, manifest: StudentManifest) -> TracedStudent
     layers = quantized_layers(network)
     bits = {name: (layer.weight_quantizer.spec.bits, layer.input_quantizer.spec.bits) for name, layer in layers.items()}
     replace_quantizers(network)
-    model = to_onnx(network.eval(), student.identity.stride, {})
+    model = to_onnx(network.eval(), student.identity.stride, {}, output_names(student))
     stored = {tensor.name for tensor in model.graph.initializer}
     exported = [bits[name] for name in bits if f"{name}.weight_quantizer.integers" in stored]
     in_float = tuple(name for name in float_layers(network) if f"{name}.weight" in stored)
@@ -149,6 +151,16 @@ def check_expressible(quantizers: Sequence[QuantizerRecord], target: Target) -> 
         raise ConfigError(f"target {target.value}: {obstacle}")
 
 
+def check_head(detector: Detector, target: Target) -> None:
+    """Check that a target's files can be made of a detector's head.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if target is Target.LITERT and detector.sees is not ShapeKind.BOX:
+        raise ConfigError(f"target {target.value}: {NO_SHAPES}")
+
+
 def check_target(student: StudentManifest, target: Target, *, has_images: bool) -> None:
     """Check that a student can be exported for a target, before anything is done for it.
 
@@ -165,7 +177,8 @@ def check_target(student: StudentManifest, target: Target, *, has_images: bool) 
 
 def export_full_precision(detector: Detector, image_size: ImageSize, single: Path, half: Path) -> None:
     """Write a full-precision detector as FP32 and as FP16, both with float input and output."""
-    model = to_onnx(detector.deployed(), detector.identity.stride, detector.deployment_metadata(image_size))
+    metadata = detector.deployment_metadata(image_size)
+    model = to_onnx(detector.deployed(), detector.identity.stride, metadata, output_names(detector))
     write_onnx(model, single)
     write_onnx(to_half(model), half)
 

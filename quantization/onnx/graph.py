@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,31 +13,41 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
+from detectors.protocol import Detector
 from quantization.onnx.quantizers import OPSET
 from quantization.onnx.regions import TRANSLATIONS
+from schemas.labels import ShapeKind
 from stages.storage import atomic_path
 
-INPUT, OUTPUT = "images", "output0"
+INPUT, OUTPUTS = "images", ("output0", "output1")
 """Names that the Ultralytics family gives them."""
 INT4_RANGE = (-8, 7)
 SMALLEST_SIDE, LARGEST_SIDE = 4, 1024
 """Limits of height and width, in strides. End-to-end heads pick 300 of at least as many anchors: 336 at 4 strides."""
 
 
-def to_onnx(network: nn.Module, stride: int, metadata: dict[str, str]) -> onnx.ModelProto:
-    """Export a network in eval mode that takes images and gives one tensor; batch, height and width stay free.
+def output_names(detector: Detector) -> Sequence[str]:
+    """What the outputs of a detector's file are called: rows of boxes, then prototypes of masks."""
+    return OUTPUTS[: 2 if detector.sees is ShapeKind.MASK else 1]
+
+
+def to_onnx(
+    network: nn.Module, stride: int, metadata: dict[str, str], outputs: Sequence[str] = OUTPUTS[:1]
+) -> onnx.ModelProto:
+    """Export a network in eval mode that takes images and gives a tensor or two; batch, height and width stay free.
 
     Args:
         network: on the CPU.
         stride: sides of the input are multiples of this, pixels.
         metadata: written into the file.
+        outputs: names of what it gives.
     """
     images = torch.zeros(2, 3, SMALLEST_SIDE * stride, (SMALLEST_SIDE + 1) * stride)  # no two sizes alike
     rows, columns = (torch.export.Dim(name, min=SMALLEST_SIDE, max=LARGEST_SIDE) for name in ("rows", "columns"))
     with _quiet():
         program = torch.onnx.export(
             network, (images,),
-            dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
+            dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("batch"), 2: stride * rows, 3: stride * columns},), verbose=False,
             custom_translation_table=TRANSLATIONS,
         )  # fmt: skip

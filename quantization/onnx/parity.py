@@ -28,6 +28,7 @@ from quantization.onnx.engine import Engine, open_engine
 from schemas.errors import VerificationError
 from schemas.eval_config import EngineName
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.student import OnnxParity
 
 PARITY_IMAGES = 8
@@ -38,6 +39,8 @@ COMPARABLE_BITS = 6
 """Fewest bits of activations at which rounded outputs can refuse a file."""
 NUDGE = 1 / 1024
 """Largest change of a pixel that nobody can tell from rounding: a quarter of a step of 8 bits."""
+SMALLEST_SUM = 1e-6
+"""What a share of nothing is taken of."""
 SMALLEST_MATCH = 0.5
 """Share of an end-to-end head's best outputs that need one of their class in the model."""
 
@@ -80,19 +83,22 @@ def measure_parity(
     source: Literal["calibration set", "noise"] = "noise" if images is None else "calibration set"
     compared = _compared(images, image_size)
     theirs, mine = _outputs(student, compared), _run(open_engine(path, engine), compared)
+    rules = _Rules(student.end_to_end, len(student.identity.class_names), image_size)
     reason = _impossible(mine, theirs)
     if reason is None and _fewest_bits(student) >= COMPARABLE_BITS:
-        reason = _difference(mine, theirs, student.end_to_end, image_size, ROUNDED)
-        if reason is not None and _is_as_far_off_itself(student, compared, theirs, image_size):
+        reason = _difference(mine, theirs, rules, ROUNDED)
+        if reason is not None and _is_as_far_off_itself(student, compared, theirs, rules):
             reason = None
     _refuse(path, reason)
+    further = None if student.sees is ShapeKind.BOX else _further_error(mine, theirs, rules)
+    own, expected = mine[0], theirs[0]
     matched = torch.ones(())
     if student.end_to_end:
-        mine, theirs, matched = _same_rows(mine, theirs)
-        scores, boxes = (mine - theirs)[:, 4].abs(), (mine - theirs)[:, :4].abs()
+        own, expected, matched = _same_rows(own, expected)
+        scores, boxes = (own - expected)[:, 4].abs(), (own - expected)[:, :4].abs()
     else:
-        errors = (mine - theirs).abs()
-        boxes, scores = errors[:, :4], errors[:, 4:]
+        errors = (own - expected).abs()
+        boxes, scores = errors[:, :4], errors[:, 4 : rules.plain]
     return OnnxParity(
         images=len(compared),
         image_source=source,
@@ -101,6 +107,7 @@ def measure_parity(
         box_max=float(boxes.max()),
         box_mean=float(boxes.mean()),
         matched=float(matched),
+        further=further,
     )
 
 
@@ -126,7 +133,8 @@ def check_in_float(student: Detector, path: Path, images: Tensor | None, image_s
         in_float = Path(folder) / path.name
         in_float.write_bytes(ir.to_proto(model).SerializeToString())
         mine = _run(open_engine(in_float), compared)
-    reason = _impossible(mine, theirs) or _difference(mine, theirs, student.end_to_end, image_size, IN_FLOAT)
+    rules = _Rules(student.end_to_end, len(student.identity.class_names), image_size)
+    reason = _impossible(mine, theirs) or _difference(mine, theirs, rules, IN_FLOAT)
     _refuse(path, reason and f"with activations in float, {reason}")
 
 
@@ -144,20 +152,22 @@ def _compared(images: Tensor | None, size: ImageSize) -> Tensor:
     return resized(images[:PARITY_IMAGES], size)
 
 
-def _outputs(student: Detector, images: Tensor) -> Tensor:
+def _outputs(student: Detector, images: Tensor) -> tuple[Tensor, ...]:
     device = next(student.network.parameters()).device
-    return student.decoded(images.to(device)).cpu()
+    decoded = student.decoded(images.to(device))
+    return tuple(each.cpu() for each in (decoded if isinstance(decoded, tuple) else (decoded,)))
 
 
-def _is_as_far_off_itself(student: Detector, images: Tensor, outputs: Tensor, image_size: ImageSize) -> bool:
+def _is_as_far_off_itself(student: Detector, images: Tensor, outputs: tuple[Tensor, ...], rules: "_Rules") -> bool:
     """Whether a student's outputs on images are as far from those on nearly the same images as a refused file's."""
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images) * 2 - 1
     nudged = _outputs(student, (images + NUDGE * noise).clamp(0, 1))
-    return _difference(nudged, outputs, student.end_to_end, image_size, ROUNDED) is not None
+    return _difference(nudged, outputs, rules, ROUNDED) is not None
 
 
-def _run(engine: Engine, images: Tensor) -> Tensor:
-    return torch.from_numpy(engine(images.cpu().contiguous().numpy()))
+def _run(engine: Engine, images: Tensor) -> tuple[Tensor, ...]:
+    outputs = engine(images.cpu().contiguous().numpy())
+    return tuple(map(torch.from_numpy, outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
 def _fewest_bits(student: Detector) -> int:
@@ -173,34 +183,70 @@ def _refuse(path: Path, reason: str | None) -> None:
         )
 
 
-def _impossible(mine: Tensor, theirs: Tensor) -> str | None:
+@dataclass(frozen=True)
+class _Rules:
+    """How a detector's outputs read: whether they are end-to-end rows, of how many classes, of which images."""
+
+    end_to_end: bool
+    classes: int
+    image_size: ImageSize
+
+    @property
+    def plain(self) -> int:
+        """Numbers of a row that are boxes and scores."""
+        return 6 if self.end_to_end else 4 + self.classes
+
+
+def _impossible(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> str | None:
     """Why outputs cannot be those of any student."""
-    if mine.shape != theirs.shape:
-        return f"its outputs are {tuple(mine.shape)} instead of {tuple(theirs.shape)}"
-    if not mine.isfinite().all():
+    made, wanted = ([tuple(each.shape) for each in outputs] for outputs in (mine, theirs))
+    if made != wanted:
+        return f"its outputs are {', '.join(map(str, made))} instead of {', '.join(map(str, wanted))}"
+    if not all(each.isfinite().all() for each in mine):
         return "it computes values that are not finite"
     return None
 
 
-def _difference(mine: Tensor, theirs: Tensor, end_to_end: bool, image_size: ImageSize, limits: Limits) -> str | None:
+def _best_rows(mine: Tensor, theirs: Tensor, rules: _Rules) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows `(M, numbers)` of both where the student scores highest, and the share of its rows that could be paired."""
+    if rules.end_to_end:
+        return _same_rows(mine, theirs[:, :BEST_ANCHORS])  # sorted by score
+    scores = theirs[:, 4 : rules.plain].amax(dim=1)
+    best = scores.topk(min(BEST_ANCHORS, scores.shape[1])).indices[:, None].expand(-1, theirs.shape[1], -1)
+    mine, theirs = (outputs.gather(2, best).transpose(1, 2).flatten(0, 1) for outputs in (mine, theirs))
+    return mine, theirs, torch.ones(())
+
+
+def _further_error(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...], rules: _Rules) -> float:
+    """Mean error of what outputs hold beside boxes and scores, as a share of how far these are from 0; the largest."""
+    own, expected, _ = _best_rows(mine[0], theirs[0], rules)
+    pairs = [(own[:, rules.plain :], expected[:, rules.plain :]), *zip(mine[1:], theirs[1:], strict=True)]
+    shares = [float((a - b).abs().sum() / b.abs().sum().clamp(min=SMALLEST_SUM)) for a, b in pairs if b.numel()]
+    return max(shares, default=0.0)
+
+
+def _difference(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...], rules: _Rules, limits: Limits) -> str | None:
     """Why a model's outputs cannot be the student's, judged by the student's best; None where they can.
 
     Background is left out: its scores are near 0 in any model, and its boxes are chance.
     """
-    if end_to_end:
-        mine, theirs, matched = _same_rows(mine, theirs[:, :BEST_ANCHORS])  # sorted by score
-        if not matched >= SMALLEST_MATCH:
-            return f"only {matched:.0%} of the student's outputs have one of their class in it"
-        mine, theirs = mine[:, :5], theirs[:, :5]
-    else:
-        scores = theirs[:, 4:].amax(dim=1)
-        best = scores.topk(min(BEST_ANCHORS, scores.shape[1])).indices[:, None].expand(-1, theirs.shape[1], -1)
-        mine, theirs = (outputs.gather(2, best).transpose(1, 2).flatten(0, 1) for outputs in (mine, theirs))
+    own, expected, matched = _best_rows(mine[0], theirs[0], rules)
+    if not matched >= SMALLEST_MATCH:
+        return f"only {matched:.0%} of the student's outputs have one of their class in it"
+    last = 5 if rules.end_to_end else rules.plain
+    reason = _off(own[:, :last], expected[:, :last], rules, limits)
+    if reason is None and not (error := _further_error(mine, theirs, rules)) <= limits.scores:
+        reason = f"what it says beside boxes and scores is {error:.0%} off on average"
+    return reason
+
+
+def _off(mine: Tensor, theirs: Tensor, rules: _Rules, limits: Limits) -> str | None:
+    """Why boxes and scores `(M, 4 + scores)` are too far apart; None where they are not."""
     errors, weights = (mine - theirs).abs(), theirs[:, 4:].sum(dim=1)
     # Written so that an error which is not a number fails.
     if not errors[:, 4:].sum() <= limits.scores * weights.sum():
         return f"its class scores are {errors[:, 4:].sum() / weights.sum():.0%} off on average"
-    if not (errors[:, :4].mean(dim=1) * weights).sum() <= limits.boxes * image_size.longer * weights.sum():
+    if not (errors[:, :4].mean(dim=1) * weights).sum() <= limits.boxes * rules.image_size.longer * weights.sum():
         return f"its boxes are {(errors[:, :4].mean(dim=1) * weights).sum() / weights.sum():.1f} px off on average"
     return None
 

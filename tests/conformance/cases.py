@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
+from ultralytics.nn.tasks import (
+    DetectionModel,
+    OBBModel,
+    PoseModel,
+    RTDETRDetectionModel,
+    SegmentationModel,
+    yaml_model_load,
+)
 
 from detectors.registry import build_detector
 from detectors.yolov5.network import Yolov5Network
@@ -78,12 +85,12 @@ def prefer_short_edges(head: Any) -> None:
             bias.view(4, head.reg_max).sub_(torch.arange(head.reg_max) / 2)
 
 
-def ultralytics(description: str) -> Callable[[Path], Callable[[Tensor], Tensor]]:
+def ultralytics(description: str, kind: Any = DetectionModel) -> Callable[[Path], Callable[[Tensor], Any]]:
     """A network of the library, saved as its trainer does."""
 
     def write(path: Path) -> Callable[[Tensor], Tensor]:
         torch.manual_seed(0)
-        network: Any = DetectionModel(yaml_model_load(description), ch=3, nc=len(NAMES), verbose=False)
+        network: Any = kind(yaml_model_load(description), ch=3, nc=len(NAMES), verbose=False)
         network.names = dict(enumerate(NAMES))
         seen_images(network)
         prefer_short_edges(network.model[-1])
@@ -174,6 +181,9 @@ CASES = (
     Case("YOLO11n", "ultralytics", ultralytics("yolo11n.yaml")),
     Case("YOLO12n", "ultralytics", ultralytics("yolo12n.yaml")),
     Case("YOLO26n", "ultralytics", ultralytics("yolo26n.yaml")),
+    Case("YOLO11n-seg", "ultralytics", ultralytics("yolo11n-seg.yaml", SegmentationModel)),
+    Case("YOLO11n-pose", "ultralytics", ultralytics("yolo11n-pose.yaml", PoseModel)),
+    Case("YOLO11n-obb", "ultralytics", ultralytics("yolo11n-obb.yaml", OBBModel)),
     Case("RT-DETR-l", "rtdetr", rtdetr),
     Case("Faster R-CNN, ResNet of 4 blocks", "torchvision", torchvision("fasterrcnn", kind="resnet")),
     Case("Faster R-CNN, ResNet-50 v1", "torchvision", torchvision("fasterrcnn_resnet50_fpn")),

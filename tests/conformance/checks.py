@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from detectors.detections import Detections
-from detectors.protocol import Detector
+from detectors.protocol import Decoded, Detector
 from detectors.registry import load_teacher
 from qat_job.job import quantize
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
 from quantization.onnx.export import export_student, trace_student
-from quantization.onnx.graph import to_onnx, write_onnx
+from quantization.onnx.graph import output_names, to_onnx, write_onnx
 from quantization.onnx.parity import measure_parity, resized
 from quantization.student import load_student, save_student
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMode
 from schemas.image_size import ImageSize
-from schemas.labels import LabelOrigin
+from schemas.labels import LabelOrigin, ShapeKind
 from schemas.provenance import Provenance
 from schemas.qat_config import RATE_AT_4_BITS, BitPolicy, QatConfig
 from schemas.student import (
@@ -158,6 +158,9 @@ def samples_labels(subject: Subject) -> str:
         x, y, w, h = box.bbox
         assert 0 <= x <= x + w <= subject.case.size and 0 <= y <= y + h <= subject.case.size
         assert 0 <= box.category_id < len(NAMES)
+    shapes = [Detections.from_labels(label).shapes for label in labels]
+    sees = subject.teacher.sees
+    assert all((ShapeKind.BOX if each is None else each.kind) is sees for each in shapes)
     origins = manifest.statistics.origin_histogram
     assert origins.get(LabelOrigin.RELABELLED.value, 0) > 0
     return f"{manifest.statistics.boxes} boxes"
@@ -220,8 +223,13 @@ def reloads(subject: Subject) -> str:
     """A student read from its files gives the same outputs, bit by bit, without the teacher's checkpoint."""
     student = subject.student(4)
     again, _ = subject.saved(student, 4)
+
+    def decode(detector: Detector) -> Decoded:
+        return detector.decoded(subject.images)
+
     with torch.no_grad():
-        assert torch.equal(again.decoded(subject.images), student.decoded(subject.images))
+        pairs = [each if isinstance(each, tuple) else (each,) for each in map(decode, (again, student))]
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(*pairs, strict=True))
     return "bit-exact"
 
 
@@ -243,7 +251,8 @@ def exports(subject: Subject) -> str:
         return f"scores within {exported.parity.score_mean:.0e}; placed {placed.parity.score_mean:.0e}"
     # Rounding exchanges queries that random weights score alike, so figures are those of the network in float.
     path = subject.folder / "teacher.onnx"
-    write_onnx(to_onnx(subject.teacher.deployed(), subject.teacher.identity.stride, {}), path)
+    teacher = subject.teacher
+    write_onnx(to_onnx(teacher.deployed(), teacher.identity.stride, {}, output_names(teacher)), path)
     parity = measure_parity(subject.teacher, path, None, ImageSize.square(size))
     if parity.score_max == 0:  # nothing is found on noise
         parity = measure_parity(subject.teacher, path, images, ImageSize.square(size))

@@ -16,8 +16,8 @@ from torch import nn
 from ultralytics.nn.tasks import (
     ClassificationModel,
     DetectionModel,
-    PoseModel,
     RTDETRDetectionModel,
+    SemanticSegmentationModel,
     WorldModel,
     yaml_model_load,
 )
@@ -259,7 +259,7 @@ def test_a_layer_that_is_a_whole_network_of_its_own_file_is_refused(tmp_path: Pa
 @pytest.mark.parametrize(
     ("network", "cfg", "said"),
     [
-        (PoseModel, "yolo11n-pose.yaml", "pose"),
+        (SemanticSegmentationModel, "yolo26n-sem.yaml", "semantic segmentation"),
         (ClassificationModel, "yolo11n-cls.yaml", "classification"),
         (WorldModel, "yolov8s-worldv2.yaml", "YOLO-World"),
     ],

@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 
 from detectors.detections import Detections
+from eval_job.measure import MeasuredOn, labelled
 from eval_job.samples import MAX_SIDE, confident_statistics, remove_samples, write_samples
 from label_formats.images import ValidationImage, ValidationSet
 from schemas.evaluation import CONFIDENT
+from schemas.image_size import ImageSize
 from stages.storage import file_digest
 
 NAMES = ("cat", "dog")
@@ -28,11 +30,15 @@ def validation(*images: ValidationImage) -> ValidationSet:
     return ValidationSet("drawn", "coco", images)
 
 
+def measured(*images: ValidationImage) -> MeasuredOn:
+    return labelled(validation(*images), "0" * 64, ImageSize.square(64))
+
+
 BOX = [8.0, 8.0, 24.0, 24.0]
 
 
 def test_samples_are_spread_over_the_labelled_images(tmp_path: Path) -> None:
-    images = validation(*(image(n, [BOX] if n % 2 else []) for n in range(20)))
+    images = measured(*(image(n, [BOX] if n % 2 else []) for n in range(20)))
     samples = write_samples(tmp_path, images, {}, NAMES, 2)
 
     shades = [int(np.asarray(Image.open(tmp_path / "samples" / sample.file)).mean()) // 10 for sample in samples]
@@ -41,7 +47,7 @@ def test_samples_are_spread_over_the_labelled_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("wanted", "written"), [(0, 0), (1, 1), (9, 3)])
 def test_there_are_no_more_samples_than_wanted_or_labelled(tmp_path: Path, wanted: int, written: int) -> None:
-    samples = write_samples(tmp_path, validation(*(image(n, [BOX]) for n in range(3))), {}, NAMES, wanted)
+    samples = write_samples(tmp_path, measured(*(image(n, [BOX]) for n in range(3))), {}, NAMES, wanted)
 
     assert len(samples) == written
     assert len(list(tmp_path.rglob("*.jpg"))) == written
@@ -50,7 +56,7 @@ def test_there_are_no_more_samples_than_wanted_or_labelled(tmp_path: Path, wante
 def test_boxes_follow_the_size_of_the_picture(tmp_path: Path) -> None:
     large = image(1, [[200.0, 100.0, 600.0, 500.0]], size=(2 * MAX_SIDE, MAX_SIDE))
     found = Detections.of([[100.0, 50.0, 300.0, 250.0], [0.0, 0.0, 9.0, 9.0]], [1, 0], [0.75, CONFIDENT - 0.01])
-    (sample,) = write_samples(tmp_path, validation(large), {"student": [found]}, NAMES, 1)
+    (sample,) = write_samples(tmp_path, measured(large), {"student": [found]}, NAMES, 1)
 
     assert (sample.width, sample.height) == (MAX_SIDE, MAX_SIDE // 2)
     assert sample.labels[0].bbox == pytest.approx((100, 50, 200, 200))
@@ -67,14 +73,14 @@ def test_no_metadata_of_the_image_travels_with_the_sample(tmp_path: Path) -> Non
     source = ValidationImage(
         1, tmp_path / "in.jpg", np.array([BOX], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
     )
-    (sample,) = write_samples(tmp_path, validation(source), {}, NAMES, 1)
+    (sample,) = write_samples(tmp_path, measured(source), {}, NAMES, 1)
 
     content = (tmp_path / "samples" / sample.file).read_bytes()
     assert b"taken" not in content and b"whom" not in content
 
 
 def test_crowd_regions_are_not_drawn_as_labels(tmp_path: Path) -> None:
-    (sample,) = write_samples(tmp_path, validation(image(1, [BOX, BOX], crowd=1)), {}, NAMES, 1)
+    (sample,) = write_samples(tmp_path, measured(image(1, [BOX, BOX], crowd=1)), {}, NAMES, 1)
 
     assert len(sample.labels) == 1
 
@@ -93,7 +99,7 @@ def test_statistics_count_confident_detections_by_share_of_their_image() -> None
 
 
 def test_samples_of_an_earlier_evaluation_are_removed(tmp_path: Path) -> None:
-    write_samples(tmp_path, validation(image(1, [BOX])), {}, NAMES, 1)
+    write_samples(tmp_path, measured(image(1, [BOX])), {}, NAMES, 1)
     remove_samples(tmp_path)
     remove_samples(tmp_path)
 
@@ -104,6 +110,6 @@ def test_detections_without_area_are_left_out(tmp_path: Path) -> None:
     found = Detections.of(
         torch.tensor([BOX, [8.0, 8.0, 8.0, 24.0], [8.0, 8.0, 24.0, 8.01]]), torch.tensor([0, 0, 1]), torch.ones(3)
     )
-    (sample,) = write_samples(tmp_path, validation(image(0, [BOX])), {"model": [found]}, NAMES, 1)
+    (sample,) = write_samples(tmp_path, measured(image(0, [BOX])), {"model": [found]}, NAMES, 1)
 
     assert [box.bbox for box in sample.detections["model"]] == [(8.0, 8.0, 16.0, 16.0)]

@@ -157,18 +157,18 @@ def test_what_only_answers_loads_nothing(arguments):
         (("--set", "synth.imagess=3"), "did you mean 'images'?"),
         (("--target", "nothing"), "'onnxruntime'"),
         (("--data", "nowhere"), "does not exist"),
-        (("{checkpoint}",), "another task (segmentation)"),
+        (("{checkpoint}",), "another task (classification)"),
         (("{labels}",), "labels"),
     ],
-    ids=["typo", "target", "no labels", "segmentation", "labels missing"],
+    ids=["typo", "target", "no labels", "classification", "labels missing"],
 )
 def test_a_refusal_that_needs_no_detector_does_not_wait_for_torch(tmp_path, arguments, said):
-    named = b"\x80\x02cultralytics.nn.tasks\nSegmentationModel\n."
-    (tmp_path / "yolo11n-seg.pt").write_bytes(named)
+    named = b"\x80\x02cultralytics.nn.tasks\nClassificationModel\n."
+    (tmp_path / "yolo11n-cls.pt").write_bytes(named)
     (tmp_path / "data" / "images").mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "data" / "images" / "1.png")
     places = {
-        "{checkpoint}": (tmp_path / "yolo11n-seg.pt",), "{labels}": ("--data", tmp_path / "data"),
+        "{checkpoint}": (tmp_path / "yolo11n-cls.pt",), "{labels}": ("--data", tmp_path / "data"),
     }  # fmt: skip
     given = [each for argument in arguments for each in places.get(argument, (argument,))]
     text, loaded = loaded_by("run", *given, "--output", tmp_path / "out")

@@ -25,11 +25,17 @@ from quantization.engines.target import Images
 from quantization.layers import QuantizedLayer
 from schemas.errors import ConfigError
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.student import ExportForm, StudentManifest
 from stages.storage import atomic_path
 
 CALIBRATION_IMAGES = 16
 """At most this many images give the ranges of what the student leaves in float."""
+NO_SHAPES = (
+    "LiteRT files are made of heads that see boxes alone so far, not of masks, keypoints or turned boxes; name other "
+    "targets"
+)
+"""Why a student has no file."""
 BITS = 8
 """Of activations, the only ones that LiteRT's fast kernels have with INT8 and INT4 weights."""
 
@@ -105,6 +111,8 @@ def _check(student: Detector, image_size: ImageSize) -> None:
     """Raise `ConfigError` where LiteRT cannot express the student."""
     if student.export_obstacle is not None:
         raise ConfigError(f"this student has no LiteRT file: {student.export_obstacle}")
+    if student.sees is not ShapeKind.BOX:
+        raise ConfigError(NO_SHAPES)
     if image_size.height % student.identity.stride or image_size.width % student.identity.stride:
         raise ConfigError(
             f"image_size: got {image_size.plain()}, the network takes multiples of {student.identity.stride}"

@@ -15,8 +15,8 @@ from detectors.embedded.scenes import (
     SCENE_SIZE,
     TRAINING_SEED,
     VALIDATION_SEED,
+    Placement,
     Scene,
-    _Placement,
     _tight_box,
     _visible_masks,
     render_scene,
@@ -77,15 +77,15 @@ def test_the_same_scene_at_twice_the_size_has_boxes_twice_as_large(scenes: list[
 
 
 def test_a_box_is_tight_around_its_shape() -> None:
-    disc = _Placement(CLASS_NAMES.index("disc"), centre=(40.0, 60.0), half=(20.0, 10.0), rotation=(1.0, 0.0))
+    disc = Placement(CLASS_NAMES.index("disc"), centre=(40.0, 60.0), half=(20.0, 10.0), rotation=(1.0, 0.0))
     assert _tight_box(disc.coverage(160) >= 0.5) == (20, 50, 60, 70)
-    outside = _Placement(CLASS_NAMES.index("disc"), centre=(5.0, 155.0), half=(20.0, 10.0), rotation=(1.0, 0.0))
+    outside = Placement(CLASS_NAMES.index("disc"), centre=(5.0, 155.0), half=(20.0, 10.0), rotation=(1.0, 0.0))
     assert _tight_box(outside.coverage(160) >= 0.5) == (0, 145, 25, 160)
 
 
 @pytest.mark.parametrize("class_index", range(len(CLASS_NAMES)), ids=CLASS_NAMES)
 def test_every_shape_is_solid_near_the_middle_of_its_reach_and_no_larger(class_index: int) -> None:
-    placement = _Placement(class_index, centre=(80.0, 80.0), half=(40.0, 40.0), rotation=(0.6, 0.8))
+    placement = Placement(class_index, centre=(80.0, 80.0), half=(40.0, 40.0), rotation=(0.6, 0.8))
     solid = placement.coverage(160) >= 0.5
     assert 0.15 * 80 * 80 < solid.sum() < 80 * 80
     x1, y1, x2, y2 = _tight_box(solid)
@@ -95,8 +95,8 @@ def test_every_shape_is_solid_near_the_middle_of_its_reach_and_no_larger(class_i
 
 def test_what_lies_in_front_shrinks_the_box_of_what_lies_behind() -> None:
     square = CLASS_NAMES.index("square")
-    behind = _Placement(square, centre=(80.0, 80.0), half=(25.0, 25.0), rotation=(1.0, 0.0))
-    front = _Placement(square, centre=(110.0, 80.0), half=(25.0, 50.0), rotation=(1.0, 0.0))
+    behind = Placement(square, centre=(80.0, 80.0), half=(25.0, 25.0), rotation=(1.0, 0.0))
+    front = Placement(square, centre=(110.0, 80.0), half=(25.0, 50.0), rotation=(1.0, 0.0))
     masks = _visible_masks([behind.coverage(160), front.coverage(160)])
     assert _tight_box(masks[0]) == (58, 58, 88, 102)
     assert _tight_box(masks[1]) == (88, 36, 132, 124)

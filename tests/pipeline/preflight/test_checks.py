@@ -100,13 +100,13 @@ def test_devices_and_engines_of_containers_are_not_those_of_this_machine():
     examine(run("qat.device=cuda:99", "device=cuda:99", "eval.onnx.providers=[NoSuchProvider]"), containers=True)
 
 
-def test_a_segmentation_checkpoint_and_one_that_is_not_a_number_are_refused(tmp_path):
-    from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+def test_a_classification_checkpoint_and_one_that_is_not_a_number_are_refused(tmp_path):
+    from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 
-    segmentation = SegmentationModel("yolo11n-seg.yaml", ch=3, nc=3, verbose=False)
-    torch.save({"model": segmentation.half()}, tmp_path / "seg.pt")
-    with pytest.raises(InputError, match=r"of another task \(segmentation\)"):
-        examine(read_run_config("seg.pt"), containers=False)
+    classification = ClassificationModel("yolo11n-cls.yaml", ch=3, nc=3, verbose=False)
+    torch.save({"model": classification.half()}, tmp_path / "cls.pt")
+    with pytest.raises(InputError, match=r"of another task \(classification\)"):
+        examine(read_run_config("cls.pt"), containers=False)
     network: Any = copy.deepcopy(DetectionModel("yolo11n.yaml", ch=3, nc=3, verbose=False))
     next(network.parameters()).data.fill_(float("nan"))
     torch.save({"model": network.half()}, tmp_path / "nan.pt")
