@@ -63,11 +63,7 @@ def run(
     images: Annotated[int | None, typer.Option("--images", metavar="N", help="images of the synthetic set")] = None,
     size: Annotated[
         str | None,
-        typer.Option(
-            "--size",
-            metavar="SIDE|HEIGHTxWIDTH",
-            help="of the images, as 640 or 384x640; default: the checkpoint's own",
-        ),
+        typer.Option("--size", metavar="SIDE|HEIGHTxWIDTH", help="as 640 or 384x640; default: the checkpoint's own"),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="PATH", help="labelled images, for mAP: COCO, YOLO or VOC")
@@ -91,24 +87,19 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, print the plan and exit")] = False,
 ) -> None:
     """Run the whole pipeline on a detector: a synthetic set, a quantized student, a report. No image is needed."""
-    from pipeline.conductor import checked, conduct
-    from pipeline.plan import artifacts, describe_plan, plan_stages
-    from pipeline.preflight.findings import described
+    from pipeline.conductor import conduct, described_run
+    from pipeline.plan import artifacts
     from pipeline.settings import RunOptions, read_run_config
 
     with run_stage("run") as stage:
         options = RunOptions(bits, images, size, data, photos, tuple(targets or ()), budget)
         settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
         if dry_run:
-            commands = plan_stages(settings, overwrite=overwrite)
-            findings = checked(settings, commands, executor, overwrite, max_drop)
-            plan = describe_plan(settings, commands, described(findings, settings, max_drop) if findings else ())
-            stage.reporter.output(redacted(plan))
+            stage.reporter.output(redacted(described_run(settings, executor, overwrite, max_drop)))
             return
         code = conduct(settings, executor, overwrite, stage, max_drop)
         if code in (ExitCode.DONE, ExitCode.NOT_MET):
-            made = artifacts(settings)
-            stage.reporter.table("Done", ("", ""), [(name, str(path)) for name, path in made.items()])
+            stage.reporter.table("Done", ("", ""), [(each, str(path)) for each, path in artifacts(settings).items()])
         if code:
             sys.exit(code)
 

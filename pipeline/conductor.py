@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pipeline.executor import Executor, run_stages
 from pipeline.executor_names import ExecutorName
 from pipeline.local_executor import LocalExecutor
-from pipeline.plan import StageCommand, plan_stages
+from pipeline.plan import StageCommand, describe_plan, plan_stages
 from pipeline.preflight.findings import Findings, described
 from pipeline.preflight.process import preflight
 from pipeline.settings import check_inputs
@@ -56,6 +56,17 @@ def checked(
     if not overwrite and all((c.output / file).exists() for c, file in zip(commands, made, strict=True)):
         return None
     return preflight(config, containers=executor is ExecutorName.DOCKER)
+
+
+def described_run(config: RunConfig, executor: ExecutorName, overwrite: bool, max_drop: float | None = None) -> str:
+    """What `conduct` would do with the same arguments, after all checks: settings, commands, time.
+
+    Raises:
+        ConfigError, InputError: the run would fail.
+    """
+    commands = plan_stages(config, overwrite=overwrite)
+    findings = checked(config, commands, executor, overwrite, max_drop)
+    return describe_plan(config, commands, described(findings, config, max_drop) if findings else ())
 
 
 def conduct(

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from detectors.detections import Detections
 from detectors.shapes.shapes import Shapes
-from schemas.qat_config import AugmentationConfig
+from schemas.training_terms import AugmentationConfig
 from stages.shards import CalibrationSet
 
 KEPT_BYTES = 256 * 2**20

@@ -20,8 +20,9 @@ from qat_job.team import Team
 from quantization.convert import activation_quantizers, quantized_layers
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
-from schemas.qat_config import DistillationWeights, QatConfig
+from schemas.qat_config import QatConfig
 from schemas.student import TrainingSummary
+from schemas.training_terms import DistillationWeights
 from stages.container import start_anew
 from stages.stage import Stage
 

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from schemas.base import Contract
 from schemas.target import Target
 from schemas.teacher import TeacherSource
+from schemas.training_terms import AugmentationConfig, DistillationWeights
 
 
 class Quantizer(StrEnum):
@@ -119,31 +120,11 @@ EIGHT_BITS = (Target.TENSORRT, Target.LITERT)
 """Targets whose activations have 8 bits."""
 BIAS_RATE = 20
 """Default learning rate of biases, relative to that of weights."""
-
-
 TRAINING_STEPS = 250
 """Optimiser steps of `auto`, where it trains."""
 ENOUGH_DIVERGENCE = 0.05
 """Output divergence of the calibrated student on the set up to which `auto` leaves out the training. YOLO11n at 320 px:
 W8A8 0.025 (all of its mAP), W8A6 0.12 and W6A6 more, so that these are trained."""
-
-
-class DistillationWeights(Contract):
-    """Weights of the terms of the training loss."""
-
-    task: float = Field(default=0.01, ge=0, description="α, detection loss of the student; paper 0.01 (YOLO11)")
-    outputs: float = Field(default=0.1, ge=0, description="β, KL divergence on the head's outputs; paper 0.1")
-    features: float = Field(default=30.0, ge=0, description="γ, relative squared error of features; paper 1, absolute")
-    temperature: float = Field(default=1.0, gt=0, description="τ of the KL divergence; paper 4")
-
-
-class AugmentationConfig(Contract):
-    """Label-preserving changes to the images of each batch."""
-
-    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
-    shift: float = Field(default=0.1, ge=0, le=0.5, description="largest shift, share of the side")
-    scale: float = Field(default=0.25, ge=0, lt=1, description="scale is drawn from 1 ± this")
-    brightness: float = Field(default=0.1, ge=0, lt=1, description="gain is drawn from 1 ± this")
 
 
 class QatConfig(Contract):

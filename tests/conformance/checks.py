@@ -25,7 +25,7 @@ from schemas.calibration_set import CalibrationSetManifest, ImageSource, LabelMo
 from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin, ShapeKind
 from schemas.provenance import Provenance
-from schemas.qat_config import RATE_AT_4_BITS, AugmentationConfig, BitPolicy, QatConfig
+from schemas.qat_config import RATE_AT_4_BITS, BitPolicy, QatConfig
 from schemas.student import (
     MANIFEST,
     CalibrationSetReference,
@@ -37,6 +37,7 @@ from schemas.student import (
 from schemas.synth_config import Initialisation, InversionConfig, LabelConfig, LossWeights, SynthConfig, ViewConfig
 from schemas.target import Target
 from schemas.teacher import TeacherSource
+from schemas.training_terms import AugmentationConfig
 from stages.output import Job, Output
 from stages.shards import open_calibration_set
 from stages.stage import Stage

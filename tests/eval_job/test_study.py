@@ -1,6 +1,8 @@
 """Students of the embedded detector looked into: layers, weights against activations, what would help."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +12,25 @@ from detectors.embedded import WEIGHTS
 from detectors.embedded.scenes import VALIDATION_SEED, render_scene
 from detectors.protocol import Detector
 from detectors.ultralytics.yolo import UltralyticsDetector
+from eval_job.data import EmbeddedScenes
+from eval_job.evaluate import Looking
 from eval_job.fidelity import HIGHEST_DB, layer_fidelity, reference_of
+from eval_job.measure import labelled
 from eval_job.remedies import measure_parts
+from eval_job.study import Study
 from quantization.calibrate import calibrate
 from quantization.convert import in_float, make_student, quantized_layers
+from quantization.student import save_student
+from schemas.calibration_set import ImageSource, LabelMode
+from schemas.eval_config import EvalConfig
+from schemas.image_size import ImageSize
 from schemas.layer_study import Parts
+from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, Policy, QatConfig
 from schemas.sensitivity import ErrorAtBits, LayerSensitivity, SensitivityReport
-from schemas.student import StudentManifest
+from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
 from stages.options import read_config
+from stages.stage import Stage
 
 BATCHES = [
     torch.from_numpy(np.stack([render_scene(VALIDATION_SEED, n).image[:128, :128] for n in range(4)]))
@@ -134,3 +146,29 @@ def test_a_student_that_keeps_nearly_all_is_given_no_advice(teacher: Detector) -
 def test_settings_of_remedies_are_settings_that_qat_takes(teacher: Detector) -> None:
     for remedy in measured(teacher, BitPolicy(weight_bits=2, activation_bits=6)).remedies:
         read_config(QatConfig, None, ["bits.weight_bits=2", "targets=[]", *remedy.settings])
+
+
+def test_a_study_looks_at_the_data_and_at_the_set(teacher: Detector, tmp_path: Path) -> None:
+    student = student_of(teacher, BitPolicy(weight_bits=4))
+    provenance = Provenance.of("qat", {}, {})
+    reference = CalibrationSetReference(
+        digest="d", samples=1, image_size=160, label_mode=LabelMode.SAMPLED, image_source=ImageSource.SYNTHESIZED
+    )
+    summary = TrainingSummary(steps=0, seconds=0, first_loss=None, last_loss=None)
+    save_student(
+        student, tmp_path, method=TrainingMethod.PTQ, config=QatConfig(bits=BitPolicy(weight_bits=4)),
+        calibration_set=reference, training=summary, provenance=provenance,
+    )  # fmt: skip
+    size = ImageSize.square(160)
+    images = labelled(EmbeddedScenes(4).read(teacher.identity.class_names), "d", size)
+    config = EvalConfig(layer_images=2, advice_images=4)
+    study = Study(teacher, images, None, Looking(config, size, torch.device("cpu"), Stage("eval")))
+
+    (gap,) = study.gaps({"student": tmp_path})
+    assert (gap.model, gap.calibration_images, gap.real_images) == ("student", 0, 2)
+    assert all(layer.calibration is None and layer.real is not None for layer in gap.layers)
+    parts = study.parts({"student": tmp_path})
+    assert parts is not None and (parts.model, parts.images) == ("student", 4) and parts.full_precision > 0.3
+    assert study.set_check() is None
+    off = replace(study, looking=replace(study.looking, config=EvalConfig(layer_images=0, advice_images=0)))
+    assert off.gaps({"student": tmp_path}) == () and off.parts({"student": tmp_path}) is None

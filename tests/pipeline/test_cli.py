@@ -63,6 +63,7 @@ def test_the_public_command_line_is_frozen():
     assert surface(typer.main.get_command(app)) == {
         "zsq run": [
             "--bits",
+            "--budget",
             "--data",
             "--dry-run",
             "--executor",

@@ -11,9 +11,10 @@ from qat_job.distillation import FeatureTap
 from qat_job.training import Seen, parameter_groups, training_loss
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
-from schemas.qat_config import BitPolicy, DistillationWeights, QatConfig
+from schemas.qat_config import BitPolicy, QatConfig
 from schemas.synth_config import ViewConfig
 from schemas.teacher import TeacherIdentity
+from schemas.training_terms import DistillationWeights
 from synth_job.initialisation import sample_generator
 from synth_job.inversion import Course, Inversion
 

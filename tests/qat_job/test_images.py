@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from qat_job.images import ImageBatches, augmentation
-from schemas.qat_config import AugmentationConfig
+from schemas.training_terms import AugmentationConfig
 from stages.shards import CalibrationSet, open_calibration_set
 
 CPU = torch.device("cpu")

@@ -19,9 +19,10 @@ from quantization.student import load_student, save_student
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.image_size import ImageSize
 from schemas.provenance import Provenance
-from schemas.qat_config import BitPolicy, DistillationWeights, Policy, QatConfig
+from schemas.qat_config import BitPolicy, Policy, QatConfig
 from schemas.student import CalibrationSetReference, TrainingMethod, TrainingSummary
 from schemas.synth_config import LabelConfig, LossWeights, ViewConfig
+from schemas.training_terms import DistillationWeights
 from stages.stage import Stage
 from synth_job.divergence import Attempts
 from synth_job.initialisation import sample_generator

@@ -14,7 +14,8 @@ from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
-from schemas.qat_config import BitPolicy, DistillationWeights, QatConfig
+from schemas.qat_config import BitPolicy, QatConfig
+from schemas.training_terms import DistillationWeights
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 CONFIG = QatConfig(learning_rate=1e-4, bias_learning_rate=1e-2, step_size_learning_rate=1e-3)
