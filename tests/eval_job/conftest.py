@@ -13,6 +13,7 @@ from detectors.detections import Detections
 from detectors.protocol import Suppression
 from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.calibration_set import ImageSource, LabelMode
+from schemas.labels import ShapeKind
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
@@ -30,6 +31,7 @@ class ColourDetector:
     export_obstacle = None
     smallest_input = 32
     needs_squares = None
+    sees = ShapeKind.BOX
 
     def __init__(self, sha256: str, class_names: tuple[str, ...] = CLASSES, shift: float = 0.0) -> None:
         self.identity = TeacherIdentity(

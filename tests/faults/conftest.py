@@ -21,7 +21,7 @@ SYNTH: dict[str, Any] = {
 }  # fmt: skip
 QAT: dict[str, Any] = {
     "bits.weight_bits": 4, "steps": 12, "batch": 1, "calibration_images": 1, "checkpoint_interval": 2, "targets": [],
-    "device": "cpu",
+    "keep_better": False, "device": "cpu",
 }  # fmt: skip
 
 

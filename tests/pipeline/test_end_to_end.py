@@ -17,7 +17,7 @@ from stages.shards import open_calibration_set
 SMALLEST = {
     "image_size": 96, "synth.images": 2, "synth.labels.size": 64, "synth.labels.iterations": 3,
     "synth.labels.warm_up": 1, "synth.labels.interval": 1, "synth.inversion.iterations": 2,
-    "qat.steps": 2, "qat.batch": 2, "eval.batch": 64, "eval.onnx.repetitions": 2,
+    "qat.steps": 2, "qat.batch": 2, "qat.keep_better": False, "eval.batch": 64, "eval.onnx.repetitions": 2,
 }  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def scripted(*answers: Detections) -> Any:
         asked.append(limits)
         return list(answers)
 
-    return SimpleNamespace(predict=predict, asked=asked)
+    return SimpleNamespace(predict=predict, asked=asked, shaped=lambda images, labels: list(labels))
 
 
 def relabelled(start: Detections, predictions: Detections, **settings: Any) -> tuple[Detections, list[LabelOrigin]]:

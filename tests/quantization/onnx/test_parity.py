@@ -27,6 +27,11 @@ from schemas.target import Target
 SIZE = 160
 
 
+def fake_student(teacher: Detector, decoded: Callable[[Tensor], Tensor]) -> SimpleNamespace:
+    """End to end, with the outputs that it is given."""
+    return SimpleNamespace(network=teacher.network, identity=teacher.identity, decoded=decoded, end_to_end=True)
+
+
 @pytest.mark.parametrize("target", [Target.GENERIC, Target.ONNXRUNTIME, Target.OPENVINO])
 def test_few_bits_differ_by_rounding_and_are_no_reason_to_refuse(
     target: Target, traced: Callable[[BitPolicy], TracedStudent], images: Tensor, tmp_path: Path
@@ -86,7 +91,7 @@ def test_an_end_to_end_model_without_a_pair_or_with_other_boxes_is_refused(
 ) -> None:
     theirs = torch.rand(2, 300, 6) * torch.tensor([SIZE, SIZE, SIZE, SIZE, 0, 0])
     theirs[..., 4] = 0.5
-    student = cast(Detector, SimpleNamespace(network=teacher.network, decoded=lambda images: theirs, end_to_end=True))
+    student = cast(Detector, fake_student(teacher, lambda images: theirs))
 
     def parity_of(mine: Tensor) -> OnnxParity:
         monkeypatch.setattr(parity, "open_engine", lambda path, name: lambda images: mine.numpy())
@@ -108,7 +113,7 @@ def test_a_model_is_not_refused_for_what_the_student_differs_from_itself_by(
     def decoded(given: Tensor) -> Tensor:
         return seen if torch.equal(given, images) else others
 
-    student = cast(Detector, SimpleNamespace(network=teacher.network, decoded=decoded, end_to_end=True))
+    student = cast(Detector, fake_student(teacher, decoded))
     monkeypatch.setattr(parity, "open_engine", lambda path, name: lambda images: mine.numpy())
     monkeypatch.setattr(parity, "ROUNDED", replace(parity.ROUNDED, scores=0.1))
     assert measure_parity(student, tmp_path / "model.onnx", images, ImageSize.square(SIZE)).score_mean > 0.1
