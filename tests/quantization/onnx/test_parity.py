@@ -29,7 +29,9 @@ SIZE = 160
 
 def fake_student(teacher: Detector, decoded: Callable[[Tensor], Tensor]) -> SimpleNamespace:
     """End to end, with the outputs that it is given."""
-    return SimpleNamespace(network=teacher.network, identity=teacher.identity, decoded=decoded, end_to_end=True)
+    return SimpleNamespace(
+        network=teacher.network, identity=teacher.identity, sees=teacher.sees, decoded=decoded, end_to_end=True
+    )
 
 
 @pytest.mark.parametrize("target", [Target.GENERIC, Target.ONNXRUNTIME, Target.OPENVINO])
