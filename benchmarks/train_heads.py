@@ -4,10 +4,8 @@
 writes it. The embedded detector, whose scenes these are, gives the weights that training starts from.
 """
 
-import copy
-import math
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +14,7 @@ import torch
 import typer
 import yaml
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import OBBModel, PoseModel, SegmentationModel
@@ -25,9 +23,9 @@ from ultralytics.utils.ops import xyxyxyxy2xywhr
 from benchmarks.head_scenes import KEYPOINTS, NAMES, Head, keypoints, render, turned_boxes
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import SCENE_SIZE, TRAINING_SEED, Scene
-from detectors.embedded.train import BATCH_SIZE, GRADIENT_NORM, LEARNING_RATE, make_optimizer, update_average
+from detectors.embedded.train import BATCH_SIZE, train
 
-SCENES, WARMUP_STEPS = 4000, 100
+SCENES, WARM_UP = 4000, 100
 PROTOTYPES = 16
 """Of a mask; published networks have 32."""
 MASK_STRIDE = 4
@@ -89,31 +87,6 @@ def batches(head: Head, scenes: list[Scene], rng: np.random.Generator) -> Iterat
             } | {name: torch.cat([made[k][name] for k in chosen]) for name in made[0]}
 
 
-def train(head: Head, network: Any, scenes: list[Scene], seconds: float, seed: int) -> nn.Module:
-    """Train in place for `seconds`; the moving average of the weights comes back."""
-    average = copy.deepcopy(network).eval()
-    network.to(memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(network)
-    started = time.monotonic()
-    for step, batch in enumerate(batches(head, scenes, np.random.default_rng(seed))):
-        share = (time.monotonic() - started) / seconds
-        if share >= 1:
-            break
-        rate = LEARNING_RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))) * min(1, (step + 1) / WARMUP_STEPS)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        losses, parts = network.loss(batch)
-        optimizer.zero_grad()
-        (losses.sum() / BATCH_SIZE).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-        optimizer.step()
-        update_average(average, network, step)
-        if step % 50 == 0:
-            named = " ".join(f"{name} {float(value):.3f}" for name, value in parts.items())
-            print(f"step {step} ({share:.0%}) {named}", flush=True)
-    return average
-
-
 def main(
     head: Annotated[str, typer.Argument(help="segment, pose or obb")],
     out: Annotated[Path, typer.Option(help="checkpoint to write")],
@@ -127,7 +100,8 @@ def main(
     torch.set_num_threads(threads)
     kind: Head = head  # type: ignore[assignment]  # one of the three, or no table has such a key
     rendered = [scene for scene in render(kind, TRAINING_SEED, scenes) if len(scene.classes)]
-    trained: Any = train(kind, build(kind), rendered, minutes * 60, seed)
+    shuffled = batches(kind, rendered, np.random.default_rng(seed))
+    trained: Any = train(build(kind), shuffled, minutes * 60, partial(print, flush=True), WARM_UP)
     out.parent.mkdir(parents=True, exist_ok=True)
     trained.criterion = None
     torch.save({"model": trained, "train_args": {"imgsz": SCENE_SIZE}}, out)

@@ -8,7 +8,7 @@ import copy
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,9 +120,15 @@ def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
 
 
 def train(
-    model: DetectionModel, scenes: list[Scene], seconds: float, seed: int, report: Callable[[str], None]
+    model: DetectionModel,
+    batches: Iterable[dict[str, Tensor]],
+    seconds: float,
+    report: Callable[[str], None],
+    warm_up: int = WARMUP_STEPS,
 ) -> DetectionModel:
-    """Train `model` in place for `seconds` and return the moving average of its weights.
+    """Train `model` in place on `batches` for `seconds` and return the moving average of its weights.
+
+    The learning rate rises over `warm_up` steps.
 
     Raises RuntimeError if the loss stops being finite.
     """
@@ -130,11 +136,11 @@ def train(
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = make_optimizer(model)
     started = time.monotonic()
-    for step, batch in enumerate(training_batches(scenes, np.random.default_rng(seed))):
+    for step, batch in enumerate(batches):
         share = (time.monotonic() - started) / seconds
         if share >= 1:
             break
-        rate = LEARNING_RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))) * min(1, (step + 1) / WARMUP_STEPS)
+        rate = LEARNING_RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share))) * min(1, (step + 1) / warm_up)
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
@@ -186,7 +192,8 @@ def main(
     started = time.monotonic()
     scenes = render_scenes(TRAINING_SEED, TRAINING_SCENES)
     report(f"rendered {len(scenes)} training scenes in {time.monotonic() - started:.0f} s")
-    model = train(build_model(), scenes, minutes * 60, seed, report)
+    batches = training_batches(scenes, np.random.default_rng(seed))
+    model = train(build_model(), batches, minutes * 60, report)
 
     command = f"python -m detectors.embedded.train --minutes {minutes:g} --seed {seed} --threads {threads}"
     names = ",".join(CLASS_NAMES)

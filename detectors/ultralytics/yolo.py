@@ -28,7 +28,6 @@ from detectors.ultralytics.architecture_limits import buildable
 from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint, weights
 from schemas.errors import VerificationError
 from schemas.image_size import ImageSize
-from schemas.labels import ShapeKind
 from schemas.teacher import Family, TeacherIdentity
 from stages.storage import file_digest
 
@@ -154,14 +153,13 @@ class UltralyticsDetector(BaseDetector):
             "cls": torch.cat([label.classes for label in labels]).to(logits),
             "bboxes": torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), dim=1),
         }
-        if self.sees is not ShapeKind.BOX:
-            batch |= self.further_targets(labels, ImageSize(height, width), logits.device)
+        batch |= self.further_targets(labels, ImageSize(height, width), logits.device)
         loss, _ = self._criterion(outputs.raw, batch)
         return loss.sum() / len(labels)
 
     def further_targets(self, labels: Sequence[Detections], size: ImageSize, device: torch.device) -> dict[str, Tensor]:
-        """What the head's loss takes beside boxes, or in their place, of images of `size`."""
-        raise NotImplementedError
+        """What the head's loss takes beside boxes, or in their place, of images of `size`: here nothing."""
+        return {}
 
     @torch.no_grad()
     def predict(self, images: Tensor, limits: Suppression) -> list[Detections]:

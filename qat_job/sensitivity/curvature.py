@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from detectors.protocol import BinaryOutputs, Detector, HeadOutputs
+from detectors.protocol import Detector, HeadOutputs
 from quantization.calibrate import calibrate_weight
 from quantization.convert import in_float, quantized_layers
 from quantization.layers import QuantizedLayer
@@ -90,24 +90,33 @@ def probed(
 ) -> Iterator[dict[str, Tensor]]:
     """For each of `PROBES` vectors v the gradients vᵀJ to the weights of the layers that the outputs depend on."""
     outputs = student.head_outputs(image)
-    logits = [*outputs.class_logits, *outputs.box_logits, *(each.logits for each in outputs.binary)]
     weights = [layer.weight for layer in layers.values()]
     for probe in range(PROBES):
         found = torch.autograd.grad(
-            logits, weights, probe_of(outputs, generator), retain_graph=probe + 1 < PROBES, allow_unused=True
+            compared(outputs),
+            weights,
+            probe_of(outputs, generator),
+            retain_graph=probe + 1 < PROBES,
+            allow_unused=True,
         )
         yield {name: each for name, each in zip(layers, found, strict=True) if each is not None}
 
 
-def probe_of(outputs: HeadOutputs, generator: torch.Generator) -> list[Tensor]:
-    """A vector v over class, box and binary logits with E[v vᵀ] = the Hessian of `output_divergence` at `outputs`.
+def compared(outputs: HeadOutputs) -> list[Tensor]:
+    """All that `output_divergence` compares of outputs, in the order of `probe_of`."""
+    binary, plain = ([each.logits for each in outputs.binary], [each.values for each in outputs.plain])
+    return [*outputs.class_logits, *outputs.box_logits, *binary, *plain]
 
-    A plain distance, whose difference counts absolutely, is taken as if it counted squared.
+
+@torch.no_grad()
+def probe_of(outputs: HeadOutputs, generator: torch.Generator) -> list[Tensor]:
+    """A vector v over all `compared` outputs with E[v vᵀ] = the Hessian of `output_divergence` at `outputs`.
+
+    A plain number, whose difference counts absolutely, is taken as if half its square counted.
     """
     classes, boxes = [], []
     kinds = outputs.categorical or (False,) * len(outputs.class_logits)
     for class_logits, box_logits, categorical in zip(outputs.class_logits, outputs.box_logits, kinds, strict=True):
-        class_logits, box_logits = class_logits.detach(), box_logits.detach()
         scores = class_logits.softmax(dim=1)[:, 1:] if categorical else class_logits.sigmoid()
         confidence = scores.amax(dim=1)  # (B, A)
         mass = confidence.sum(dim=1).clamp(min=1.0)[:, None]  # (B, 1)
@@ -115,16 +124,19 @@ def probe_of(outputs: HeadOutputs, generator: torch.Generator) -> list[Tensor]:
         classes.append(of_classes / mass.sqrt()[:, None])
         plain = box_logits.shape[2] == 1
         of_boxes = signs(box_logits, generator) if plain else categorical_probe(box_logits, 2, generator)
-        share = BOX_WEIGHT / box_logits.shape[1] * confidence / mass
-        boxes.append(of_boxes * share.sqrt()[:, None, None])
-    return [*classes, *boxes, *(weighted_probe(each, generator) for each in outputs.binary)]
+        boxes.append(of_boxes * box_scale(confidence, box_logits.shape[1])[:, None])
+    binary = [
+        binary_probe(each.logits.sigmoid(), generator) * box_scale(each.weights, each.logits.shape[1])
+        for each in outputs.binary
+    ]
+    numbers = [signs(each.values, generator) * box_scale(each.weights, each.values.shape[1]) for each in outputs.plain]
+    return [*classes, *boxes, *binary, *numbers]
 
 
-def weighted_probe(outputs: BinaryOutputs, generator: torch.Generator) -> Tensor:
-    """The same for other binary outputs of a head, `(B, E, K)`."""
-    mass = outputs.weights.sum(dim=1).clamp(min=1.0)[:, None]
-    share = BOX_WEIGHT / outputs.logits.shape[1] * outputs.weights / mass
-    return binary_probe(outputs.logits.detach().sigmoid(), generator) * share.sqrt()[:, None].detach()
+def box_scale(weights: Tensor, count: int) -> Tensor:
+    """The root of what each of `count` numbers of a place counts, `(B, 1, K)`, of the weights of places, `(B, K)`."""
+    mass = weights.sum(dim=1).clamp(min=1.0)[:, None]
+    return (BOX_WEIGHT / count * weights / mass).sqrt()[:, None]
 
 
 def binary_probe(probability: Tensor, generator: torch.Generator) -> Tensor:

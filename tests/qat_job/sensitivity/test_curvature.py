@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.protocol import BinaryOutputs, Detector, HeadOutputs
+from detectors.protocol import BinaryOutputs, Detector, HeadOutputs, PlainOutputs
 from qat_job.distillation import output_divergence
-from qat_job.sensitivity.curvature import BOX_WEIGHT, layer_errors, probe_of, rounding_error
+from qat_job.sensitivity.curvature import BOX_WEIGHT, compared, layer_errors, probe_of, rounding_error
 from quantization.convert import in_float, make_student, quantized_layers
 from schemas.qat_config import BitPolicy, Policy
 from schemas.sensitivity import ErrorAtBits
@@ -128,3 +128,13 @@ def test_probes_have_the_hessian_of_the_divergence_as_their_second_moment(
     drawn = torch.stack([torch.cat([part.flatten() for part in probe_of(outputs, generator)]) for _ in range(20_000)])
     moment = drawn.T @ drawn / len(drawn)
     assert torch.allclose(moment, hessian, atol=0.03 * float(hessian.abs().max()))
+
+
+def test_plain_outputs_are_probed_by_the_weights_they_bring() -> None:
+    """Keypoints and angles: without their probes, layers that only these depend on would seem to cost nothing."""
+    generator = torch.Generator().manual_seed(0)
+    plain = PlainOutputs(torch.randn(1, 3, 4, generator=generator), torch.tensor([[0.0, 1.0, 2.0, 5.0]]))
+    outputs = HeadOutputs((torch.randn(1, 2, 4),), (torch.randn(1, 4, 1, 4),), raw=None, plain=(plain,))
+    probe = probe_of(outputs, generator)
+    assert [each.shape for each in probe] == [each.shape for each in compared(outputs)]
+    assert torch.allclose(probe[-1].square(), (BOX_WEIGHT / 3 * plain.weights / 8).expand(1, 3, 4))
