@@ -44,8 +44,8 @@ def gaps(report: EvalReport) -> list[Gap]:
     return [_gap(each, real) for each in report.layer_gaps]
 
 
-def sentence(gap: LayerGap, real: str = "photographs") -> str:
-    """What the picture means."""
+def sentence(gap: LayerGap, real: str) -> str:
+    """What the picture means, where the images of the data are called `real`."""
     both = [
         (each.real.snr_db - each.calibration.snr_db, each.name)
         for each in gap.layers

@@ -15,7 +15,7 @@ def summary(report: EvalReport) -> str:
     about = headline.headline_model(report)
     notes += [note for note in (thresholds.sentence(about), sizes.chance(report, about.name)) if note]
     notes += [advice.sentence(report.parts)] if report.parts else []
-    notes += [f"{each.model}: {gap.sentence(each)}" for each in report.layer_gaps[-1:]]
+    notes += [f"{each.model}: {each.sentence}" for each in gap.gaps(report)[-1:]]
     parts.append("\n".join(f"- {_escaped(note)}" for note in notes))
     made = report.provenance
     parts.append(

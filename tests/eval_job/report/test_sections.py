@@ -151,14 +151,14 @@ def test_parts_that_cost_nothing_are_said_to_cost_nothing() -> None:
 def test_the_gap_is_put_into_words(text: str) -> None:
     assert "clearly further from full precision than on the set (-7.0 dB in the median)" in text
     assert "The gap is widest at layer 0 (-8.0 dB)." in text
-    assert "The synthetic images stand for photographs" in gap.sentence(gap_of((10, 10.2), (9, 8.9)))
-    assert "somewhat further" in gap.sentence(gap_of((10, 8)))
-    assert "ask more of the network" in gap.sentence(gap_of((10, 14)))
+    assert "The synthetic images stand for photographs" in gap.sentence(gap_of((10, 10.2), (9, 8.9)), "photographs")
+    assert "somewhat further" in gap.sentence(gap_of((10, 8)), "photographs")
+    assert "ask more of the network" in gap.sentence(gap_of((10, 14)), "photographs")
     alone = LayerGap(
         model="m", calibration_images=4, real_images=0,
         layers=(LayerFidelity(name="a", calibration=fidelity(3), real=None),),
     )  # fmt: skip
-    assert "Measured on the calibration set alone" in gap.sentence(alone)
+    assert "Measured on the calibration set alone" in gap.sentence(alone, "photographs")
 
 
 def test_an_older_evaluation_has_none_of_these_sections(exported: EvalReport, run: Any, tmp_path: Any) -> None:
