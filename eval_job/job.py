@@ -43,7 +43,7 @@ from schemas.evaluation import (
     VocPrecision,
 )
 from schemas.image_size import ImageSize
-from schemas.student import StudentManifest
+from schemas.student import PTQ_FOLDER, StudentManifest
 from stages.output import Job
 from stages.stage import Stage
 from stages.storage import remove_file
@@ -130,6 +130,7 @@ class _Model:
     weights_sha256: str
     manifest: StudentManifest | None = None
     file: OnnxFile | None = None
+    calibrated: str | None = None
 
 
 def _models(
@@ -138,9 +139,10 @@ def _models(
 ) -> Iterator[_Model]:  # fmt: skip
     """The teacher, each student, then each exported model, loaded when its turn comes."""
     yield _Model(FULL_PRECISION, teacher, teacher.identity.sha256)
+    names = {folder: name for name, folder in students.items()}
     for name, folder in students.items():
         detector, manifest = load_student(folder, device)
-        yield _Model(name, detector, manifest.weights_sha256, manifest)
+        yield _Model(name, detector, manifest.weights_sha256, manifest, calibrated=names.get(folder / PTQ_FOLDER))
     for file in exported:
         engine = open_engine(file.path, file.engine or "onnxruntime", providers=onnx.providers)
         student = file.source.student if file.source else None
@@ -190,6 +192,8 @@ def _row(
     return EvaluatedModel(
         name=model.name,
         weights_sha256=model.weights_sha256,
+        bits=model.manifest.bits.name if model.manifest else None,
+        calibrated=model.calibrated,
         label_mode=model.manifest.calibration_set.label_mode if model.manifest else None,
         image_source=model.manifest.calibration_set.image_source if model.manifest else None,
         set_teacher_sha256=model.manifest.calibration_set.teacher_sha256 if model.manifest else None,

@@ -153,6 +153,10 @@ class EvaluatedModel(Contract):
 
     name: str = Field(description="full precision, PTQ W4A8 deploy, QAT W4A8 deploy, ...")
     weights_sha256: str
+    bits: str | None = Field(default=None, description="of a student and its files: W4A8 deploy, ...; null for others")
+    calibrated: str | None = Field(
+        default=None, description="of a trained student: the name of its row before training, where there is one"
+    )
     label_mode: LabelMode | None = Field(default=None, description="null for the teacher")
     image_source: ImageSource | None = Field(default=None, description="null for the teacher")
     set_teacher_sha256: str | None = Field(

@@ -87,12 +87,9 @@ def verdict(report: EvalReport) -> tuple[str, str]:
         f"mAP50-95 {number(model.precision.map50_95)} against {number(full.precision.map50_95)} "
         f"of the full-precision detector, {where}."
     )
-    student = model.student or model.name
-    before = [each for each in report.models if each.name == student.replace("QAT", "PTQ") != student]
-    if before:
-        sentences += f" Calibration alone (PTQ) keeps {percent(before[0].share_of_full_precision)}."
-    bits = {(each.student or each.name).partition(" ")[2] for each in report.models if each.label_mode is not None}
-    if len(bits) > 1:
+    if before := _before_training(report, model):
+        sentences += f" Calibration alone (PTQ) keeps {percent(before.share_of_full_precision)}."
+    if len({each.bits for each in report.models if each.label_mode is not None}) > 1:
         sentences += " The other students are in the table."
     return f"{model.name} keeps {percent(model.share_of_full_precision)} of full precision", sentences
 
@@ -105,10 +102,16 @@ def _verdict_of_agreement(report: EvalReport) -> tuple[str, str]:
         f"Agreement, not accuracy: mAP50-95 {number(model.precision.map50_95)} against what the full-precision "
         f"detector finds itself, on {_images_of(report.data)} at {report.data.image_size} pixels."
     )
-    before = [each for each in report.models if each.name == (model.student or model.name).replace("QAT", "PTQ")]
-    if before and before[0].name != (model.student or model.name):
-        sentences += f" Calibration alone (PTQ) agrees to {percent(before[0].precision.map50_95)}."
+    if before := _before_training(report, model):
+        sentences += f" Calibration alone (PTQ) agrees to {percent(before.precision.map50_95)}."
     return f"{model.name} agrees to {percent(model.precision.map50_95)} with full precision", sentences
+
+
+def _before_training(report: EvalReport, model: EvaluatedModel) -> EvaluatedModel | None:
+    """The row of a student, or of the student that a file was made from, before it was trained."""
+    rows = {each.name: each for each in report.models}
+    student = rows.get(model.student, model) if model.student else model
+    return rows.get(student.calibrated) if student.calibrated else None
 
 
 def _images_of(data: ValidationData) -> str:

@@ -118,6 +118,8 @@ def test_students_stand_beside_full_precision_before_and_after_training(
     assert loads == ["teacher", "ptq", "student"]
     full, ptq, qat = report(tmp_path).models
     assert [full.name, ptq.name, qat.name] == ["full precision", "PTQ W4A8 deploy", "QAT W4A8 deploy"]
+    assert [full.calibrated, ptq.calibrated, qat.calibrated] == [None, None, ptq.name]
+    assert [full.bits, ptq.bits, qat.bits] == [None, "W4A8 deploy", "W4A8 deploy"]
     assert full.precision.map50_95 > qat.precision.map50_95 > ptq.precision.map50_95
     assert qat.share_of_full_precision == pytest.approx(qat.precision.map50_95 / full.precision.map50_95)
     assert (full.label_mode, qat.label_mode) == (None, "sampled")

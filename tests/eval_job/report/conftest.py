@@ -80,9 +80,12 @@ def run(tmp_path: Path, make_calibration_set: Callable[[Path], CalibrationSetMan
 def model(name: str, sha256: str, precision: float, per_class: dict[str, float]) -> EvaluatedModel:
     trained = name != FULL
     curve = tuple(np.linspace(1, 0, 101).tolist())
+    bits = name.partition(" ")[2]
     return EvaluatedModel(
         name=name,
         weights_sha256=sha256,
+        bits=bits if trained else None,
+        calibrated=PTQ if name == QAT else None,
         label_mode=LabelMode.SAMPLED if trained else None,
         image_source=ImageSource.SYNTHESIZED if trained else None,
         precision=AveragePrecision(

@@ -53,7 +53,9 @@ def test_calibration_alone_is_named_beside_a_trained_student_and_beside_its_expo
 
 
 def test_other_students_are_pointed_at(run: Any) -> None:
-    second = run.report.models[2].model_copy(update={"name": "QAT W8A8 deploy"})
+    second = run.report.models[2].model_copy(
+        update={"name": "QAT W8A8 deploy", "bits": "W8A8 deploy", "calibrated": None}
+    )
 
     _, sentences = headline.verdict(run.report.model_copy(update={"models": (*run.report.models, second)}))
     assert "The other students are in the table." in sentences
