@@ -65,14 +65,17 @@ class Detections:
         clipped = self.boxes.clamp(min=0).minimum(self.boxes.new_tensor(size.corners)).tolist()
         boxes = tuple(
             BoxLabel(
-                bbox=(x1, y1, x2 - x1, y2 - y1), category_id=category, score=min(max(score, 0.0), 1.0), origin=origin,
+                bbox=(x1, y1, x2 - x1, y2 - y1),
+                category_id=category,
+                score=min(max(score, 0.0), 1.0),
+                origin=origin,
                 **fields,
             )
             for (x1, y1, x2, y2), category, score, origin, fields in zip(
                 clipped, self.classes.tolist(), self.scores.tolist(), origins, further, strict=True
             )
             if x2 > x1 and y2 > y1
-        )  # fmt: skip
+        )
         version = SCHEMA_VERSION if self.shapes is None else WITH_SHAPES
         return ImageLabels(schema_version=version, width=size.width, height=size.height, boxes=boxes)
 

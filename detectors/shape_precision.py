@@ -48,9 +48,12 @@ def shape_precision(
 
 
 def _by_coco(
-    truth: Sequence[Detections], predictions: Sequence[Detections], class_names: Sequence[str],
-    crowd: Sequence[Sequence[bool]] | None, kind: str,
-) -> AveragePrecision:  # fmt: skip
+    truth: Sequence[Detections],
+    predictions: Sequence[Detections],
+    class_names: Sequence[str],
+    crowd: Sequence[Sequence[bool]] | None,
+    kind: str,
+) -> AveragePrecision:
     annotations = _entries(truth)
     for annotation in annotations:
         image, number = annotation["image_id"], annotation.pop("number")
@@ -61,9 +64,11 @@ def _by_coco(
     results = _entries(predictions)
     ground = COCO()
     ground.dataset = {
-        "info": {}, "images": _images(len(truth), [*annotations, *results]), "annotations": annotations,
+        "info": {},
+        "images": _images(len(truth), [*annotations, *results]),
+        "annotations": annotations,
         "categories": [{"id": index, "name": name} for index, name in enumerate(class_names)],
-    }  # fmt: skip
+    }
     for result in results:
         result.pop("number")
         result.pop("area", None)
@@ -90,9 +95,15 @@ def _entries(detections: Sequence[Detections]) -> list[dict[str, Any]]:
         shapes = [] if found.shapes is None else found.shapes.results()
         for number, shape in enumerate(shapes):
             entries.append(
-                {"id": len(entries), "image_id": image, "category_id": int(found.classes[number]), "number": number,
-                 "score": float(found.scores[number])} | shape
-            )  # fmt: skip
+                {
+                    "id": len(entries),
+                    "image_id": image,
+                    "category_id": int(found.classes[number]),
+                    "number": number,
+                    "score": float(found.scores[number]),
+                }
+                | shape
+            )
     return entries
 
 
@@ -139,6 +150,10 @@ def _oriented(truth: Sequence[Detections], predictions: Sequence[Detections]) ->
     precisions = ap_per_class(np.concatenate(right), scores, classes, wanted)[5]  # (classes, levels)
     mean = precisions.mean(axis=0) if len(precisions) else np.zeros(len(levels))
     return AveragePrecision(
-        map50_95=float(mean.mean()), map50=float(mean[0]), map75=float(mean[5]),
-        map_small=-1.0, map_medium=-1.0, map_large=-1.0,
-    )  # fmt: skip
+        map50_95=float(mean.mean()),
+        map50=float(mean[0]),
+        map75=float(mean[5]),
+        map_small=-1.0,
+        map_medium=-1.0,
+        map_large=-1.0,
+    )

@@ -134,9 +134,12 @@ class _Model:
 
 
 def _models(
-    teacher: Detector, students: Mapping[str, Path], exported: Sequence[OnnxFile], onnx: OnnxEvaluation,
+    teacher: Detector,
+    students: Mapping[str, Path],
+    exported: Sequence[OnnxFile],
+    onnx: OnnxEvaluation,
     device: torch.device,
-) -> Iterator[_Model]:  # fmt: skip
+) -> Iterator[_Model]:
     """The teacher, each student, then each exported model, loaded when its turn comes."""
     yield _Model(FULL_PRECISION, teacher, teacher.identity.sha256)
     names = {folder: name for name, folder in students.items()}
@@ -261,9 +264,13 @@ def _names(students: Mapping[Path, StudentManifest]) -> dict[str, Path]:
 
 
 def _exported(
-    onnx: OnnxEvaluation, teacher: Detector, students: Mapping[str, Path], image_size: ImageSize, output: Path,
+    onnx: OnnxEvaluation,
+    teacher: Detector,
+    students: Mapping[str, Path],
+    image_size: ImageSize,
+    output: Path,
     stage: Stage,
-) -> list[OnnxFile]:  # fmt: skip
+) -> list[OnnxFile]:
     """The students' exported models, after the teacher's, which are made here."""
     if onnx.models == "none":
         return []

@@ -73,9 +73,13 @@ def _shapes(image: ValidationImage, sees: ShapeKind) -> Shapes | None:
 
 
 def self_labelled(
-    source: UnlabelledSource, digest: str, image_size: ImageSize, look: Look, confidence: float,
+    source: UnlabelledSource,
+    digest: str,
+    image_size: ImageSize,
+    look: Look,
+    confidence: float,
     class_names: Sequence[str],
-) -> MeasuredOn:  # fmt: skip
+) -> MeasuredOn:
     """Images with the full-precision detector's own confident detections as labels.
 
     Args:
@@ -158,9 +162,14 @@ def _described(
     validation: ValidationSet, digest: str, image_size: ImageSize, confidence: float | None
 ) -> ValidationData:
     return ValidationData(
-        source=validation.name, format=validation.format, label_confidence=confidence, digest=digest,
-        images=len(validation.images), boxes=validation.boxes, image_size=image_size,
-    )  # fmt: skip
+        source=validation.name,
+        format=validation.format,
+        label_confidence=confidence,
+        digest=digest,
+        images=len(validation.images),
+        boxes=validation.boxes,
+        image_size=image_size,
+    )
 
 
 def boxes_of(validation: ValidationSet) -> list[Detections]:

@@ -39,9 +39,12 @@ class Try:
 
 
 def measure_parts(
-    student: Detector, reference: Detector, manifest: StudentManifest, sensitivity: SensitivityReport | None,
+    student: Detector,
+    reference: Detector,
+    manifest: StudentManifest,
+    sensitivity: SensitivityReport | None,
     score: Score,
-) -> Parts:  # fmt: skip
+) -> Parts:
     """What weights and activations lose alone, and the remedies by what they give back.
 
     Args:
@@ -104,8 +107,9 @@ def _tries(
         yield Try("activations", dict(given), True, ("bits.activation_bits=8",))
     if not bits.layers and bits.weight_bits < 8:
         more = min(bits.weight_bits + MORE_BITS, 8)
-        yield Try("weights", {n: more if n in free else b for n, b in given.items()}, False,
-                  (f"bits.weight_bits={more}",))  # fmt: skip
+        yield Try(
+            "weights", {n: more if n in free else b for n, b in given.items()}, False, (f"bits.weight_bits={more}",)
+        )
     if sensitivity is None:
         return
     errors = {layer.name: {each.weight_bits: each.error for each in layer.errors} for layer in sensitivity.layers}

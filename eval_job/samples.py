@@ -83,9 +83,12 @@ def _as_labels(found: Detections, width: int, height: int) -> ImageLabels:
 
 
 def _write_sample(
-    path: Path, image: ValidationImage, truth: Detections, detections: Mapping[str, Detections],
+    path: Path,
+    image: ValidationImage,
+    truth: Detections,
+    detections: Mapping[str, Detections],
     class_names: Sequence[str],
-) -> SamplePicture:  # fmt: skip
+) -> SamplePicture:
     picture = Image.fromarray(image.pixels())  # from pixels: no metadata travels with it
     width = picture.width
     picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)

@@ -101,10 +101,15 @@ class Study:
         opened = open_calibration_set(self.set_folder)
         samples = _spread(list(enumerate(opened.samples)), MOST_OF_SET)
         images = [
-            ValidationImage(id=n, source=sample.image(), boxes=_NOTHING.boxes.numpy(), classes=_NOTHING.classes.numpy(),
-                            crowd=_NOTHING.classes.numpy() > 0)
+            ValidationImage(
+                id=n,
+                source=sample.image(),
+                boxes=_NOTHING.boxes.numpy(),
+                classes=_NOTHING.classes.numpy(),
+                crowd=_NOTHING.classes.numpy() > 0,
+            )
             for n, sample in samples
-        ]  # fmt: skip
+        ]
         confidence = self.looking.config.label_confidence
         seen = self.looking.predict(self.teacher, images, "labels of the set").detections
         return SetCheck(

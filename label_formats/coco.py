@@ -183,9 +183,15 @@ def write_instances(
         entries.append({"id": number, "file_name": name, "width": labels.width, "height": labels.height})
         for category, (x, y, w, h) in boxes_inside(labels):
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": category + 1, "bbox": [x, y, w, h],
-                 "area": w * h, "iscrowd": 0}
-            )  # fmt: skip
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category + 1,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                }
+            )
     document = {
         "info": {"description": description},
         "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)],

@@ -116,8 +116,13 @@ def _points(path: Path, values: dict[str, Any]) -> tuple[int, int] | None:
     shape = values.get("kpt_shape")
     if shape is None:
         return None
-    if not (isinstance(shape, list) and len(shape) == 2 and all(type(each) is int for each in shape)
-            and 0 < shape[0] <= MAX_POINTS and shape[1] in (2, 3)):  # fmt: skip
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 2
+        and all(type(each) is int for each in shape)
+        and 0 < shape[0] <= MAX_POINTS
+        and shape[1] in (2, 3)
+    ):
         raise _wrong(path, "kpt_shape is [number of keypoints, 2 or 3 numbers of each]")
     return shape[0], shape[1]
 

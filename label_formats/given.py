@@ -35,9 +35,13 @@ class GivenLabels:
 
 
 def letterboxed(
-    where: Path, image: object, size: tuple[float, float], edges: Sequence[Sequence[float]], classes: Sequence[int],
+    where: Path,
+    image: object,
+    size: tuple[float, float],
+    edges: Sequence[Sequence[float]],
+    classes: Sequence[int],
     shape: float,
-) -> UnitLabels:  # fmt: skip
+) -> UnitLabels:
     """Boxes in pixels, cut at the edges of their image, which is letterboxed: centred in the canvas that it just fits.
 
     Args:

@@ -20,8 +20,17 @@ from stages.pixels import UNREADABLE, Pixels, check_image, rgb_pixels
 Size = tuple[int, int]
 """Width and height, pixels."""
 IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp",
-)  # fmt: skip
+    ".avif",
+    ".bmp",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".mpo",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 """Of images in a folder, in small letters: those of the Ultralytics reader, less the next."""
 REFUSED_SUFFIXES = (".dng", ".heic", ".heif")
 """Of images that the Ultralytics reader takes too, but that need a library of their own."""

@@ -26,7 +26,7 @@ from label_formats.yolo_layout import (
     label_files_below,
     label_way,
     listed_images,
-)  # fmt: skip
+)
 from label_formats.yolo_rows import (
     YoloClasses,
     YoloRows,

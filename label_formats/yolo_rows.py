@@ -146,8 +146,9 @@ def read_rows(path: Path, classes: int, told_by: str, points: tuple[int, int] | 
             count += 1
             kinds.add(len(numbers) == 5 or points is not None)
             if len(kinds) > 1:
-                raise InputError(f"{where}: mixes boxes and polygons in one file, which the Ultralytics reader drops; "
-                                 "write one kind")  # fmt: skip
+                raise InputError(
+                    f"{where}: mixes boxes and polygons in one file, which the Ultralytics reader drops; write one kind"
+                )
             rows.setdefault(tuple(np.array(numbers, np.float32).tolist()), numbers)
     found = [row[1:] for row in rows.values()]
     classes_of, edges = [int(row[0]) for row in rows.values()], [_edges(row[:4] if points else row) for row in found]

@@ -139,13 +139,14 @@ def augmentation(config: AugmentationConfig, padding: int, mirrors: bool = True)
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(config.flip if mirrors else 0.0),
-            v2.RandomAffine(degrees=0, translate=shift, scale=(low, high), fill=fill,
-                            interpolation=v2.InterpolationMode.BILINEAR),
+            v2.RandomAffine(
+                degrees=0, translate=shift, scale=(low, high), fill=fill, interpolation=v2.InterpolationMode.BILINEAR
+            ),
             v2.ColorJitter(brightness=config.brightness),
             v2.ClampBoundingBoxes(),
             v2.SanitizeBoundingBoxes(min_size=4, labels_getter=_per_object),
         ]
-    )  # fmt: skip
+    )
 
 
 def _per_object(inputs: tuple[Tensor, dict[str, Any]]) -> tuple[Tensor, ...]:

@@ -224,9 +224,14 @@ def save(
     """Write a student made of `inputs`, trained or not."""
     method = TrainingMethod.QAT if training.is_of_trained else TrainingMethod.PTQ
     return save_student(
-        student, folder, method=method, training=training, config=settings,
-        calibration_set=reference(inputs.calibration_set), provenance=job.output.wanted,
-    )  # fmt: skip
+        student,
+        folder,
+        method=method,
+        training=training,
+        config=settings,
+        calibration_set=reference(inputs.calibration_set),
+        provenance=job.output.wanted,
+    )
 
 
 def export_finished(kept: Kept, images: ImageBatches, settings: QatConfig, job: StudentJob) -> None:

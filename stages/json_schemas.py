@@ -20,9 +20,20 @@ from schemas.synth_config import SynthConfig
 from stages.storage import write_text
 
 EXPORTED: tuple[type[Contract], ...] = (
-    CalibrationSetManifest, EvalConfig, EvalReport, ImageLabels, OnnxManifest, PrivacyReport, QatConfig, RunConfig,
-    SearchReport, SensitivityReport, ShardRecord, StudentManifest, SynthConfig,
-)  # fmt: skip
+    CalibrationSetManifest,
+    EvalConfig,
+    EvalReport,
+    ImageLabels,
+    OnnxManifest,
+    PrivacyReport,
+    QatConfig,
+    RunConfig,
+    SearchReport,
+    SensitivityReport,
+    ShardRecord,
+    StudentManifest,
+    SynthConfig,
+)
 
 
 def json_schema_files() -> dict[str, str]:

@@ -65,9 +65,15 @@ class LockHolder(Contract):
         """The caller as a holder."""
         since = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(
-            stage=stage, key=key, rank=rank.index, count=rank.count,
-            host=socket.gethostname(), pid=os.getpid(), kernel=kernel, since=since,
-        )  # fmt: skip
+            stage=stage,
+            key=key,
+            rank=rank.index,
+            count=rank.count,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            kernel=kernel,
+            since=since,
+        )
 
     def __str__(self) -> str:
         rank = f", rank {self.rank} of {self.count}" if self.count > 1 else ""

@@ -13,9 +13,17 @@ Pixels = NDArray[np.uint8]
 MAX_PIXELS = 64 * 2**20
 """Largest image that is decoded, 8192 x 8192: a file of half a megabyte can claim gigabytes."""
 UNREADABLE = (
-    UnidentifiedImageError, OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error, zlib.error,
-    Image.DecompressionBombError, ImportError,
-)  # fmt: skip
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    ImportError,
+)
 """What Pillow raises on bytes that are no whole image. LookupError: a header chunk that is too short. ImportError:
 Ultralytics, once imported, makes Pillow look for a HEIC plugin before it calls a file unidentified."""
 

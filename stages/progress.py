@@ -172,9 +172,16 @@ class Reporter:
             if now - last >= EVENT_INTERVAL_S or done == len(items):
                 rate = done / max(now - start, 1e-9)
                 left = (len(items) - done) / rate
-                self._event("progress", task=task, done=done, total=len(items), unit=unit,
-                            per_second=round(rate, 3), seconds_left=round(left, 1),
-                            stage_seconds_left=self._stage_left(weight, done / len(items)))  # fmt: skip
+                self._event(
+                    "progress",
+                    task=task,
+                    done=done,
+                    total=len(items),
+                    unit=unit,
+                    per_second=round(rate, 3),
+                    seconds_left=round(left, 1),
+                    stage_seconds_left=self._stage_left(weight, done / len(items)),
+                )
                 last = now
         self._done += weight or 0.0
 

@@ -236,9 +236,15 @@ def write_shard(
                 count += 1
         size, digest = temporary.stat().st_size, file_digest(temporary)
     record = ShardRecord(
-        file=file, sha256=digest, bytes=size, samples=count, first_sample=first_sample, seed=seed, key=key,
+        file=file,
+        sha256=digest,
+        bytes=size,
+        samples=count,
+        first_sample=first_sample,
+        seed=seed,
+        key=key,
         diverged=tuple(diverged),
-    )  # fmt: skip
+    )
     write_text(shard_record_path(folder, file), record.to_json())
     return record
 

@@ -83,9 +83,15 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
             sampled = sampler.sample(indices, size, stage, attempts)
             images = maker.make(sampled, indices, stage, attempts)
             writer.start(
-                write_shard, output.folder, number, zip(images, sampled.labels(size), strict=True),
-                first_sample=first, seed=settings.seed, key=output.key, diverged=attempts.failed,
-            )  # fmt: skip
+                write_shard,
+                output.folder,
+                number,
+                zip(images, sampled.labels(size), strict=True),
+                first_sample=first,
+                seed=settings.seed,
+                key=output.key,
+                diverged=attempts.failed,
+            )
     if losses is not None:
         losses.close()
     return publish(settings, teacher, size, len(starts), job)

@@ -6,8 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = (
-    "schemas", "stages", "label_formats", "detectors", "quantization", "synth_job", "qat_job", "eval_job", "pipeline",
-)  # fmt: skip
+    "schemas",
+    "stages",
+    "label_formats",
+    "detectors",
+    "quantization",
+    "synth_job",
+    "qat_job",
+    "eval_job",
+    "pipeline",
+)
 """Top-level packages that zsq installs beside this one; their names are common ones, which others may use too."""
 REMEDY = "take its folder off PYTHONPATH, or install zsq into an environment of its own"
 BAD_INPUT = 2

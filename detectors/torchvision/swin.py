@@ -90,9 +90,15 @@ class SwinPyramid(nn.Module):
     def __init__(self, width: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int, channels: int) -> None:
         super().__init__()
         swin = SwinTransformer(
-            [4, 4], width, list(depths), list(heads), [window, window], stochastic_depth_prob=0.0, num_classes=1,
+            [4, 4],
+            width,
+            list(depths),
+            list(heads),
+            [window, window],
+            stochastic_depth_prob=0.0,
+            num_classes=1,
             block=SwinBlock,
-        )  # fmt: skip
+        )
         self.body = swin.features  # patch embedding, then blocks of a stage and patch merging in turn
         widths = [width * 2**stage for stage in range(len(depths))]
         self.norms = nn.ModuleList(nn.LayerNorm(each) for each in widths)

@@ -29,9 +29,19 @@ LARGEST_GAIN = 1e4
 MAX_NAMES, MAX_NAME = 1000, 100
 """Most keypoints, and most characters of the name of one."""
 DESCRIPTION = (
-    "nc", "scales", "scale", "depth_multiple", "width_multiple", "activation", "reg_max", "end2end", "channels",
-    "backbone", "head", "kpt_shape",
-)  # fmt: skip
+    "nc",
+    "scales",
+    "scale",
+    "depth_multiple",
+    "width_multiple",
+    "activation",
+    "reg_max",
+    "end2end",
+    "channels",
+    "backbone",
+    "head",
+    "kpt_shape",
+)
 """What the library builds a network from. Whatever else a description holds, as its owner's paths, stays at home."""
 
 

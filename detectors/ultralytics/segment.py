@@ -97,11 +97,13 @@ class SegmentDetector(UltralyticsDetector):
         height, width = (side * PROTOTYPE_STRIDE for side in prototypes.shape[2:])
         return [
             Detections.of(
-                found[:, :4], found[:, 5].long(), found[:, 4],
+                found[:, :4],
+                found[:, 5].long(),
+                found[:, 4],
                 _shapes(found[:, 6:], each, ImageSize(height, width), found[:, :4]),
             )
             for found, each in zip(self.suppressed(rows, limits), prototypes, strict=True)
-        ]  # fmt: skip
+        ]
 
     @torch.no_grad()
     def shaped(self, images: Tensor, labels: Sequence[Detections]) -> list[Detections]:
@@ -117,9 +119,14 @@ class SegmentDetector(UltralyticsDetector):
         ]
 
     def _shaped(
-        self, label: Detections, boxes: Tensor, scores: Tensor, coefficients: Tensor, prototypes: Tensor,
+        self,
+        label: Detections,
+        boxes: Tensor,
+        scores: Tensor,
+        coefficients: Tensor,
+        prototypes: Tensor,
         size: ImageSize,
-    ) -> Detections:  # fmt: skip
+    ) -> Detections:
         anchors, overlap = best_anchors(boxes, scores, label)
         placed = label.boxes.to(boxes)
         seen = _shapes(coefficients.T[anchors], prototypes, size, placed).at(size.height, size.width)

@@ -131,8 +131,9 @@ def _module(top: Inert, path: Path) -> StoredModule:
             raise InputError(f"teacher {path}: is not a network, or has more or deeper modules than any detector")
         state = inert.state
         parts = [state.get(key) for key in ("_parameters", "_buffers", "_modules")]
-        parameters, buffers, modules = ({str(k): v for k, v in part.items()} if isinstance(part, dict) else {}
-                                        for part in parts)  # fmt: skip
+        parameters, buffers, modules = (
+            {str(k): v for k, v in part.items()} if isinstance(part, dict) else {} for part in parts
+        )
         return StoredModule(
             kind=type(inert).__name__,
             attributes={key: value for key, value in state.items() if not key.startswith("_")},

@@ -91,8 +91,11 @@ class Yolov5Network(nn.Module):
             raise ValueError(f"its last layer is {kind}, not an anchor head (Detect)")
         if other := sorted({str(layer[2]) for layer in layers} - BLOCKS):
             raise ValueError(f"block {other[0]} is not supported; known are {', '.join(sorted(BLOCKS))}")
-        plan = {key: plan[key] for key in ("backbone", "head", "depth_multiple", "width_multiple", "activation")
-                if key in plan}  # fmt: skip
+        plan = {
+            key: plan[key]
+            for key in ("backbone", "head", "depth_multiple", "width_multiple", "activation")
+            if key in plan
+        }
         self.model, saved = parse_model(plan | {"nc": classes}, ch=3, verbose=False)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):

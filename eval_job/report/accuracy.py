@@ -65,12 +65,14 @@ def precision_recall_charts(report: EvalReport) -> list[tuple[str, Markup]]:
         (
             title,
             line_chart(
-                f"Precision over recall {title}: {', '.join(name for name, _, _ in lines)}", recall, precision,
+                f"Precision over recall {title}: {', '.join(name for name, _, _ in lines)}",
+                recall,
+                precision,
                 [Series(name, style, [(n / 100, p) for n, p in enumerate(points)]) for name, style, points in lines],
             ),
         )
         for title, lines in panels
-    ]  # fmt: skip
+    ]
 
 
 def class_precisions(report: EvalReport) -> list[ClassPrecision]:

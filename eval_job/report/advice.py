@@ -56,9 +56,11 @@ def advice(report: EvalReport) -> Advice | None:
     if parts is None:
         return None
     variants = (
-        ("full precision", "c0", parts.full_precision), ("weights alone", "c2", parts.weights_only),
-        ("activations alone", "c4", parts.activations_only), (parts.model, "c1", parts.student),
-    )  # fmt: skip
+        ("full precision", "c0", parts.full_precision),
+        ("weights alone", "c2", parts.weights_only),
+        ("activations alone", "c4", parts.activations_only),
+        (parts.model, "c1", parts.student),
+    )
     highest = max(value for _, _, value in variants) or 1.0
     worth = [each for each in parts.remedies if each.recovered >= WORTH][:SHOWN]
     return Advice(

@@ -130,10 +130,14 @@ def column_chart(title: str, x_title: str, categories: Sequence[str], y: Axis, s
             top = _y(y, value)
             parts.append(
                 Markup('<rect class="bar {}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
-                    each.style, f"{left:.1f}", f"{top:.1f}", f"{column - 1:.1f}", f"{HEIGHT - BOTTOM - top:.1f}",
+                    each.style,
+                    f"{left:.1f}",
+                    f"{top:.1f}",
+                    f"{column - 1:.1f}",
+                    f"{HEIGHT - BOTTOM - top:.1f}",
                     f"{each.name}, {categories[index]}: {_number(value)}",
                 )
-            )  # fmt: skip
+            )
     for index, name in enumerate(categories):
         centre = LEFT + group * (index + 0.5)
         parts.append(_text(name, centre, HEIGHT - BOTTOM + 16, "middle"))

@@ -58,7 +58,8 @@ def render(runs: Sequence[Run]) -> str:
     """The page as HTML."""
     found = points(runs)
     best = max(runs, key=lambda run: run.model.share_of_full_precision)
-    return environment().get_template("compare.html.j2").render(
+    page = environment().get_template("compare.html.j2")
+    return page.render(
         style=Markup(resource("page.css")),  # ours, not anybody's input
         title=f"{len(runs)} runs beside each other",
         sentence=(
@@ -78,7 +79,7 @@ def render(runs: Sequence[Run]) -> str:
         first=runs[0].name,
         differences=differences(runs),
         settings=differing_settings(runs),
-    )  # fmt: skip
+    )
 
 
 def style_of(run: int) -> str:
@@ -106,12 +107,9 @@ def _pareto(title: str, found: Sequence[Point], cost_of: Callable[[Point], float
         f"Share of full precision over {title}",
         span_axis(title, costs),
         span_axis("% of full precision", shares),
-        [
-            Mark(point.name, style_of(point.run), cost, 100 * point.share)
-            for point, cost in there
-        ],
+        [Mark(point.name, style_of(point.run), cost, 100 * point.share) for point, cost in there],
         [(costs[n], shares[n]) for n in best],
-    )  # fmt: skip
+    )
     unit = "ms" if "milliseconds" in title else "MB"
     names = [
         (style_of(point.run), point.name, f"{percent(point.share)} at {cost:.3g}\u202f{unit}", n in best)

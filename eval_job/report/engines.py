@@ -129,11 +129,15 @@ def _counts(kinds: dict[str, int]) -> str:
 def _operators(times: tuple[OperatorTime, ...], total: float) -> list[OperatorRow]:
     rows = [
         OperatorRow(
-            each.kind, each.where, STYLES[each.where], str(each.count), f"{each.milliseconds:.2f}",
+            each.kind,
+            each.where,
+            STYLES[each.where],
+            str(each.count),
+            f"{each.milliseconds:.2f}",
             each.milliseconds / total if total else 0.0,
         )
         for each in times[:KINDS]
-    ]  # fmt: skip
+    ]
     if rest := times[KINDS:]:
         left = sum(each.milliseconds for each in rest)
         count = str(sum(each.count for each in rest))

@@ -78,8 +78,10 @@ def sentence(gap: LayerGap, real: str) -> str:
 
 
 def _gap(gap: LayerGap, real: str) -> Gap:
-    sides = (("calibration set", "s1", [each.calibration for each in gap.layers]),
-             (real, "c0", [each.real for each in gap.layers]))  # fmt: skip
+    sides = (
+        ("calibration set", "s1", [each.calibration for each in gap.layers]),
+        (real, "c0", [each.real for each in gap.layers]),
+    )
     series = [
         Series(name, style, [(float(n), each.snr_db) for n, each in enumerate(side, start=1) if each is not None])
         for name, style, side in sides

@@ -71,9 +71,11 @@ def _summary(labels: LabelStatistics, detections: LabelStatistics | None) -> lis
         if statistics is None:
             return ("", "", "", "")
         return (
-            f"{statistics.images:,}", f"{statistics.boxes:,}",
-            f"{statistics.boxes_per_image:.2f}", f"{len(statistics.class_histogram):,}",
-        )  # fmt: skip
+            f"{statistics.images:,}",
+            f"{statistics.boxes:,}",
+            f"{statistics.boxes_per_image:.2f}",
+            f"{len(statistics.class_histogram):,}",
+        )
 
     quantities = ("images", "boxes", "boxes per image", "classes that occur")
     return list(zip(quantities, of(labels), of(detections), strict=True))

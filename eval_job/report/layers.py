@@ -77,7 +77,9 @@ def layers(student: StudentArtifacts) -> Layers:
                 RangeMark(
                     f"{steps.name}, {steps.weight_bits} bits",
                     before[steps.name].weight_median if steps.name in before else None,
-                    steps.weight_low, steps.weight_median, steps.weight_high,
+                    steps.weight_low,
+                    steps.weight_median,
+                    steps.weight_high,
                 )
                 for steps in student.steps
             ],
@@ -89,7 +91,9 @@ def layers(student: StudentArtifacts) -> Layers:
                 RangeMark(
                     f"{steps.name}, {steps.input_bits} bits",
                     before[steps.name].input if steps.name in before else None,
-                    steps.input, steps.input, steps.input,
+                    steps.input,
+                    steps.input,
+                    steps.input,
                 )
                 for steps in student.steps
             ],
@@ -97,7 +101,7 @@ def layers(student: StudentArtifacts) -> Layers:
         ),
         trained=bool(before),
         sensitivity=_ranking(student.sensitivity, student.manifest.bits.weight_bits) if student.sensitivity else None,
-    )  # fmt: skip
+    )
 
 
 def _chart(title: str, marks: list[RangeMark], style: str) -> Markup | None:

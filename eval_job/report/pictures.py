@@ -263,9 +263,17 @@ def _name(box: SampleBox, width: int, size: float) -> Markup:
         '<text class="tag-text" x="{:.1f}" y="{:.1f}" font-size="{:.1f}" textLength="{:.1f}"'
         ' lengthAdjust="spacingAndGlyphs">{}</text>'
     ).format(
-        _hue(box), left, top, plate, 1.15 * size,
-        left + 0.25 * size, top + 0.9 * size, size, plate - 0.5 * size, text,
-    )  # fmt: skip
+        _hue(box),
+        left,
+        top,
+        plate,
+        1.15 * size,
+        left + 0.25 * size,
+        top + 0.9 * size,
+        size,
+        plate - 0.5 * size,
+        text,
+    )
 
 
 def _hue(box: SampleBox) -> int:

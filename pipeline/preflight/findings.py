@@ -59,16 +59,22 @@ def described(findings: Findings, config: RunConfig, max_drop: float | None = No
     total = duration(sum(findings.seconds.values()))
     parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in findings.seconds.items())
     return [
-        ("detector", f"{config.teacher.path}: {findings.family}, {findings.classes} classes, "
-                     f"{findings.parameters / 1e6:.1f} M parameters"),
+        (
+            "detector",
+            f"{config.teacher.path}: {findings.family}, {findings.classes} classes, "
+            f"{findings.parameters / 1e6:.1f} M parameters",
+        ),
         ("image size", size),
         ("student", student),
         ("calibration set", made),
         ("evaluation", _evaluation(findings, config)),
-        ("output", f"{expanded(config.storage)}, about {gigabytes(findings.bytes_needed)} of "
-                   f"{gigabytes(findings.bytes_free)} free"),
+        (
+            "output",
+            f"{expanded(config.storage)}, about {gigabytes(findings.bytes_needed)} of "
+            f"{gigabytes(findings.bytes_free)} free",
+        ),
         ("time", f"about {total} on this machine ({parts}){of_one}"),
-    ]  # fmt: skip
+    ]
 
 
 def duration(seconds: float) -> str:

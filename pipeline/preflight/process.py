@@ -35,9 +35,14 @@ def preflight(config: RunConfig, *, containers: bool) -> Findings:
         command = [sys.executable, "-P", "-m", "pipeline.preflight", str(settings), str(result)]
         finished = subprocess.run(
             [*command, *(["--containers"] if containers else [])],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, errors="replace", env=environment, check=False,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=environment,
+            check=False,
+        )
         if finished.returncode == ExitCode.DONE:
             return Findings.read(result)
     lines = [line for line in finished.stderr.splitlines() if line.startswith("zsq run: ")]

@@ -91,13 +91,11 @@ def measure(
         images=count,
         metric=METRIC,
         layers=tuple(
-            LayerSensitivity(
-                name=name, weights=layer.weight.numel(), fixed_bits=fixed.get(name), errors=errors[name]
-            )
+            LayerSensitivity(name=name, weights=layer.weight.numel(), fixed_bits=fixed.get(name), errors=errors[name])
             for name, layer in layers.items()
         ),
         provenance=provenance,
-    )  # fmt: skip
+    )
     output.publish(report)
     show_ranking(report, stage)
     return report

@@ -60,8 +60,10 @@ def _over_blocks(graph: ir.Graph, node: ir.Node) -> None:
     if old is not None and not old.uses():
         del graph.initializers[str(old.name)]
     for name, numbers in {
-        "kernel_shape": list(values.shape[2:]), "strides": [1, 1], "pads": [before, before, after, after]
-    }.items():  # fmt: skip
+        "kernel_shape": list(values.shape[2:]),
+        "strides": [1, 1],
+        "pads": [before, before, after, after],
+    }.items():
         node.attributes[name] = ir.AttrInt64s(name, numbers)
 
 

@@ -46,11 +46,16 @@ def to_onnx(
     rows, columns = (torch.export.Dim(name, min=SMALLEST_SIDE, max=LARGEST_SIDE) for name in ("rows", "columns"))
     with _quiet():
         program = torch.onnx.export(
-            network, (images,),
-            dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=list(outputs),
-            dynamic_shapes=({0: torch.export.Dim("batch"), 2: stride * rows, 3: stride * columns},), verbose=False,
+            network,
+            (images,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(outputs),
+            dynamic_shapes=({0: torch.export.Dim("batch"), 2: stride * rows, 3: stride * columns},),
+            verbose=False,
             custom_translation_table=TRANSLATIONS,
-        )  # fmt: skip
+        )
         assert program is not None  # a program is returned with dynamo=True
         model: onnx.ModelProto = onnxslim.slim(program.model_proto)
     for node in model.graph.node:  # where each came from in the Python source: a third of the file

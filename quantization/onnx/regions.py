@@ -33,11 +33,16 @@ def pool_levels_in_onnx(
         order.append(mine)
         pooled.append(
             op.RoiAlign(
-                feature, op.Gather(corners, mine), op.Gather(image, mine),
+                feature,
+                op.Gather(corners, mine),
+                op.Gather(image, mine),
                 coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
-                output_height=side, output_width=side, sampling_ratio=points_of(aligned), spatial_scale=scale,
+                output_height=side,
+                output_width=side,
+                sampling_ratio=points_of(aligned),
+                spatial_scale=scale,
             )
-        )  # fmt: skip
+        )
     if len(pooled) == 1:
         return pooled[0]
     places = op.Concat(*order, axis=0)

@@ -46,9 +46,13 @@ class LiteRtInterpreter:
         line = command("converter.serve", str(path.absolute()), "--threads", str(threads))
         try:
             self._process = subprocess.Popen(
-                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=variables(),
+                line,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                env=variables(),
                 start_new_session=True,  # Ctrl-C is for us: it ends when its input does
-            )  # fmt: skip
+            )
         except OSError as error:
             raise does_not_run(error) from error
         weakref.finalize(self, _end, self._process)

@@ -45,9 +45,13 @@ class Emission:
             self._made[tensor, None] = tensor
             self._own_of_float(tensor)
         writers = {
-            Kind.FLOAT: self._float, Kind.MOVEMENT: self._movement, Kind.ARITHMETIC: self._arithmetic,
-            Kind.FIXED: self._fixed, Kind.LAYER: self._layer, Kind.FLOAT_LAYER: self._float_layer,
-        }  # fmt: skip
+            Kind.FLOAT: self._float,
+            Kind.MOVEMENT: self._movement,
+            Kind.ARITHMETIC: self._arithmetic,
+            Kind.FIXED: self._fixed,
+            Kind.LAYER: self._layer,
+            Kind.FLOAT_LAYER: self._float_layer,
+        }
         for index, (operator, kind) in enumerate(zip(self._model.operators, self._placement.kinds, strict=True)):
             writers[kind](index, operator)
         self._model.operators = self._operators
@@ -170,10 +174,12 @@ class Emission:
         scales: list[Scale | None] = []
         for version in self._placement.versions.get(tensor, []):
             scale = (
-                None if isinstance(version, Float)
-                else self._own[tensor] if isinstance(version, Own)
+                None
+                if isinstance(version, Float)
+                else self._own[tensor]
+                if isinstance(version, Own)
                 else self._resolved(version)
-            )  # fmt: skip
+            )
             if scale not in scales:
                 scales.append(scale)
         return scales

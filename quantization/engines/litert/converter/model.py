@@ -116,8 +116,11 @@ class Model:
         """
         graph = self._graph
         graph.operators = self.operators
-        used = sorted({int(t) for op in self.operators for t in (*op.inputs, *op.outputs) if t >= 0}
-                      | set(self.inputs) | set(self.outputs))  # fmt: skip
+        used = sorted(
+            {int(t) for op in self.operators for t in (*op.inputs, *op.outputs) if t >= 0}
+            | set(self.inputs)
+            | set(self.outputs)
+        )
         place = {old: new for new, old in enumerate(used)} | {-1: -1}
         graph.tensors = [copy.copy(graph.tensors[index]) for index in used]
         for new, old in enumerate(used):

@@ -15,9 +15,16 @@ from .layers import Layer
 from .model import Model, Scale
 
 MOVEMENTS = {
-    "CONCATENATION", "MAX_POOL_2D", "PAD", "RESHAPE", "RESIZE_NEAREST_NEIGHBOR", "SLICE", "SPLIT", "STRIDED_SLICE",
+    "CONCATENATION",
+    "MAX_POOL_2D",
+    "PAD",
+    "RESHAPE",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "SLICE",
+    "SPLIT",
+    "STRIDED_SLICE",
     "TRANSPOSE",
-}  # fmt: skip
+}
 """Operations whose inputs and outputs have one scale: quantization commutes with them."""
 ARITHMETIC = {"ADD", "MUL", "SUB"}
 """Operations whose inputs and outputs have a scale each."""
