@@ -42,6 +42,11 @@ class BaseDetector(ABC):
         return ShapeKind.BOX
 
     @property
+    def predicts(self) -> ShapeKind:
+        """See `Detector`."""
+        return self.sees
+
+    @property
     def mirror(self) -> tuple[int, ...] | None:
         """See `Detector`."""
         return ()

@@ -84,12 +84,14 @@ class Suppression:
         iou: highest overlap of two boxes of a class; None for what the family is used with.
         max_detections: most boxes.
         multi_label: several classes an anchor, else its best one.
+        masks: also the masks of what is left, where a part of the network that takes its time gives them.
     """
 
     confidence: float
     iou: float | None = None
     max_detections: int = 300
     multi_label: bool = True
+    masks: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ class Detector(Protocol):
     @property
     def sees(self) -> ShapeKind:
         """What the head sees of an object; `Detections.shapes` of its labels and predictions are of this kind."""
+        ...
+
+    @property
+    def predicts(self) -> ShapeKind:
+        """What `predict` gives where `Suppression.masks` asks for it: what the head sees, or masks beside its boxes."""
         ...
 
     @property

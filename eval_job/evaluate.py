@@ -132,7 +132,7 @@ class Looking:
     def predict(self, detector: Predictor, images: Sequence[ValidationImage], name: str) -> Prediction:
         """See `predict`; `name` is shown with the progress."""
         config = self.config
-        limits = Suppression(config.confidence, config.iou, config.max_detections)
+        limits = Suppression(config.confidence, config.iou, config.max_detections, masks=True)
         settings = InferenceSettings(self.image_size, config.batch, limits)
         return predict(detector, images, self.device, settings, partial(self._track, name))
 

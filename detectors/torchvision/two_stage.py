@@ -1,7 +1,7 @@
 """torchvision's detectors with region proposals: Faster R-CNN and Mask R-CNN, on any backbone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,13 +12,18 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detectors.detections import Detections
 from detectors.protocol import BinaryOutputs, HeadOutputs, Suppression
+from detectors.shapes.region_masks import RegionMasks
 from detectors.suppression import best_boxes
 from detectors.torchvision.detector import TorchvisionDetector
 from detectors.torchvision.fixed_regions import FixedRegions
+from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.teacher import TeacherIdentity
 
 MASK_REGIONS = 16
 """Regions of an image whose masks a student learns from: the ones that the teacher is surest of."""
+MASKS_AT_ONCE = 32
+"""Regions that the mask head looks at together when it predicts: 26 MB of each of its activations."""
 CERTAIN = -30.0
 """Logit of every class but background, of the regions that fill up an image with fewer."""
 DECODED_ROWS, DECODED_CONFIDENCE = 300, 0.001
@@ -123,12 +128,9 @@ class TwoStageDetector(TorchvisionDetector):
 
     def _masks(self, found: Proposals, chosen: list[dict[str, Tensor]]) -> BinaryOutputs:
         """Mask logits of regions, `(B, pixels, K)`; images with fewer are filled up with weight 0."""
-        heads = self.network.roi_heads
         boxes = [each["boxes"] for each in chosen]
-        pooled = heads.mask_roi_pool(found.features, boxes, [found.size] * len(boxes))
-        logits = heads.mask_predictor(heads.mask_head(pooled))
         category = torch.cat([each["category"] for each in chosen])
-        logits = logits[torch.arange(len(logits), device=logits.device), category].flatten(1)
+        logits = self._mask_logits(found.features, boxes, found.size, category).flatten(1)
         padded = pad_sequence(list(logits.split([len(each) for each in boxes])), batch_first=True)
         weights = pad_sequence([each["confidence"] for each in chosen], batch_first=True)
         return BinaryOutputs(padded.transpose(1, 2), weights)
@@ -162,10 +164,37 @@ class TwoStageDetector(TorchvisionDetector):
         logits, deltas = self.classified(found, found.regions)
         scores = self.of_classes(logits.softmax(dim=1))
         boxes = self._boxes(self.of_classes(deltas.transpose(1, 2)).transpose(1, 2), found)
-        return [
+        left = [
             best_boxes(each, sure, limits, self.nms_iou)
             for each, sure in zip(boxes.split(counts), scores.split(counts), strict=True)
         ]
+        if not limits.masks or self.predicts is not ShapeKind.MASK:
+            return left
+        return [self._with_masks(each, found, image) for image, each in enumerate(left)]
+
+    @property
+    def predicts(self) -> ShapeKind:
+        """See `Detector`."""
+        return ShapeKind.MASK if self.network.roi_heads.has_mask() else ShapeKind.BOX
+
+    def _with_masks(self, found: Detections, proposals: Proposals, image: int) -> Detections:
+        """Detections of an image of the batch with their masks."""
+        features = {name: level[image : image + 1] for name, level in proposals.features.items()}
+        numbers = torch.tensor(self.architecture.labels, device=found.classes.device)[found.classes]
+        logits = [
+            self._mask_logits(features, [boxes], proposals.size, category)
+            for boxes, category in zip(found.boxes.split(MASKS_AT_ONCE), numbers.split(MASKS_AT_ONCE), strict=True)
+        ]
+        return replace(found, shapes=RegionMasks(torch.cat(logits).sigmoid(), found.boxes, ImageSize(*proposals.size)))
+
+    def _mask_logits(
+        self, features: dict[str, Tensor], boxes: list[Tensor], size: tuple[int, int], category: Tensor
+    ) -> Tensor:
+        """`(ΣR, h, w)` of regions of each image, for one class each."""
+        heads = self.network.roi_heads
+        pooled = heads.mask_roi_pool(features, boxes, [size] * len(boxes))
+        logits: Tensor = heads.mask_predictor(heads.mask_head(pooled))
+        return logits[torch.arange(len(logits), device=logits.device), category]
 
     def _boxes(self, deltas: Tensor, found: Proposals) -> Tensor:
         """Boxes `(ΣR, C, 4)` of deltas `(ΣR, C, 4)`, clipped to the image."""

@@ -31,7 +31,7 @@ class ColourDetector:
     export_obstacle = None
     smallest_input = 32
     needs_squares = None
-    sees = ShapeKind.BOX
+    sees = predicts = ShapeKind.BOX
 
     def __init__(self, sha256: str, class_names: tuple[str, ...] = CLASSES, shift: float = 0.0) -> None:
         self.identity = TeacherIdentity(

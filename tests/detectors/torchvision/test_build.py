@@ -11,11 +11,14 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs, Suppression
+from detectors.shapes.masks import decode
+from detectors.shapes.shapes import Placement
 from detectors.torchvision.build import build
 from detectors.torchvision.models import Architecture
 from detectors.torchvision.two_stage import EvenSampler
 from schemas.errors import VerificationError
 from schemas.image_size import ImageSize
+from schemas.labels import ShapeKind
 from schemas.teacher import TeacherIdentity
 
 MODELS = ["fasterrcnn", "maskrcnn", "retinanet", "fcos", "ssdlite320_mobilenet_v3_large"]
@@ -82,6 +85,35 @@ def check_predictions(detector: Any, images: Tensor) -> None:
         torch.testing.assert_close(mine.scores, theirs["scores"][known], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(mine.boxes, theirs["boxes"][known], rtol=1e-4, atol=1e-2)
         assert torch.equal(mine.classes + 1, theirs["labels"][known])
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_masks_are_the_librarys_where_they_are_asked_for(masks: bool, torchvision_detector: Callable[..., Any]) -> None:
+    detector, images = torchvision_detector("maskrcnn"), images_of(96, 160)
+    nn.init.normal_(detector.network.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.1)
+    network = library(detector, images)
+    network.roi_heads.score_thresh = 0.005
+    with torch.no_grad():
+        expected = network(list(images))
+    found = detector.predict(images, Suppression(0.005, max_detections=40, masks=masks))
+
+    assert detector.predicts is ShapeKind.MASK and detector.sees is ShapeKind.BOX
+    for mine, theirs in zip(found, expected, strict=True):
+        if not masks:
+            assert mine.shapes is None
+            continue
+        coded = mine.shapes.placed(Placement(1.0, (0, 0), 160, 96)).codes
+        pixels = torch.from_numpy(np.stack([decode(code) for code in coded])).bool()
+        other = theirs["masks"][: len(mine), 0] > 0.5
+        assert len(mine) == 40 and 0 < int(other.sum()) < other.numel()
+        assert float((pixels != other).float().mean()) < 1e-4
+
+
+def test_a_detector_without_a_mask_head_predicts_boxes(torchvision_detector: Callable[..., Any]) -> None:
+    detector = torchvision_detector("fasterrcnn")
+
+    assert detector.predicts is ShapeKind.BOX
+    assert all(each.shapes is None for each in detector.predict(images_of(96, 96), Suppression(0.005, masks=True)))
 
 
 def test_the_loss_is_the_librarys_dictionary_summed(detector: Any, images: Tensor) -> None:
