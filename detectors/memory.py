@@ -20,11 +20,6 @@ from detectors.protocol import Detector
 from schemas.errors import InputError
 from schemas.image_size import ImageSize
 
-OVERHEAD = 1.25
-"""What a step with gradients takes at its peak, over what is kept for them: gradients on their way, and what kernels
-need. Measured on YOLO11n: 1.20 (docs/performance.md)."""
-
-
 PROBE = 160
 """Side of the smaller of the two images that are counted on, pixels; the other's is twice that."""
 

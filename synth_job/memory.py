@@ -1,12 +1,16 @@
 """Whether a batch fits into memory, asked before any image is made."""
 
-from detectors.memory import OVERHEAD, per_pixel, worth_asking
+from detectors.memory import per_pixel, worth_asking
 from detectors.protocol import Detector
 from schemas.image_size import ImageSize
 from schemas.synth_config import SynthConfig
 from stages.memory import Need
 from stages.stage import Stage
 from synth_job.inversion import Inversion
+
+OVERHEAD = 1.25
+"""What a step takes at its peak, over what is kept for its gradients: gradients on their way, and what kernels need.
+Measured on YOLO11n: 1.20 (docs/performance.md)."""
 
 
 def check_memory(settings: SynthConfig, teacher: Detector, inversion: Inversion, size: ImageSize, stage: Stage) -> None:

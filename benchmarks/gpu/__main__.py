@@ -29,7 +29,7 @@ from detectors.registry import load_teacher, resolve_device
 from schemas.synth_config import ViewConfig
 from schemas.teacher import EMBEDDED, TeacherSource
 
-SIDE = {"cuda": 8192, "cpu": 512}
+SIDE = {"cuda": 8192, "cpu": 256}
 """Of the matrices whose product tells a device's peak, by its type."""
 COPIED = {"cuda": 2**30, "cpu": 2**24}
 """Bytes that are copied for the same."""

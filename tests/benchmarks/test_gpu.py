@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmarks.gpu.budget import Budget, Outcome, deadline
 from benchmarks.gpu.graphs import GraphedNetwork, uncaptured
 from benchmarks.gpu.page import page, verdict
 from benchmarks.gpu.roofline import Floor, Operation, Peaks, count
+from benchmarks.gpu.variants import Mode
 from benchmarks.speed.steps import boxes
 from detectors.protocol import Detector
 from detectors.registry import load_teacher
@@ -27,7 +29,8 @@ SMALL: dict[str, Any] = {
     "teacher": "embedded", "device": "cpu", "size": 64, "batch": 2, "steps": 1, "rounds": 1, "minutes": 5.0,
     "each": 5.0, "backend": "eager",
 }  # fmt: skip
-EVERY_PATH = "^(synthesis, (fp32|bf16), (eager|graphs)|synthesis, bf16, compiled|sets|qat, .*, eager)$"
+SYNTHESIS = "synthesis, fp32, eager|synthesis, bf16, (eager|graphs|compiled)"
+EVERY_PATH = f"^({SYNTHESIS}|sets.*|qat, (fp32|bf16), eager|qat, .*compiled)$"
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +43,28 @@ def measured(folder: Path, only: str, **changes: Any) -> Any:
     return json.loads((folder / "gpu.json").read_text())
 
 
-def test_every_kind_of_variant_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `torch.compile` is asked for; networks stay as they are, since to trace one takes longer than all else."""
+    asked: list[dict[str, Any]] = []
+
+    def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        asked.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    return asked
+
+
+def test_every_kind_of_variant_is_measured_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], traced: list[dict[str, Any]]
+) -> None:
     found = measured(tmp_path, EVERY_PATH)
 
     rows = {row["name"]: row for row in found["rows"]}
     assert {name: row["reason"] for name, row in rows.items() if row["reason"] is not None} == {}
-    assert len(rows) == 9
+    assert len(rows) == 8
+    assert traced == [{"backend": "eager", "dynamic": False}] * 3, "a teacher to invert, a student and its teacher"
     assert rows["sets of both devices verify"]["values"]["same_bytes"], "both were made on the CPU"
     for name in ("synthesis, fp32, eager", "qat, fp32, eager"):
         values = rows[name]["values"]
@@ -56,6 +75,16 @@ def test_every_kind_of_variant_is_measured_and_written(tmp_path: Path, capsys: p
     text = (tmp_path / "gpu.md").read_text()
     assert text in capsys.readouterr().out
     assert "| synthesis, bf16, graphs |" in text and "the bar is 3" in text
+
+
+def test_graphs_of_compiled_networks_are_asked_of_the_compiler(traced: list[dict[str, Any]]) -> None:
+    Mode.BOTH.compiled(abs, "inductor")
+    assert traced == [{"backend": "inductor", "dynamic": False, "mode": "reduce-overhead"}]
+
+
+def test_a_compiled_function_computes_the_same() -> None:
+    compiled = Mode.COMPILED.compiled(lambda x: x.exp() + 1, "eager")
+    assert torch.equal(compiled(torch.ones(3)), torch.ones(3).exp() + 1)
 
 
 def test_what_fails_is_a_line_and_the_rest_goes_on(tmp_path: Path) -> None:
