@@ -1,5 +1,6 @@
 """CPU images, with an index of stand-ins: PyTorch's own index of CPU builds may not be reached where tests run."""
 
+import ipaddress
 import json
 import subprocess
 import threading
@@ -48,7 +49,8 @@ def build(engine: None, tmp_path: Path) -> Iterator[Callable[[str | None], subpr
     found = subprocess.run(
         ["docker", "network", "inspect", "bridge"], capture_output=True, text=True, check=True
     )  # fmt: skip
-    gateway = json.loads(found.stdout)[0]["IPAM"]["Config"][0]["Gateway"]
+    config = json.loads(found.stdout)[0]["IPAM"]["Config"][0]
+    gateway = config.get("Gateway") or str(next(ipaddress.ip_network(config["Subnet"]).hosts()))
     server = ThreadingHTTPServer((gateway, 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
