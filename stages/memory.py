@@ -101,6 +101,8 @@ class Need:
         Raises:
             ConfigError: it takes more than there is.
         """
+        if self.each <= 0:  # counted on small images, where something else took most
+            return
         most, free, own = most_memory(proc, cgroup), free_memory(proc, cgroup), own_memory(proc)
         sure, likely = self.count * self.each, self.count * self.each * self.overhead
         if most is not None and own + sure > most:

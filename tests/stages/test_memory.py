@@ -84,6 +84,10 @@ def test_what_does_not_fit_beside_others_is_said_and_what_fits_is_not(tmp_path: 
     Need("4 images", 4, GIB, 2.0, "batch").check(pytest.fail, proc, tmp_path)
 
 
+def test_what_was_not_counted_is_not_refused(tmp_path: Path) -> None:
+    Need("x", 8, 0.0, 2.0, "batch").check(pytest.fail, machine(tmp_path, total=0), tmp_path)
+
+
 def test_where_one_is_too_many_the_size_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"one alone takes about 42\.9 GB: lower image_size"):
         Need("1 image", 1, 20 * GIB, 2.0, "batch").check(pytest.fail, machine(tmp_path), tmp_path)
