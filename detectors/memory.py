@@ -70,8 +70,8 @@ def fitting(what: str, settings: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(f"{what} do not fit into the GPU's memory; lower {settings}") from error
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
             raise
         raise InputError(f"{what} do not fit into memory; lower {settings}") from error
 

@@ -57,9 +57,8 @@ def test_images_no_larger_than_those_that_are_counted_on_are_not_asked_about() -
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "the GPU's memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory"),
-        (MemoryError(), "memory"),
     ],
-    ids=["gpu", "cpu", "python"],
+    ids=["gpu", "cpu"],
 )
 def test_memory_that_ran_out_is_a_line_with_the_setting(error: Exception, where: str) -> None:
     with (
