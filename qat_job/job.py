@@ -13,6 +13,7 @@ from qat_job.decision import compare, decide
 from qat_job.event_record import EventRecord
 from qat_job.exported_files import check_targets, export, remove_exported
 from qat_job.images import ImageBatches
+from qat_job.memory import check_memory
 from qat_job.replacement import move_in, remove_student
 from qat_job.sensitivity.job import make_plan, measure
 from qat_job.team import Team, assembled
@@ -106,6 +107,9 @@ def quantize(settings: QatConfig, set_folder: Path, job: StudentJob) -> StudentM
     with assembled(job.rank, device) as team:
         team.share(settings.batch)
         inputs = load_inputs(settings, set_folder, device)
+        if team.leads:
+            manifest = inputs.calibration_set.manifest
+            check_memory(settings, inputs.teacher, manifest.image_size, manifest.samples, team, job.stage)
         prepared = prepare(settings, inputs, checkpoints, job) if team.leads else None
         start = team.agree(Start, prepared.start if prepared else None)
         settings = settings.model_copy(update={"bits": start.bits, "sensitivity": None})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detectors.detections import Detections
+from detectors.memory import fitting, kept_bytes
 from detectors.protocol import Detector, HeadOutputs
 from qat_job.checkpoint import Checkpoint, Checkpoints, TrainingState
 from qat_job.distillation import FeatureTap, feature_error, feature_variances, output_divergence
@@ -97,22 +98,30 @@ class Training:
 
     def step(self, batch: Tensor, labels: list[Detections]) -> None:
         """One step on this process's part of a batch, `(B, 3, H, W)`."""
-        losses, (student_tap, teacher_tap) = self.state.losses, self._taps
-        with torch.no_grad():
-            teacher_outputs = self._teacher.head_outputs(batch)
-        try:
-            student_outputs = self.student.head_outputs(batch, like=teacher_outputs)
-        except RuntimeError:  # PyTorch's operator refuses a zero point that is not a number
-            check_finite(losses, self.config)
-            raise
-        seen, expected = Seen(student_outputs, student_tap.features()), Seen(teacher_outputs, teacher_tap.features())
-        loss = training_loss(self.student, self.config.weights, labels, seen, expected, self.team)
+        losses = self.state.losses
+        loss = self._loss(batch, labels)
         self._optimizer.zero_grad()
         loss.backward()
         losses.append(loss.detach())
         self.team.average([*self._optimizer.gradients(), losses[-1]])
         self._optimizer.step()
         self._schedule.step()
+
+    def kept_bytes(self, batch: Tensor, labels: list[Detections]) -> int:
+        """Bytes that one step on a batch, `(B, 3, H, W)`, keeps for its gradients."""
+        return kept_bytes(lambda: self._loss(batch, labels))
+
+    def _loss(self, batch: Tensor, labels: list[Detections]) -> Tensor:
+        student_tap, teacher_tap = self._taps
+        with torch.no_grad():
+            teacher_outputs = self._teacher.head_outputs(batch)
+        try:
+            student_outputs = self.student.head_outputs(batch, like=teacher_outputs)
+        except RuntimeError:  # PyTorch's operator refuses a zero point that is not a number
+            check_finite(self.state.losses, self.config)
+            raise
+        seen, expected = Seen(student_outputs, student_tap.features()), Seen(teacher_outputs, teacher_tap.features())
+        return training_loss(self.student, self.config.weights, labels, seen, expected, self.team)
 
     def summary(self, seconds: float) -> TrainingSummary:
         """The course of a training that took `seconds`."""
@@ -162,7 +171,8 @@ def train(
                 team.wait()  # for what the leading rank saves
                 stage.request_stop()
             stage.stop_here_if_asked()
-            training.step(*next(batches))
+            with fitting(f"training: {config.batch} images a step", "batch"):
+                training.step(*next(batches))
             if training.steps % CHECK_INTERVAL == 0 or training.steps == last:
                 check_finite(state.losses, config)
                 if events is not None:

@@ -54,7 +54,7 @@ class Correction:
         layer.bias.sub_(self.mean).mul_(self.scale).add_(self.target)
 
     def of_output(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
-        """What the changed layer gives where it gave `output`."""
+        """What the changed layer gives where it gave `output`, in its place."""
         shape = (-1, 1, 1) if isinstance(layer, QuantizedConv2d) else (-1,)
         scale, mean, target = (part.reshape(shape) for part in (self.scale, self.mean, self.target))
-        return (output - mean) * scale + target
+        return output.sub_(mean).mul_(scale).add_(target)  # in place: of many large images there is no room for more

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
-import torch
-
+from detectors.memory import fitting
 from schemas.calibration_set import DivergedBatch
 from schemas.errors import InputError
 
@@ -58,16 +57,13 @@ class Attempts:
             work: one attempt; its randomness comes from (seed, sample index, attempt), so that it can be repeated.
 
         Raises:
-            InputError: no attempt stayed finite, or a batch does not fit into the GPU's memory; it is not made smaller
+            InputError: no attempt stayed finite, or a batch does not fit into memory; it is not made smaller
                 here, since batch statistics see it as one and its size decides the images.
         """
         for attempt in range(ATTEMPTS):
             try:
-                return work(attempt)
-            except torch.OutOfMemoryError as error:
-                raise InputError(
-                    f"{phase}: {len(indices)} images at once do not fit into the GPU's memory; lower {BATCHES[phase]}"
-                ) from error
+                with fitting(f"{phase}: {len(indices)} images at once", BATCHES[phase]):
+                    return work(attempt)
             except Diverged as error:
                 samples = tuple(indices[position] for position in error.positions)
                 self.failed.append(DivergedBatch(phase=phase, samples=samples, step=error.step, attempt=attempt))

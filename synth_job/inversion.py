@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from detectors.detections import Detections
+from detectors.memory import kept_bytes
 from detectors.protocol import Detector
 from schemas.image_size import ImageSize
 from schemas.synth_config import InversionConfig, LabelConfig, LossWeights, Precision, ViewConfig
@@ -126,6 +127,13 @@ class Inversion:
                         labels = watch.relabel(step, images.detach()) or labels
                 watch.advance()
         return images.detach().contiguous()
+
+    def kept_bytes(self, images: Tensor, labels: Sequence[Detections], weights: LossWeights) -> int:
+        """Bytes that one step on `images`, `(B, 3, H, W)`, keeps for its gradients, seen in their own size."""
+        images = images.to(self._device).contiguous(memory_format=torch.channels_last).clone().requires_grad_()
+        course = Course(1, 0.0, weights, ViewConfig(flip=0.0, shift=0.0, scales=(1.0,)))
+        with self._statistics:
+            return kept_bytes(lambda: self._loss(images, labels, course, torch.Generator()))
 
     def _loss(
         self, images: Tensor, labels: Sequence[Detections], course: Course, generator: torch.Generator

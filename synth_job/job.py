@@ -34,6 +34,7 @@ from synth_job.images import ImageMaker, levels
 from synth_job.inversion import Inversion
 from synth_job.label_sampling import LabelSampler
 from synth_job.loss_record import LossRecord
+from synth_job.memory import check_memory
 
 CONTACT_SHEET = "contact_sheet.png"
 AGREEMENT_CONFIDENCE = 0.001
@@ -68,6 +69,7 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
     published = output.finished()
     if published is not None:  # by another rank, while this one loaded the teacher
         return published
+    check_memory(settings, teacher, inversion, size, stage)
     output.withdraw()  # inputs are good; from here on the set is not whole
 
     starts = range(0, settings.images, settings.shard_size)
