@@ -1,8 +1,8 @@
 """Time and peak memory of synth by the number of images, by their size and by the size of the network.
 
 By the number of images the first should be linear and the second flat. Each row is a `synth_job` process as a user
-would start it, at few iterations. Networks are YOLO11 n, s, m with random weights, whose costs are those of trained ones.
-
+would start it, at few iterations. Networks are YOLO11 n, s, m with random
+weights, whose costs are those of trained ones.
 
     uv run python -m benchmarks.scaling --teacher yolo11n.pt --by images
     uv run python -m benchmarks.scaling --teacher yolo11n.pt --by size
