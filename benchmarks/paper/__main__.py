@@ -20,6 +20,7 @@ from benchmarks.paper.rows import BITS, Row, chosen_rows
 from benchmarks.paper.runs import Size, row_folders, run_rows
 from benchmarks.paper.sources import SOURCES, Sources, fetched_checkpoint, fetched_coco
 from benchmarks.paper.table import COMPARABLE, write_table
+from pipeline.conductor import EXECUTORS
 from pipeline.executor_names import ExecutorName
 from schemas.run_config import RunConfig
 from schemas.teacher import EMBEDDED
@@ -54,6 +55,9 @@ def main(
         work, cache = work.absolute(), (cache or work / "cache").absolute()
         chosen, known = chosen_rows(rows or ()), Sources.read(sources)
         per_row = Size(images, size, steps, tuple(assignments or ()))
+        for row in chosen:  # what is wrong with a setting is said before anything is fetched
+            per_row.config(row, row.detector.checkpoint, data, work / row.detector.name)
+        starter = None if estimate else EXECUTORS[executor]()
         checkpoints = {
             each.name: fetched_checkpoint(each, known, cache, stage)
             for each in dict.fromkeys(row.detector for row in chosen)
@@ -63,12 +67,12 @@ def main(
         configs = {
             row: per_row.config(row, checkpoints[row.detector.name], data, work / row.detector.name) for row in chosen
         }
-        if estimate:
+        if starter is None:
             show_estimate(configs, stage)
             return
         folders = row_folders(work, chosen)
         write_table(work / TABLE, folders)
-        code = run_rows(configs, executor, stage, after_each=lambda: write_table(work / TABLE, folders))
+        code = run_rows(configs, executor, starter, stage, lambda: write_table(work / TABLE, folders))
         stage.reporter.message(f"table: {work / TABLE}")
         if code:
             sys.exit(code)
@@ -82,7 +86,7 @@ def show_estimate(configs: Mapping[Row, RunConfig], stage: Stage) -> None:
     for row, config in configs.items():
         if row.detector not in found:
             stage.reporter.message(f"timing {row.detector.title}")
-            found[row.detector] = measured(config, COMPARABLE[2])
+            found[row.detector] = measured(config, COMPARABLE[2], stage.stop_here_if_asked)
     columns = ("row", "set", "training and evaluation", "together")
     stage.reporter.table("Hours on this machine", columns, hours(configs, found))
     stage.reporter.message(EXTRAPOLATED)

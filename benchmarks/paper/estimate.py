@@ -69,16 +69,17 @@ def hours(configs: Mapping[Row, RunConfig], found: Mapping[Detector, Seconds]) -
         of_row = seconds.of_row(config.qat.training_steps)
         counted.add(row.detector)
         total += of_set + of_row
-        cells.append([row.name, *(f"{each / HOUR:.2f}" for each in (of_set, of_row, of_set + of_row))])
-    return [*cells, ["all rows", "", "", f"{total / HOUR:.2f}"]]
+        cells.append([row.name, *(f"{each / HOUR:.3g}" for each in (of_set, of_row, of_set + of_row))])
+    return [*cells, ["all rows", "", "", f"{total / HOUR:.3g}"]]
 
 
-def measured(config: RunConfig, validation_images: int) -> Seconds:
+def measured(config: RunConfig, validation_images: int, between: Callable[[], None]) -> Seconds:
     """Time a few steps of each stage of a run on the device that it would take here.
 
     Args:
         config: of the run.
         validation_images: of an evaluation; where the run names labelled images, those are counted instead.
+        between: called between the kinds of work, to stop there.
 
     Raises:
         ConfigError: no such device, or a size that the detector does not take.
@@ -94,9 +95,13 @@ def measured(config: RunConfig, validation_images: int) -> Seconds:
     with tempfile.TemporaryDirectory(prefix="zsq-") as folder:
         student = StudentTimes(teacher, config, size, Path(folder))
         look = LOOKS_BEFORE * student.look(teacher)
+        between()
         prepared = student.prepared()
+        between()
         look += LOOKS_AFTER * student.look(student.detector)
+        between()
         step = student.step()
+        between()
     return Seconds(seconds_of_set(teacher, config.synth, size), step, prepared, validation_images * look)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.rows import Row
-from pipeline.conductor import EXECUTORS, checked
-from pipeline.executor import run_stages
+from pipeline.conductor import checked
+from pipeline.executor import Executor, run_stages
 from pipeline.executor_names import ExecutorName
 from pipeline.plan import CONFIG_FOLDER, EVAL_FOLDER, STUDENT_FOLDER, StageCommand, plan_stages
 from pipeline.preflight.findings import described
@@ -82,13 +82,18 @@ def row_commands(config: RunConfig, bits: str) -> tuple[StageCommand, ...]:
 
 
 def run_rows(
-    configs: Mapping[Row, RunConfig], executor: ExecutorName, stage: Stage, after_each: Callable[[], None]
+    configs: Mapping[Row, RunConfig],
+    executor: ExecutorName,
+    starter: Executor,
+    stage: Stage,
+    after_each: Callable[[], None],
 ) -> int:
     """Run rows that are not done, or the rest of them; a row that fails does not keep the next ones from being made.
 
     Args:
         configs: of each row, in order.
-        executor: starts the stages.
+        executor: where stages are started, which decides what is checked.
+        starter: starts them.
         stage: of the whole.
         after_each: called when a row is done.
 
@@ -99,7 +104,6 @@ def run_rows(
         ZsqError: a row would fail, or a stage cannot be started.
         Stopped: SIGTERM arrived between two stages.
     """
-    starter = EXECUTORS[executor]()
     failed: list[int] = []
     for number, (row, config) in enumerate(configs.items(), start=1):
         stage.reporter.message(f"row {number} of {len(configs)}: {row.name}")

@@ -122,10 +122,8 @@ class Ends:
 @pytest.fixture
 def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[tuple[str, str], int]], Ends]:
     def prepare(codes: dict[tuple[str, str], int]) -> Ends:
-        executor = Ends(codes)
-        monkeypatch.setitem(EXECUTORS, ExecutorName.DOCKER, lambda: executor)
         monkeypatch.setattr(runs, "checked", lambda *_, **__: None)
-        return executor
+        return Ends(codes)
 
     return prepare
 
@@ -134,7 +132,7 @@ def test_a_row_that_fails_does_not_keep_the_next_ones_from_being_made(ending: An
     executor, done = ending({("qat", "w8a8"): ExitCode.BAD_INPUT}), []
     configs = {row(bits): config(bits, tmp_path) for bits in ("w8a8", "w4a8")}
 
-    code = run_rows(configs, ExecutorName.DOCKER, Stage("test"), lambda: done.append(len(executor.started)))
+    code = run_rows(configs, ExecutorName.LOCAL, executor, Stage("test"), lambda: done.append(len(executor.started)))
 
     assert code == ExitCode.BAD_INPUT
     assert executor.started == [("synth", ""), ("qat", "w8a8"), ("synth", ""), ("qat", "w4a8"), ("eval", "w4a8")]
@@ -144,7 +142,7 @@ def test_a_row_that_fails_does_not_keep_the_next_ones_from_being_made(ending: An
 def test_a_stop_stops_all_rows(ending: Any, tmp_path: Path) -> None:
     executor = ending({("synth", ""): ExitCode.STOPPED})
     configs = {row(bits): config(bits, tmp_path) for bits in BITS}
-    assert run_rows(configs, ExecutorName.DOCKER, Stage("test"), lambda: None) == ExitCode.STOPPED
+    assert run_rows(configs, ExecutorName.LOCAL, executor, Stage("test"), lambda: None) == ExitCode.STOPPED
     assert executor.started == [("synth", "")]
 
 
@@ -255,6 +253,16 @@ def test_a_row_is_made_from_what_is_fetched_and_goes_on_after_a_stop(
     check_made(work, small_coco.images)
 
 
+def test_a_setting_that_is_wrong_is_refused_before_anything_is_fetched(
+    small_coco: Any, best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(rows=[str(best)], sources=small_coco.sources, work=tmp_path, assignments=["qat.stepz=2"])
+    assert ended.value.code == ExitCode.BAD_INPUT
+    assert "stepz" in capsys.readouterr().err
+    assert small_coco.asked == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_same_by_processes_that_are_stopped_as_a_person_would(small_coco: Any, best: Path, tmp_path: Path) -> None:
@@ -293,6 +301,6 @@ def test_hours_add_up_over_stages_and_rows() -> None:
     assert seconds.of_row(1500) == 3600.0
     configs = {row(bits): config(bits, Path("unused"), **{"qat.steps": 1500}) for bits in ("w8a8", "w4a8")}
     assert hours(configs, {EMBEDDED: seconds}) == [
-        ["embedded:w8a8", "1.00", "1.00", "2.00"], ["embedded:w4a8", "0.00", "1.00", "1.00"],
-        ["all rows", "", "", "3.00"],
+        ["embedded:w8a8", "1", "1", "2"], ["embedded:w4a8", "0", "1", "1"],
+        ["all rows", "", "", "3"],
     ]  # fmt: skip
