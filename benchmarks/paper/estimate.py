@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from benchmarks.paper.rows import Detector, Row
 from benchmarks.speed.steps import inverting, now, small_set
 from detectors.protocol import Detector as Network
@@ -33,7 +35,7 @@ LOOKS_BEFORE, LOOKS_AFTER = 1, 2
 EXTRAPOLATED = (
     f"From medians of {STEPS} timed steps, at the batch and size of the run, times the number of such steps: of label "
     "sampling, of inversion at each of its sizes (random views by their mean area), of training at the bits of the "
-    "first row, of detection; and from a batch each of calibration and layer fitting, in proportion to the images. Not "
+    "first row, of detection; and from an image and a batch each of calibration and layer fitting, as a line. Not "
     "in it: relabelling, reading and writing of images, box matching, start of processes or containers, downloads."
 )
 """What the hours are made from, and what they leave out."""
@@ -146,13 +148,22 @@ class StudentTimes:
 
     def prepared(self) -> float:
         """Seconds of calibration and layer fitting; the student is calibrated then."""
-        qat, batch, student = self._qat, self._batch, self.detector
-        calibration = self._timed(lambda: calibrate(student.network, lambda: [batch], student.head_outputs))
-        fitting = self._timed(lambda: fit_to_float(student.copy(), batch, compensate=True))
-        images = self._config.synth.images
+        qat, student, images = self._qat, self.detector, self._config.synth.images
+
+        def calibration(batch: Tensor) -> None:
+            calibrate(student.network, lambda: [batch], student.head_outputs)
+
+        def fitting(batch: Tensor) -> None:
+            fit_to_float(student.copy(), batch, compensate=True)
+
         # Layers are fitted twice: in the student that is only calibrated, and in the one that is trained.
-        all_fitting = 2 * min(qat.correction_images, images) * fitting
-        return (min(qat.calibration_images, images) * calibration + all_fitting) / len(batch)
+        once = self._extrapolated(calibration, min(qat.calibration_images, images))
+        return once + 2 * self._extrapolated(fitting, min(qat.correction_images, images))
+
+    def _extrapolated(self, work: Callable[[Tensor], None], images: int) -> float:
+        """Seconds of `work` on so many images, from one image and a batch: part of it is the same for any number."""
+        one, batch = self._timed(lambda: work(self._batch[:1])), self._timed(lambda: work(self._batch))
+        return one + (images - 1) * max(0.0, batch - one) / max(1, len(self._batch) - 1)
 
     def look(self, detector: Network) -> float:
         """Seconds in which a detector finds what an image shows."""
