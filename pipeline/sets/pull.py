@@ -1,21 +1,17 @@
 """Fetch a set from another folder or a server: every shard verified on arrival, the manifest last."""
 
 import shutil
-import time
 from pathlib import Path
-from typing import IO
 
-from pipeline.sets.locations import CHUNK_BYTES, Store, TransferError, locate
+from pipeline.sets.fetch import fetch_file
+from pipeline.sets.locations import Store, locate
 from schemas.base import MAX_DOCUMENT_BYTES
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ShardRecord, shard_record_path
 from schemas.errors import ConfigError, InputError, VerificationError
 from stages.ranks import Rank
 from stages.shards import index_samples, verify_shard
 from stages.stage import Stage
-from stages.storage import atomic_path, file_digest, remove_file, write_text
-
-ATTEMPTS, PAUSE_S = 4, 1.0
-"""Times that one shard is asked for before giving up, and the pause before the second, doubled each time."""
+from stages.storage import atomic_path, remove_file, write_text
 
 
 def pull_set(
@@ -110,47 +106,5 @@ def _fetch_shard(store: Store, folder: Path, record: ShardRecord, stage: Stage, 
                 ) from error
             path.unlink()
     if not path.exists():
-        # The digest in the name: what another version of the set left is not gone on with.
-        partial = folder / f".{record.file}.{record.sha256[:16]}.part"
-        _fetch(store, record, partial, stage)
-        if partial.stat().st_size != record.bytes or file_digest(partial) != record.sha256:
-            partial.unlink()
-            raise VerificationError(f"{record.file}: what arrived does not match its digest; the source is damaged")
-        with atomic_path(path) as temporary:
-            partial.replace(temporary)
+        fetch_file(store, folder, record, stage)
     write_text(shard_record_path(folder, record.file), record.to_json())
-
-
-def _fetch(store: Store, record: ShardRecord, partial: Path, stage: Stage) -> None:
-    """Append to `partial` what it lacks of the shard; a store that breaks off is asked again for the rest."""
-    for attempt in range(1, ATTEMPTS + 1):
-        partial.touch()
-        if partial.stat().st_size >= record.bytes:
-            return
-        try:
-            with store.open(record.file, partial.stat().st_size) as (stream, start), partial.open("r+b") as target:
-                target.truncate(start)
-                target.seek(start)
-                _copy(stream, target, record, stage)
-            return
-        except FileNotFoundError as error:
-            raise VerificationError(f"{record.file}: missing at the source, though its manifest names it") from error
-        except TransferError as error:
-            if attempt == ATTEMPTS:
-                raise
-            stage.reporter.message(f"{error}; asking again for the rest", attempt=attempt + 1, of=ATTEMPTS)
-            time.sleep(PAUSE_S * 2 ** (attempt - 1))
-
-
-def _copy(stream: IO[bytes], target: IO[bytes], record: ShardRecord, stage: Stage) -> None:
-    while block := stream.read(CHUNK_BYTES):
-        stage.stop_here_if_asked()
-        if target.tell() + len(block) > record.bytes:
-            raise VerificationError(f"{record.file}: longer than the manifest says; the source is damaged")
-        try:
-            target.write(block)
-            target.flush()
-        except OSError as error:  # not the store's fault, so nothing that asking again would mend
-            raise InputError(
-                f"{target.name}: cannot be written ({error.strerror or error}); free space and run again to go on"
-            ) from error

@@ -44,7 +44,7 @@ def set_folder(tmp_path: Path, make_calibration_set: Callable[[Path], Calibratio
 def straight_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr("pipeline.sets.pull.PAUSE_S", 0.01)
+    monkeypatch.setattr("pipeline.sets.fetch.PAUSE_S", 0.01)
 
 
 def free_port() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sets import pull
+from pipeline.sets import fetch
 from schemas.calibration_set import MANIFEST
 from stages.shards import open_calibration_set
 from tests.pipeline.sets.conftest import Nginx, zsq_set
@@ -151,7 +151,7 @@ def test_a_connection_cut_mid_file_is_gone_on_from_where_it_broke(
 def test_a_server_that_keeps_cutting_is_given_up_and_the_next_pull_goes_on(
     server: Server, set_folder: Path, tmp_path: Path
 ) -> None:
-    server.cut_after, server.cuts_left = 1000, pull.ATTEMPTS
+    server.cut_after, server.cuts_left = 1000, fetch.ATTEMPTS
     here = tmp_path / "here"
     result = zsq_set("pull", url(server), here)
     assert result.exit_code == 2
@@ -159,7 +159,7 @@ def test_a_server_that_keeps_cutting_is_given_up_and_the_next_pull_goes_on(
     assert no_set_in(here)
     server.asked.clear()
     assert zsq_set("pull", url(server), here).exit_code == 0
-    assert (f"/{SHARDS[0]}", f"bytes={1000 * pull.ATTEMPTS}-") in server.asked
+    assert (f"/{SHARDS[0]}", f"bytes={1000 * fetch.ATTEMPTS}-") in server.asked
     assert content(here) == content(set_folder)
 
 
