@@ -47,6 +47,7 @@ def main(
 
 @app.command()
 def run(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -92,8 +93,11 @@ def run(
     from pipeline.settings import RunOptions, read_run_config
 
     with run_stage("run") as stage:
-        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()), budget)
-        settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
+        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()), budget, max_drop)
+        chosen = [*(assignments or []), *options.assignments()]
+        if _typed(context, "assignments"):
+            options.check_against(assignments or [], source, output)
+        settings = read_run_config(source, chosen, output)
         if dry_run:
             stage.reporter.output(redacted(described_run(settings, executor, overwrite, max_drop)))
             return
@@ -102,6 +106,12 @@ def run(
             stage.reporter.table("Done", ("", ""), [(each, str(path)) for each, path in artifacts(settings).items()])
         if code:
             sys.exit(code)
+
+
+def _typed(context: typer.Context, parameter: str) -> bool:
+    """Whether a parameter stands on the command line; what an environment variable gives, options may change."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command()

@@ -38,6 +38,18 @@ def test_what_is_wrong_is_an_exception_and_not_an_exit(tmp_path: Path) -> None:
         pipeline.run(tmp_path / "none.pt")
 
 
+def test_options_that_contradict_each_other_are_refused_as_on_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max-drop: got 1, and qat.sensitivity.budget .* is 4.5 as well"):
+        pipeline.run(output=tmp_path / "run", budget=4.5, max_drop=1)
+    with pytest.raises(ConfigError, match=r"w4a8 asks for 4 weight bits, but budget 4.5"):
+        pipeline.run(output=tmp_path / "run", bits="w4a8", budget=4.5)
+    with pytest.raises(ConfigError, match=r"synth.images: is set to 16, but the run is asked for 8"):
+        pipeline.run(output=tmp_path / "run", images=8, settings={"synth.images": 16})
+    with pytest.raises(ConfigError, match="max-drop: got -1; write points"):
+        pipeline.run(output=tmp_path / "run", max_drop=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_run_from_python_gives_paths_and_figures(tmp_path: Path, real_teacher: Path, coco_val: Path) -> None:
     settings = {key: value for key, value in SMALLEST.items() if key not in ("image_size", "synth.images", "qat.steps")}
