@@ -143,6 +143,7 @@ def qat(
 
 @app.command()
 def sensitivity(
+    context: typer.Context,
     calibration_set: Annotated[Path, typer.Option("--calibration-set", metavar="FOLDER", help="what synth made")],
     output: Output,
     budget: Annotated[
@@ -164,6 +165,11 @@ def sensitivity(
     section = "qat.sensitivity" if run_config and not config else "sensitivity"
     options = {"budget": budget, "max_drop": max_drop, "candidates": candidates and f"[{candidates}]"}
     given = [f"{section}.{name}={value}" for name, value in options.items() if value is not None]
+    if _typed(context, "assignments"):
+        from pipeline.settings import check_same
+
+        with run_stage("sensitivity"):
+            check_same(assignments or (), given)
     inputs = ("--calibration-set", str(calibration_set))
     _run_alone("qat_job.sensitivity", config, run_config, [*(assignments or ()), *given], inputs, output, overwrite)
 

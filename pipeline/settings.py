@@ -14,6 +14,7 @@ from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.files import expanded
 from schemas.image_size import ImageSize
+from schemas.plain_yaml import plain_value
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
@@ -89,13 +90,7 @@ class RunOptions:
         asked = [*self.assignments(), *([assignment("storage", str(output))] if output is not None else [])]
         if source is not None and not is_configuration(Path(source)):
             asked.append(assignment("teacher.path", str(source)))
-        theirs = _assigned({}, given)
-        for key, _, text in (each.partition("=") for each in asked):
-            there = _value(theirs, key)
-            if there is not None and there != json.loads(text):
-                raise ConfigError(
-                    f"{key}: is set to {json.dumps(there)}, but the run is asked for {text}; leave one of the two out"
-                )
+        check_same(given, asked)
 
     def _bits(self) -> dict[str, Any]:
         """The bits of weights and activations as settings.
@@ -117,6 +112,20 @@ class RunOptions:
                     f"layer gets; leave one of the two out, or write w{MOST_BITS}a{activations} to set the activations"
                 )
         return {"qat.bits.weight_bits": weights, "qat.bits.activation_bits": activations}
+
+
+def check_same(given: Sequence[str], asked: Sequence[str]) -> None:
+    """Check that assignments somebody gave do not contradict what the options of the same command ask for.
+
+    Raises:
+        ConfigError: one setting has two values.
+    """
+    theirs = _assigned({}, given)
+    for key, _, text in (each.partition("=") for each in asked):
+        there = _value(theirs, key)
+        if there is not None and there != plain_value(text):
+            got = json.dumps(there, default=str)
+            raise ConfigError(f"{key}: is set to {got}, but the command asks for {text}; leave one of the two out")
 
 
 def size_option(option: str, text: str) -> ImageSize:

@@ -43,7 +43,7 @@ def test_options_that_contradict_each_other_are_refused_as_on_the_command_line(t
         pipeline.run(output=tmp_path / "run", budget=4.5, max_drop=1)
     with pytest.raises(ConfigError, match=r"w4a8 asks for 4 weight bits, but budget 4.5"):
         pipeline.run(output=tmp_path / "run", bits="w4a8", budget=4.5)
-    with pytest.raises(ConfigError, match=r"synth.images: is set to 16, but the run is asked for 8"):
+    with pytest.raises(ConfigError, match=r"synth.images: is set to 16, but the command asks for 8"):
         pipeline.run(output=tmp_path / "run", images=8, settings={"synth.images": 16})
     with pytest.raises(ConfigError, match="max-drop: got -1; write points"):
         pipeline.run(output=tmp_path / "run", max_drop=-1)

@@ -218,7 +218,7 @@ def test_a_bad_setting_is_one_line_exit_2_and_starts_nothing(tmp_path, executor,
         (("--budget", "4.5", "--max-drop", "1"), "max-drop: got 1, and qat.sensitivity.budget (--budget) is 4.5"),
         (("--bits", "w4a8", "--budget", "4.5"), "bits: w4a8 asks for 4 weight bits, but budget 4.5"),
         (("--bits", "w4a8", "--max-drop", "1"), "bits: w4a8 asks for 4 weight bits, but max-drop 1"),
-        (("--images", "8", "--set", "synth.images=16"), "synth.images: is set to 16, but the run is asked for 8"),
+        (("--images", "8", "--set", "synth.images=16"), "synth.images: is set to 16, but the command asks for 8"),
         (("--set", "qat.bits.mean_weight_bits=4.5"), "set sensitivity.budget to ask for a mean"),
     ],
 )
@@ -231,6 +231,25 @@ def test_options_that_contradict_each_other_are_one_line_exit_2_and_start_nothin
     assert result.stderr.startswith("zsq run: ") and result.stderr.count("\n") == 1
     assert said in result.stderr
     assert executor.commands == [] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("sensitivity.budget=3", "sensitivity.budget: is set to 3, but the command asks for 4.5"),
+        (
+            "sensitivity={candidates: [2, 8]}",
+            "sensitivity.candidates: is set to [2, 8], but the command asks for [4,8]",
+        ),
+    ],
+)
+def test_a_measurement_of_layers_has_one_budget(tmp_path, monkeypatch, assignment, said):
+    monkeypatch.setattr("pipeline.local_executor.run_job", lambda module, arguments: 0)
+    options = ("--calibration-set", tmp_path, "--output", tmp_path / "out", "--budget", "4.5", "--candidates", "4,8")
+    refused = zsq("sensitivity", *options, "--set", assignment)
+    assert refused.exit_code == 2
+    assert f"zsq sensitivity: {said}" in refused.stderr
+    assert zsq("sensitivity", *options, "--set", "sensitivity.candidates=[4, 8]").exit_code == 0
 
 
 def test_an_option_changes_what_an_environment_variable_sets(tmp_path, executor, monkeypatch):

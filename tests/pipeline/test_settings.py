@@ -152,10 +152,11 @@ def test_eight_weight_bits_beside_a_budget_set_the_activations() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("synth.images=16", "synth.images: is set to 16, but the run is asked for 8"),
-        ("synth={images: 16}", "synth.images: is set to 16, but the run is asked for 8"),
-        ("teacher.path=other.pt", 'teacher.path: is set to "other.pt", but the run is asked for "best.pt"'),
-        ("storage=elsewhere", 'storage: is set to "elsewhere", but the run is asked for "here"'),
+        ("synth.images=16", "synth.images: is set to 16, but the command asks for 8"),
+        ("synth={images: 16}", "synth.images: is set to 16, but the command asks for 8"),
+        ("teacher.path=other.pt", 'teacher.path: is set to "other.pt", but the command asks for "best.pt"'),
+        ("storage=2026-01-01", 'storage: is set to "2026-01-01", but the command asks for "here"'),
+        ("storage=elsewhere", 'storage: is set to "elsewhere", but the command asks for "here"'),
     ],
 )
 def test_a_setting_that_says_something_else_than_an_option_is_refused(given: str, said: str) -> None:
