@@ -23,6 +23,7 @@ from schemas.files import expanded
 from schemas.image_size import ImageSize
 from schemas.student import MANIFEST as STUDENT_MANIFEST
 from schemas.student import StudentManifest
+from schemas.target import Target, exported_path
 from stages.stage import Stage
 
 ERRORS: dict[int, type[ZsqError]] = {
@@ -116,11 +117,12 @@ def result_of(storage: str | Path) -> RunResult:
     """
     folder = expanded(storage)
     calibration_set, student, evaluation = (folder / name for name in (CALIBRATION_FOLDER, STUDENT_FOLDER, EVAL_FOLDER))
+    files = [exported_path(student, target) for target in Target]
     return RunResult(
         folder=folder,
         calibration_set=calibration_set,
         student=student,
-        exported=tuple(sorted(student.glob("model*.onnx"))),
+        exported=tuple(path for path in files if path.is_file()),
         report=evaluation / PAGE,
         set_manifest=CalibrationSetManifest.read(calibration_set / SET_MANIFEST),
         student_manifest=StudentManifest.read(student / STUDENT_MANIFEST),
