@@ -162,7 +162,7 @@ def read_validation(
         if config.eval.images is not None:
             raise ConfigError("eval.images: is set, but eval.data is not; images goes with a COCO JSON file in data")
         return None, photos
-    validation = find_validation_data(data, config.eval.images).read(class_names)
+    validation = find_validation_data(data, config.eval.images, config.eval.split).read(class_names)
     with ThreadPoolExecutor() as pool:
         list(pool.map(_check_image, validation.images))
     return validation, photos

@@ -72,6 +72,20 @@ def test_a_run_that_would_fail_later_is_refused_now(tmp_path, assignments, error
     assert said in str(caught.value)
 
 
+def test_the_split_that_will_be_measured_is_the_one_that_is_looked_at(tmp_path: Path) -> None:
+    for split, category in (("val", 9), ("test", 0)):
+        for kind in ("images", "labels"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        for number in range(2 if split == "test" else 1):
+            Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(
+                tmp_path / "data" / "images" / split / f"{number}.png"
+            )
+            (tmp_path / "data" / "labels" / split / f"{number}.txt").write_text(f"{category} 0.5 0.5 0.1 0.1\n")
+    assert examine(run("eval.data=data", "eval.split=test"), containers=False).labelled_images == 2
+    with pytest.raises(InputError, match="class index 9"):
+        examine(run("eval.data=data"), containers=False)
+
+
 def test_a_missing_image_of_the_labels_is_found_now(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     (tmp_path / "instances.json").write_text(
