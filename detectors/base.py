@@ -42,6 +42,11 @@ class BaseDetector(ABC):
         return ShapeKind.BOX
 
     @property
+    def keypoints(self) -> int:
+        """See `Detector`."""
+        return 0
+
+    @property
     def mirror(self) -> tuple[int, ...] | None:
         """See `Detector`."""
         return ()
