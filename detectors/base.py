@@ -47,6 +47,11 @@ class BaseDetector(ABC):
         return self.sees
 
     @property
+    def keypoints(self) -> int:
+        """See `Detector`."""
+        return 0
+
+    @property
     def mirror(self) -> tuple[int, ...] | None:
         """See `Detector`."""
         return ()

@@ -1,6 +1,9 @@
 """A last look at a teacher that loaded: whether it computes what its identity says."""
 
+import math
+
 import torch
+from torch import Tensor
 
 from detectors.protocol import Detector
 from detectors.stored import one_line
@@ -8,24 +11,28 @@ from schemas.errors import VerificationError
 
 CELLS = 4
 """Side of the image that is looked at, in cells of the coarsest level: norms over one cell alone have no deviation."""
+LARGEST_WEIGHT = 1e12
+"""Larger numbers than any training leaves: in a few layers, products of such leave single precision."""
+LOOKS = ("a plain grey image", "noise")
+"""What is looked at. Much of a network does nothing on the first, and does something on the second."""
 
 
 @torch.no_grad()
 def examine(teacher: Detector, device: torch.device) -> None:
-    """Look at what a teacher makes of one small grey image.
+    """Look at what a teacher makes of two small images: plain grey, and noise.
 
     Raises:
         VerificationError: its weights or its outputs are not finite, it does not take colour images of that size, or
             its head tells another number of classes apart than it has names.
     """
     for name, tensor in teacher.network.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise VerificationError(f"{name}: holds values beyond single precision; take an earlier checkpoint")
-        if name.endswith("running_var") and bool((tensor < 0).any()):
-            raise VerificationError(f"{name}: holds variances below zero (the file is damaged); copy it again")
+        if (odd := oddity(name, tensor)) is not None:
+            raise VerificationError(f"{name}: holds {odd}; take an earlier checkpoint, or copy the file again")
     side = max(teacher.smallest_input, CELLS * teacher.identity.stride)
+    noise = torch.rand(3, side, side, generator=torch.Generator().manual_seed(1))
+    images = torch.stack((torch.full_like(noise, 0.5), noise)).to(device)
     try:
-        outputs = teacher.head_outputs(torch.full((1, 3, side, side), 0.5, device=device))
+        outputs = teacher.head_outputs(images)
     except Exception as error:  # whatever a network that was put together wrongly makes PyTorch raise
         raise VerificationError(
             f"does not compute on a colour image of {side} x {side} pixels ({type(error).__name__}: {one_line(error)})"
@@ -35,7 +42,23 @@ def examine(teacher: Detector, device: torch.device) -> None:
     if told < classes:
         raise VerificationError(f"tells {told} classes apart and has {classes} names for them")
     for logits in (*outputs.class_logits, *outputs.box_logits):
-        if not bool(logits.isfinite().all()):
-            raise VerificationError(
-                "gives outputs that are not finite, on a plain grey image; take an earlier checkpoint"
-            )
+        for look, of_image in zip(LOOKS, logits, strict=True):
+            if not bool(of_image.isfinite().all()):
+                raise VerificationError(f"gives outputs that are not finite, on {look}; take an earlier checkpoint")
+
+
+def oddity(name: str, tensor: Tensor) -> str | None:
+    """What is odd about the numbers of a stored tensor: what no training leaves; None where nothing is.
+
+    Args:
+        name: of the tensor in the network.
+        tensor: of any type; integers are never odd.
+    """
+    if not tensor.is_floating_point() or not tensor.numel():
+        return None
+    largest = float(tensor.abs().amax())
+    if not math.isfinite(largest):
+        return "values that are not finite"
+    if largest > LARGEST_WEIGHT:
+        return f"values that no training leaves ({largest:.0e})"
+    return "variances below zero" if name.endswith("running_var") and bool((tensor < 0).any()) else None

@@ -146,6 +146,11 @@ class Detector(Protocol):
         ...
 
     @property
+    def keypoints(self) -> int:
+        """How many keypoints of each object the head sees; 0 for a head that sees none."""
+        ...
+
+    @property
     def mirror(self) -> tuple[int, ...] | None:
         """The keypoint that each is in a mirrored image; empty without keypoints.
 

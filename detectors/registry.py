@@ -6,7 +6,7 @@ from detectors.examination import examine
 from detectors.family import adapter
 from detectors.protocol import Detector
 from detectors.source import checkpoint_family, checkpoint_path
-from detectors.stored import reading
+from detectors.stored import check_growth, reading
 from schemas.errors import ConfigError
 from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity, TeacherSource
@@ -52,13 +52,20 @@ def check_size(teacher: Detector, size: ImageSize, setting: str) -> None:
         raise ConfigError(f"{setting}: got {size.plain()}, but {teacher.needs_squares}; set {size.longer}")
 
 
-def build_detector(identity: TeacherIdentity) -> Detector:
+def build_detector(identity: TeacherIdentity, file_bytes: int | None = None) -> Detector:
     """A detector of the same architecture with unset weights.
 
+    Args:
+        identity: of the detector.
+        file_bytes: size of the file that its weights will come from, where they come from one.
+
     Raises:
-        VerificationError: the architecture does not build.
+        VerificationError: the architecture does not build, or has more weights than the file can hold.
     """
-    return adapter(identity.family).build(identity)
+    family = adapter(identity.family)
+    if file_bytes is not None and (numbers := family.numbers(identity)) is not None:
+        check_growth(numbers, file_bytes)
+    return family.build(identity)
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:

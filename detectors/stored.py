@@ -112,9 +112,7 @@ def check_tensors(state: Mapping[str, Tensor], file_bytes: int) -> None:
         VerificationError: one is sparse, quantized, complex, without values, or not finite, or they are larger than
             their file can hold.
     """
-    numbers = sum(tensor.numel() for tensor in state.values())
-    if numbers * 4 > MAX_GROWTH * file_bytes + SLACK_BYTES:
-        raise VerificationError(f"its weights are {numbers:,} numbers, more than a file of {file_bytes:,} bytes holds")
+    check_growth(sum(tensor.numel() for tensor in state.values()), file_bytes)
     for name, tensor in state.items():
         plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
         if not plain or tensor.is_complex():
@@ -124,6 +122,16 @@ def check_tensors(state: Mapping[str, Tensor], file_bytes: int) -> None:
                 f"{name[:100]} holds values that are not finite (its training diverged, or the file is damaged); "
                 "take an earlier checkpoint"
             )
+
+
+def check_growth(numbers: int, file_bytes: int) -> None:
+    """Refuse weights that are larger than their file can hold, before they are made.
+
+    Raises:
+        VerificationError: they are.
+    """
+    if numbers * 4 > MAX_GROWTH * file_bytes + SLACK_BYTES:
+        raise VerificationError(f"its weights are {numbers:,} numbers, more than a file of {file_bytes:,} bytes holds")
 
 
 def plain_values(stored: object, what: str) -> Any:

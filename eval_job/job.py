@@ -112,7 +112,7 @@ def _measured_on(teacher: Detector, evaluation: Evaluation, looking: Looking, st
         validation = sources.labelled.read(names)
         if validation.remarks:
             stage.reporter.message(f"{validation.name}: left out, or background: {validation.remarks}")
-        found.append(labelled(validation, digests.pop(0), looking.image_size, teacher.predicts))
+        found.append(labelled(validation, digests.pop(0), looking.image_size, teacher))
 
     def look(images: Sequence[ValidationImage]) -> list[Detections]:
         return looking.predict(teacher, images, "labels by full precision").detections

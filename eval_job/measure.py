@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from detectors.average_precision import BoxEvaluation, evaluate_boxes
 from detectors.detections import Detections
+from detectors.protocol import Detector
 from detectors.self_labels import self_labels
 from detectors.shape_precision import shape_precision
 from detectors.shapes.labels import shapes_of_data
+from detectors.shapes.points import Keypoints, check_keypoints
 from detectors.shapes.shapes import Shapes
 from eval_job.bootstrap import interval
 from eval_job.unlabelled import UnlabelledSource
@@ -50,26 +52,41 @@ class MeasuredOn:
 
 
 def labelled(
-    validation: ValidationSet, digest: str, image_size: ImageSize, sees: ShapeKind = ShapeKind.BOX
+    validation: ValidationSet, digest: str, image_size: ImageSize, detector: Detector | None = None
 ) -> MeasuredOn:
-    """Images with the labels that they came with; shapes of the kind that a head `sees`, where all images have them.
+    """Images with the labels that they came with; shapes of the kind that a detector predicts, where all images have them.
 
     Raises:
-        InputError: a mask of the labels is none.
+        InputError: as `labelled_shapes`.
     """
     truth = boxes_of(validation)
-    if sees is not ShapeKind.BOX:
-        shapes = [_shapes(image, sees) for image in validation.images]
+    if detector is not None:
+        shapes = labelled_shapes(validation, detector)
         if all(each is not None or not len(label) for each, label in zip(shapes, truth, strict=True)):
             truth = [replace(label, shapes=each) for label, each in zip(truth, shapes, strict=True)]
     return MeasuredOn(validation, _described(validation, digest, image_size, None), truth)
 
 
-def _shapes(image: ValidationImage, sees: ShapeKind) -> Shapes | None:
+def labelled_shapes(validation: ValidationSet, detector: Detector) -> list[Shapes | None]:
+    """What the labels of each image say of the kind that a detector predicts; None where they say boxes alone.
+
+    Raises:
+        InputError: a mask of the labels is none, or they have more or fewer keypoints than the detector sees.
+    """
+    if detector.predicts is ShapeKind.BOX:
+        return [None] * len(validation.images)
+    return [_shapes(image, detector) for image in validation.images]
+
+
+def _shapes(image: ValidationImage, detector: Detector) -> Shapes | None:
     if image.further is NOTHING:
         return None
     width, height = image.labelled_size or image.size()
-    return shapes_of_data(image.further, sees, ImageSize(height, width), f"labels of image {image.id}")
+    where = f"labels of image {image.id}"
+    shapes = shapes_of_data(image.further, detector.predicts, ImageSize(height, width), where)
+    if isinstance(shapes, Keypoints):
+        check_keypoints(shapes, detector.keypoints, where)
+    return shapes
 
 
 def self_labelled(

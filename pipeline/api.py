@@ -23,6 +23,7 @@ from schemas.files import expanded
 from schemas.image_size import ImageSize
 from schemas.student import MANIFEST as STUDENT_MANIFEST
 from schemas.student import StudentManifest
+from schemas.target import Target, exported_path
 from stages.stage import Stage
 
 ERRORS: dict[int, type[ZsqError]] = {
@@ -88,19 +89,20 @@ def run(
         settings: every other setting by its dotted key, as in `{"qat.steps": 500}`.
         overwrite: replace what was made with other settings.
         executor: `local` or `docker`.
-        max_drop: points of mAP50-95 that may be lost: the fewest bits that hold are found by trying.
+        max_drop: points of mAP50-95 that may be lost, 0.01 to 100: the fewest bits that hold are found by trying.
         **options: `bits`, `budget`, `images`, `size`, `data`, `photos`, `targets`, as on the command line.
 
     Raises:
-        ConfigError: a setting is not valid.
+        ConfigError: a setting is not valid, or two of them contradict each other.
         InputError: the detector or the data cannot be used.
         VerificationError: an artifact does not match its digest.
         RequirementMissed: everything is made, but the student falls short of `eval.require`.
         Stopped: a stage was asked to stop; the same call goes on from there.
     """
     given = [assignment(key, value) for key, value in (settings or {}).items()]
-    chosen = [*given, *RunOptions(**options).assignments()]
-    config = read_run_config(source, chosen, None if output is None else Path(output))
+    chosen = RunOptions(**options, max_drop=max_drop)
+    chosen.check_against(given, source, output)
+    config = read_run_config(source, [*given, *chosen.assignments()], None if output is None else Path(output))
     code = conduct(config, ExecutorName(executor), overwrite, Stage("run"), max_drop)
     if code != ExitCode.DONE:
         raise ERRORS.get(code, ZsqError)(f"a stage of the run ended with exit code {code}; its last line says why")
@@ -115,11 +117,12 @@ def result_of(storage: str | Path) -> RunResult:
     """
     folder = expanded(storage)
     calibration_set, student, evaluation = (folder / name for name in (CALIBRATION_FOLDER, STUDENT_FOLDER, EVAL_FOLDER))
+    files = [exported_path(student, target) for target in Target]
     return RunResult(
         folder=folder,
         calibration_set=calibration_set,
         student=student,
-        exported=tuple(sorted(student.glob("model*.onnx"))),
+        exported=tuple(path for path in files if path.is_file()),
         report=evaluation / PAGE,
         set_manifest=CalibrationSetManifest.read(calibration_set / SET_MANIFEST),
         student_manifest=StudentManifest.read(student / STUDENT_MANIFEST),

@@ -47,6 +47,7 @@ def main(
 
 @app.command()
 def run(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -92,8 +93,11 @@ def run(
     from pipeline.settings import RunOptions, read_run_config
 
     with run_stage("run") as stage:
-        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()), budget)
-        settings = read_run_config(source, [*(assignments or ()), *options.assignments()], output)
+        options = RunOptions(bits, images, size, data, photos, tuple(targets or ()), budget, max_drop)
+        chosen = [*(assignments or []), *options.assignments()]
+        if _typed(context, "assignments"):
+            options.check_against(assignments or [], source, output)
+        settings = read_run_config(source, chosen, output)
         if dry_run:
             stage.reporter.output(redacted(described_run(settings, executor, overwrite, max_drop)))
             return
@@ -102,6 +106,12 @@ def run(
             stage.reporter.table("Done", ("", ""), [(each, str(path)) for each, path in artifacts(settings).items()])
         if code:
             sys.exit(code)
+
+
+def _typed(context: typer.Context, parameter: str) -> bool:
+    """Whether a parameter stands on the command line; what an environment variable gives, options may change."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command()
@@ -133,6 +143,7 @@ def qat(
 
 @app.command()
 def sensitivity(
+    context: typer.Context,
     calibration_set: Annotated[Path, typer.Option("--calibration-set", metavar="FOLDER", help="what synth made")],
     output: Output,
     budget: Annotated[
@@ -154,6 +165,11 @@ def sensitivity(
     section = "qat.sensitivity" if run_config and not config else "sensitivity"
     options = {"budget": budget, "max_drop": max_drop, "candidates": candidates and f"[{candidates}]"}
     given = [f"{section}.{name}={value}" for name, value in options.items() if value is not None]
+    if _typed(context, "assignments"):
+        from pipeline.settings import check_same
+
+        with run_stage("sensitivity"):
+            check_same(assignments or (), given)
     inputs = ("--calibration-set", str(calibration_set))
     _run_alone("qat_job.sensitivity", config, run_config, [*(assignments or ()), *given], inputs, output, overwrite)
 

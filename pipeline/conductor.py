@@ -9,7 +9,7 @@ from pipeline.plan import StageCommand, describe_plan, plan_stages
 from pipeline.preflight.findings import Findings, described
 from pipeline.preflight.process import preflight
 from pipeline.settings import check_inputs
-from pipeline.smallest import Search
+from pipeline.smallest import Search, check_search
 from pipeline.thresholds import write_thresholds
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.errors import ConfigError, ExitCode
@@ -43,8 +43,10 @@ def checked(
     Raises:
         ConfigError, InputError: the run would fail.
     """
-    if max_drop is not None and executor is not ExecutorName.LOCAL:
-        raise ConfigError("max-drop: students are tried on this machine alone; leave --executor out")
+    if max_drop is not None:
+        if executor is not ExecutorName.LOCAL:
+            raise ConfigError("max-drop: students are tried on this machine alone; leave --executor out")
+        check_search(config, max_drop)
     check_inputs(config)
     if executor is ExecutorName.DOCKER:
         from pipeline.docker_executor import memory_limit, mounts

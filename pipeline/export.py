@@ -48,6 +48,7 @@ def export(
         _check_set(set_folder, student)
     path = output or exported_path(folder, form.target)
     written = onnx_manifest_path(path)
+    _check_ending(path, form.target)
     if path.exists() and not written.exists() and output is not None and not overwrite:
         raise ConfigError(f"{path} exists and is no export of zsq; choose another file, or replace it with --overwrite")
     exported = Output(written, OnnxManifest, export_provenance(student, form), overwrite, named=path)
@@ -90,6 +91,16 @@ def export_form(folder: Path, target: Target, image_size: str | None, int4: bool
         size = size_option("--image-size", image_size)
         _read_student(folder, size)
     return ExportForm(target=target, image_size=size, int4=int4)
+
+
+def _check_ending(path: Path, target: Target) -> None:
+    ending = exported_path(path.parent, target).suffix
+    others = {exported_path(path.parent, each).suffix for each in Target} - {ending}
+    if path.suffix.lower() in others:
+        raise ConfigError(
+            f"--output: {path} has the ending of another engine's files, and those of {target.value} end in {ending}; "
+            f"name it {path.with_suffix(ending).name}, or choose another --target"
+        )
 
 
 def _read_student(folder: Path, size: ImageSize | None) -> StudentManifest:

@@ -14,6 +14,7 @@ from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
 from schemas.files import expanded
 from schemas.image_size import ImageSize
+from schemas.plain_yaml import plain_value
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
@@ -22,6 +23,8 @@ from schemas.teacher import EMBEDDED
 YAML_SUFFIXES = (".yaml", ".yml", ".json")
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".onnx")
 BITS = re.compile(r"w([2-8])a([2-8])", re.IGNORECASE)
+MOST_BITS = 8
+"""Weight bits that are planned down from: with a budget, bits of w8 set the activations alone."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class RunOptions:
         photos: folder of unlabelled photographs to measure agreement on.
         targets: engines that the student is made for.
         budget: mean weight bits; how many each layer gets is planned.
+        max_drop: points of mAP50-95 that may be lost; the weight bits are found by trying. No setting of a stage.
     """
 
     bits: str | None = None
@@ -45,21 +49,16 @@ class RunOptions:
     photos: str | Path | None = None
     targets: Sequence[str] = ()
     budget: float | None = None
+    max_drop: float | None = None
 
     def assignments(self) -> list[str]:
         """The same as `section.key=value`.
 
         Raises:
-            ConfigError: the bits are not written as `w8a8`, or the size not as `640` or `384x640`.
+            ConfigError: the bits are not written as `w8a8`, or the size not as `640` or `384x640`; two options decide
+                the weight bits.
         """
-        values: dict[str, Any] = {}
-        if self.bits is not None:
-            found = BITS.fullmatch(self.bits)
-            if found is None:
-                raise ConfigError(
-                    f"bits: got {self.bits!r}; write weight and activation bits, 2 to 8, as in w8a8 or w4a8"
-                )
-            values |= {"qat.bits.weight_bits": int(found[1]), "qat.bits.activation_bits": int(found[2])}
+        values = self._bits()
         if self.budget is not None:
             values["qat.sensitivity.budget"] = self.budget
         if self.images is not None:
@@ -74,6 +73,59 @@ class RunOptions:
         if self.targets:
             values["qat.targets"] = list(self.targets)
         return [assignment(key, value) for key, value in values.items()]
+
+    def check_against(
+        self, given: Sequence[str], source: str | Path | None = None, output: str | Path | None = None
+    ) -> None:
+        """Check that settings given beside these options say nothing else.
+
+        Args:
+            given: `section.key=value`.
+            source: detector or YAML file of the run.
+            output: folder of the run.
+
+        Raises:
+            ConfigError: one gives another value than an option, the detector or the folder; or as `assignments`.
+        """
+        asked = [*self.assignments(), *([assignment("storage", str(output))] if output is not None else [])]
+        if source is not None and not is_configuration(Path(source)):
+            asked.append(assignment("teacher.path", str(source)))
+        check_same(given, asked)
+
+    def _bits(self) -> dict[str, Any]:
+        """The bits of weights and activations as settings.
+
+        Raises:
+            ConfigError: they are not written as `w8a8`, or a budget or a largest drop decides those of weights.
+        """
+        if self.bits is None:
+            return {}
+        found = BITS.fullmatch(self.bits)
+        if found is None:
+            raise ConfigError(f"bits: got {self.bits!r}; write weight and activation bits, 2 to 8, as in w8a8 or w4a8")
+        weights, activations = int(found[1]), int(found[2])
+        planned = {"budget": self.budget, "max-drop": self.max_drop}
+        for option, value in planned.items():
+            if value is not None and weights != MOST_BITS:
+                raise ConfigError(
+                    f"bits: {self.bits} asks for {weights} weight bits, but {option} {value:g} plans how many each "
+                    f"layer gets; leave one of the two out, or write w{MOST_BITS}a{activations} to set the activations"
+                )
+        return {"qat.bits.weight_bits": weights, "qat.bits.activation_bits": activations}
+
+
+def check_same(given: Sequence[str], asked: Sequence[str]) -> None:
+    """Check that assignments somebody gave do not contradict what the options of the same command ask for.
+
+    Raises:
+        ConfigError: one setting has two values.
+    """
+    theirs = _assigned({}, given)
+    for key, _, text in (each.partition("=") for each in asked):
+        there = _value(theirs, key)
+        if there is not None and there != plain_value(text):
+            got = json.dumps(there, default=str)
+            raise ConfigError(f"{key}: is set to {got}, but the command asks for {text}; leave one of the two out")
 
 
 def size_option(option: str, text: str) -> ImageSize:
@@ -211,6 +263,13 @@ def _images_of_coco(path: Path) -> dict[str, Path]:
 def _assigned(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         values = set_by_dotted_key(values, assignment)
+    return values
+
+
+def _value(values: Any, key: str) -> Any:
+    """The value at a dotted key of values that are not validated yet; None where there is none."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
     return values
 
 

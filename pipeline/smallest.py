@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pipeline.executor import Executor, run_stages
 from pipeline.plan import SEARCH_FOLDER, STUDENT_FOLDER, plan_stages, plan_try
-from schemas.errors import ExitCode
+from schemas.errors import ConfigError, ExitCode
 from schemas.evaluation import REPORT, EvalReport
-from schemas.qat_config import SensitivityConfig
+from schemas.planned_bits import SensitivityConfig
 from schemas.run_config import RunConfig
 from schemas.search import SEARCH, SearchReport, Tried
 from schemas.sensitivity import SENSITIVITY
@@ -24,6 +24,32 @@ from stages.storage import write_text
 
 LADDER = (2.5, 3.0, 3.5, 4.0, 4.25, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0)
 """Mean weight bits that are tried, where the widths of layers allow them."""
+
+
+SMALLEST_DROP, LARGEST_DROP = 0.01, 100.0
+"""Points of mAP50-95 that may be lost, the least and the most."""
+
+
+def check_search(config: RunConfig, max_drop: float) -> None:
+    """Check that a largest drop alone decides the weight bits of a run.
+
+    Raises:
+        ConfigError: it is no number of points, or a setting decides them too.
+    """
+    if not SMALLEST_DROP <= max_drop <= LARGEST_DROP:
+        raise ConfigError(f"max-drop: got {max_drop:g}; write points of mAP, {SMALLEST_DROP:g} to {LARGEST_DROP:g}")
+    measured = config.qat.sensitivity
+    others = {
+        "qat.sensitivity.budget (--budget)": measured.budget if measured else None,
+        "qat.sensitivity.max_drop": measured.max_drop if measured else None,
+        "qat.bits.layers": f"a plan for {len(config.qat.bits.layers)} layers" if config.qat.bits.layers else None,
+    }
+    for setting, value in others.items():
+        if value is not None:
+            raise ConfigError(
+                f"max-drop: got {max_drop:g}, and {setting} is {value} as well; each of them decides the weight bits: "
+                "leave one of the two out"
+            )
 
 
 @dataclass(frozen=True)

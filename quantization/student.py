@@ -1,11 +1,14 @@
 """The student's files: safetensors and a manifest, reloaded bit-exactly without the teacher's checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
+from detectors.examination import oddity
 from detectors.protocol import Detector
 from detectors.registry import build_detector
 from quantization.convert import make_student, quantizer_records
@@ -68,7 +71,7 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
     if not weights.is_file() or file_digest(weights) != manifest.weights_sha256:
         raise VerificationError(f"{weights}: content does not match its digest; copy it again or run qat again")
     try:
-        student = make_student(build_detector(manifest.teacher), manifest.bits)
+        student = make_student(build_detector(manifest.teacher, weights.stat().st_size), manifest.bits)
     except ConfigError as error:
         raise VerificationError(f"{folder / MANIFEST}: {error}") from error
     if quantizer_records(student.network) != manifest.quantizers:
@@ -80,11 +83,20 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
             name for name, tensor in tensors.items() if name in expected and tensor.dtype != expected[name].dtype
         ]:
             raise RuntimeError(f"{other[0]} is {tensors[other[0]].dtype}, not {expected[other[0]].dtype}")
-        if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
-            raise RuntimeError(f"{broken[0]} holds values that are not finite")
+        if broken := [f"{name} holds {odd}" for name, tensor in tensors.items() if (odd := oddity(name, tensor))]:
+            raise RuntimeError(broken[0])
+        if moved := [name for name, tensor in tensors.items() if _is_fixed(name, tensor, expected)]:
+            raise RuntimeError(f"{moved[0]} holds other integers than the architecture has there")
         student.network.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise VerificationError(f"{weights}: does not fit the architecture its manifest names ({reason})") from error
     student.network.to(device)
     return student, manifest
+
+
+def _is_fixed(name: str, tensor: Tensor, expected: Mapping[str, Tensor]) -> bool:
+    """Whether integers, as the places that attention looks up, are not those that the architecture has; or counts."""
+    if tensor.is_floating_point() or name not in expected or name.endswith("num_batches_tracked"):
+        return False
+    return not torch.equal(tensor, expected[name].cpu())

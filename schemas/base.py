@@ -26,6 +26,10 @@ MAX_TEXT = 10_000
 """Most characters of a text field."""
 MOST_ERRORS = 10
 """Most fields that one line says something of."""
+MOST_CHARACTERS = 1000
+"""Of such a line, after which no other field begins."""
+MOST_SHOWN = 80
+"""Most characters of a foreign key or value that a line shows."""
 MAX_YAML_BYTES = 2**20
 """Largest configuration that is read, bytes."""
 
@@ -219,33 +223,44 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """A validation error as one line: each field, what it got and what it takes; of very many, the first ones."""
     lines: list[str] = []
     seen: list[tuple[tuple[int | str, ...], str, Any]] = []
+    listed: set[tuple[str, ...]] = set()
     items = error.errors(include_url=False)
     for number, item in enumerate(items):
-        if len(lines) == MOST_ERRORS:
+        if len(lines) == MOST_ERRORS or sum(map(len, lines)) > MOST_CHARACTERS:
             lines.append(f"and {len(items) - number} more")
             break
         if (item["loc"][1:], item["type"], item["input"]) in seen:
             continue  # a run's shared setting reaches its stages too: once is enough
         seen.append((item["loc"], item["type"], item["input"]))
-        lines.append(_describe_one(dict(item), model))
+        lines.append(_describe_one(dict(item), model, listed))
     return "; ".join(lines)
 
 
-def _describe_one(item: dict[str, Any], model: type[BaseModel]) -> str:
-    location = [str(part) for part in item["loc"]]
+def _describe_one(item: dict[str, Any], model: type[BaseModel], listed: set[tuple[str, ...]]) -> str:
+    """What is wrong with one field; the keys of a section are said once, and it is `listed` then."""
+    location = [_cut(str(part)) for part in item["loc"]]
     field = ".".join(location) or "the document"
     if item["type"] == "extra_forbidden":
+        section = tuple(location[:-1])
         known = _known_keys(model, location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return f"unknown key {field!r}; {hint}"
+        if close:
+            return f"unknown key {field!r}; did you mean {close[0]!r}?"
+        hint = "" if section in listed else f"; known keys: {', '.join(known)}"
+        listed.add(section)
+        return f"unknown key {field!r}{hint}"
     if item["type"] == "missing":
         return f"{field}: missing"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
     got = repr(item["input"])
-    if not location or isinstance(item["input"], dict) or len(got) > 80:
+    if not location or isinstance(item["input"], dict) or len(got) > MOST_SHOWN:
         return f"{field}: {message}" if location else message
     return f"{field}: got {got}, {message}"
+
+
+def _cut(text: str) -> str:
+    """The beginning of a key that is no key of ours and may be of any length."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from schemas.base import Contract
+from schemas.planned_bits import ALL_WIDTHS, STORED_WIDTHS, Bits, SensitivityConfig
 from schemas.target import Target
 from schemas.teacher import TeacherSource
 from schemas.training_terms import AugmentationConfig, DistillationWeights
@@ -28,10 +29,6 @@ class Policy(StrEnum):
     DEPLOY = "deploy"
     """Batch norm folded; per-channel symmetric weights, per-tensor activations; head quantized up to its output
     convolutions; those and the first layer at 8 bits; DFL and box decoding in float."""
-
-
-Bits = Annotated[int, Field(ge=2, le=8)]
-"""Bits of a quantizer."""
 
 
 class BitPolicy(Contract):
@@ -67,53 +64,6 @@ class BitPolicy(Contract):
         return Quantizer.LSQ if self.policy is Policy.PAPER else Quantizer.LSQ_PLUS
 
 
-class SensitivityConfig(Contract):
-    """How each layer's sensitivity is measured, and what is planned from it; at most one of the two targets."""
-
-    candidates: tuple[Bits, ...] | None = Field(
-        default=None,
-        min_length=1,
-        strict=False,  # a run configuration is validated from plain Python values
-        description="weight bits that are measured and planned with; null: 4 and 8, which engines store, or 2, 3, 4, 6 "
-        "and 8 where no target is named",
-    )
-    images: int = Field(default=32, ge=1, description="at most this many images of the calibration set are looked at")
-    budget: float | None = Field(
-        default=None, ge=2, le=8, description="mixed precision of at most this mean over all weights that are quantized"
-    )
-    max_drop: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="mixed precision of the fewest bits that, before training, cost at most this share of the "
-        "teacher's mAP50-95 on the labels of the calibration set",
-    )
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        if self.budget is not None and self.max_drop is not None:
-            raise ValueError(f"budget {self.budget:g} and max_drop {self.max_drop:g} are both set: set one of them")
-        return self
-
-    @field_validator("candidates")
-    @classmethod
-    def _each_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        given = value or ()
-        for bits in given:
-            if given.count(bits) > 1:
-                raise ValueError(f"{bits} is there twice")
-        return value
-
-    @property
-    def plans(self) -> bool:
-        """Whether bits are planned from what is measured."""
-        return self.budget is not None or self.max_drop is not None
-
-
-STORED_WIDTHS = (4, 8)
-"""Weight bits that engines store."""
-ALL_WIDTHS = (2, 3, 4, 6, 8)
-"""Weight bits that are planned with where no engine is named."""
 RATE_AT_4_BITS = 2e-4
 """Default learning rate of weights at 4 bits."""
 EIGHT_BITS = (Target.TENSORRT, Target.LITERT)
@@ -240,6 +190,15 @@ class QatConfig(Contract):
     def _rounds_on_images(self) -> Self:
         if self.compensated_rounding and not self.correction_images:
             raise ValueError("compensated_rounding is true but correction_images is 0: it needs images to round on")
+        return self
+
+    @model_validator(mode="after")
+    def _mean_is_no_wish(self) -> Self:
+        if self.bits.mean_weight_bits is not None and not self.bits.layers:
+            raise ValueError(
+                f"bits.mean_weight_bits is {self.bits.mean_weight_bits:g}, which qat writes and does not read: set "
+                "sensitivity.budget to ask for a mean"
+            )
         return self
 
     @model_validator(mode="after")

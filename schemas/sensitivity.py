@@ -3,8 +3,9 @@
 from pydantic import Field
 
 from schemas.base import Contract, Document
+from schemas.planned_bits import Bits
 from schemas.provenance import Provenance
-from schemas.qat_config import Bits, Policy
+from schemas.qat_config import Policy
 from schemas.student import CalibrationSetReference
 from schemas.teacher import TeacherIdentity
 

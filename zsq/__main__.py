@@ -1,5 +1,6 @@
 """The `zsq` command, also `python -m zsq`. Needs nothing before it has looked whose packages Python would load."""
 
+import os
 import sys
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
@@ -22,7 +23,11 @@ BAD_INPUT = 2
 
 
 def main() -> None:
-    """Run the command line, or say in one line whose packages stand in its way."""
+    """Run the command line, or say in one line what stands in its way: other packages, a folder that is gone."""
+    try:
+        os.getcwd()
+    except OSError as error:  # torch's libraries cannot be loaded there, nor can a path be read
+        sys.exit(_refused(f"the working folder cannot be read ({error.strerror}); change into one that is there"))
     if found := shadowed(Path(__file__).resolve().parents[1]):
         sys.exit(_refused(f"Python takes {found}, which is not zsq's; {REMEDY}"))
     try:

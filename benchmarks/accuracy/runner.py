@@ -127,7 +127,7 @@ class _Referee:
 
     @classmethod
     def of(cls, report: EvalReport, evaluation: Path, class_names: tuple[str, ...]) -> "_Referee":
-        source = find_validation_data(report.eval.data, report.eval.images)
+        source = find_validation_data(report.eval.data, report.eval.images, report.eval.split)
         return cls(evaluation, source.read(class_names), class_names)
 
     def judge(self, model: EvaluatedModel) -> ModelResult:

@@ -35,6 +35,14 @@ class FamilyAdapter(ABC):
             VerificationError: it does not build.
         """
 
+    def numbers(self, identity: TeacherIdentity) -> int | None:
+        """How many numbers the weights of an architecture are, without making them; None where nobody can tell.
+
+        Raises:
+            VerificationError: it does not build.
+        """
+        return None
+
     def download(self, name: str) -> Path:
         """Fetch the checkpoint that is published under a name.
 

@@ -27,6 +27,12 @@ class Torchvision(FamilyAdapter):
 
         return build.build(identity)
 
+    def numbers(self, identity: TeacherIdentity) -> int | None:
+        """See `FamilyAdapter`."""
+        from detectors.torchvision.models import Architecture, stored_numbers
+
+        return stored_numbers(Architecture.of(identity.architecture))
+
     def download(self, name: str) -> Path:
         """See `FamilyAdapter`: from PyTorch's server."""
         from detectors.torchvision import checkpoints

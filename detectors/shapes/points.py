@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from detectors.shapes.shapes import Placement, Shapes
+from schemas.errors import InputError
 from schemas.image_size import ImageSize
 from schemas.labels import BoxLabel, ShapeKind
 
@@ -110,6 +111,25 @@ class Keypoints(Shapes):
         if mirror is not None:
             points = points[:, list(mirror)] + points.new_tensor([INDEX, 0.0, 0.0])
         return replace(self, points=points).inside(size)
+
+
+def check_keypoints(labelled: Keypoints, count: int, where: str) -> None:
+    """Check that labels have as many keypoints as a detector sees of each object.
+
+    Args:
+        labelled: of the objects of an image.
+        count: that the detector sees.
+        where: what the labels are; an error starts with it.
+
+    Raises:
+        InputError: they have more or fewer.
+    """
+    points = labelled.points.shape[1]
+    if len(labelled) and points != count:
+        raise InputError(
+            f"{where}: {points} keypoints of an object, and the detector sees {count}; name labels of those {count}, "
+            "or leave the keypoints out of them"
+        )
 
 
 @dataclass(frozen=True)

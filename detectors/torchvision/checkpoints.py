@@ -9,10 +9,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from detectors.stored import check_packed, check_tensors, class_names, input_size, one_line, plain_values, reading
+from detectors.stored import (
+    check_growth,
+    check_packed,
+    check_tensors,
+    class_names,
+    input_size,
+    one_line,
+    plain_values,
+    reading,
+)
 from detectors.torchvision.build import build
 from detectors.torchvision.mmdetection import converted, is_mmdetection, published_name
-from detectors.torchvision.models import PUBLISHED, Architecture
+from detectors.torchvision.models import PUBLISHED, Architecture, stored_numbers
 from detectors.torchvision.one_stage import OneStageDetector
 from detectors.torchvision.two_stage import TwoStageDetector
 from detectors.unusable import own_class
@@ -39,6 +48,7 @@ def load(path: Path, source: TeacherSource) -> OneStageDetector | TwoStageDetect
         state = _weights(checkpoint)
         check_tensors(state, path.stat().st_size)
         architecture, names = _described(path, source, checkpoint, state, _class_names(source, checkpoint))
+        check_growth(stored_numbers(architecture), path.stat().st_size)
         if is_mmdetection(state):
             state = converted(state)
         detector = build(

@@ -145,6 +145,17 @@ def build_network(architecture: Architecture) -> Any:
     return network.eval()
 
 
+def stored_numbers(architecture: Architecture) -> int:
+    """How many numbers the weights of an architecture are, told without making them.
+
+    Raises:
+        VerificationError: it does not build.
+    """
+    with torch.device("meta"):
+        network = build_network(architecture)
+    return sum(tensor.numel() for tensor in network.state_dict().values())
+
+
 def on_backbone(model: str, backbone: Backbone, outputs: int) -> Any:
     """A detector of any size, see `ON_BACKBONE`."""
     pyramid: nn.Module

@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import PoseModel
 
 from detectors.detections import Detections
 from detectors.protocol import BinaryOutputs, HeadOutputs, PlainOutputs, Suppression
-from detectors.shapes.points import HIDDEN, SHOWN, Keypoints
+from detectors.shapes.points import HIDDEN, SHOWN, Keypoints, check_keypoints
 from detectors.ultralytics.anchors import best_anchors, branches, corners
 from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.image_size import ImageSize
@@ -38,10 +38,15 @@ class PoseDetector(UltralyticsDetector):
         return ShapeKind.KEYPOINTS
 
     @property
+    def keypoints(self) -> int:
+        """See `Detector`."""
+        return int(self._head.kpt_shape[0])
+
+    @property
     def mirror(self) -> tuple[int, ...] | None:
         """See `Detector`: by the names that the checkpoint gives, and COCO's where it has 17 without names."""
         names = self.identity.architecture.get("kpt_names")
-        return mirrored(names, int(self._head.kpt_shape[0]))
+        return mirrored(names, self.keypoints)
 
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """See `Detector`: keypoints in cells, and the logits of their visibility, of every anchor."""
@@ -57,14 +62,18 @@ class PoseDetector(UltralyticsDetector):
         return replace(outputs, plain=tuple(plain), binary=tuple(binary))
 
     def further_targets(self, labels: Sequence[Detections], size: ImageSize, device: torch.device) -> dict[str, Tensor]:
-        """See `UltralyticsDetector`: keypoints in shares of the sides; none is labelled where labels have none."""
-        count = int(self._head.kpt_shape[0])
-        points = [
-            label.shapes.points.to(device)
-            if isinstance(label.shapes, Keypoints)
-            else torch.zeros(len(label), count, 3, device=device)
-            for label in labels
-        ]
+        """See `UltralyticsDetector`: keypoints in shares of the sides; none is labelled where labels have none.
+
+        Raises:
+            InputError: labels have more or fewer keypoints than the head sees.
+        """
+        points = []
+        for label in labels:
+            if isinstance(label.shapes, Keypoints):
+                check_keypoints(label.shapes, self.keypoints, "labels of the calibration set")
+                points.append(label.shapes.points.to(device))
+            else:
+                points.append(torch.zeros(len(label), self.keypoints, 3, device=device))
         return {"keypoints": torch.cat(points) / points[0].new_tensor([size.width, size.height, 1.0])}
 
     def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:

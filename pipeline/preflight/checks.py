@@ -1,13 +1,13 @@
 """Everything about a run that can be checked before it starts: the detector, sizes, labels, engines, the disk."""
 
 import shutil
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from detectors.protocol import Detector
 from detectors.registry import check_size, load_teacher, resolve_device
 from eval_job.data import find_photographs, find_validation_data
+from eval_job.measure import labelled_shapes
 from label_formats.images import ValidationImage, ValidationSet
 from pipeline.preflight.findings import Findings, gigabytes
 from schemas.errors import ConfigError, InputError
@@ -46,7 +46,7 @@ def examine(config: RunConfig, *, containers: bool) -> Findings:
     own = ImageSize.square(teacher.identity.input_size)
     size = synth.image_size or own
     check_sizes(config, teacher, size)
-    validation, photos = read_validation(config, teacher.identity.class_names)
+    validation, photos = read_validation(config, teacher)
     check_settings(config, teacher, containers)
     needed = bytes_needed(synth, size, teacher)
     free = bytes_free(expanded(config.storage))
@@ -147,14 +147,12 @@ def check_planned_bits(qat: QatConfig, teacher: Detector) -> None:
         check_budget(budget, mean_weight_bits(make_student(teacher, fewest).network))
 
 
-def read_validation(
-    config: RunConfig, class_names: Sequence[str]
-) -> tuple[ValidationSet | None, list[ValidationImage] | None]:
+def read_validation(config: RunConfig, teacher: Detector) -> tuple[ValidationSet | None, list[ValidationImage] | None]:
     """The labelled images and the photographs that evaluation will read, each image's header looked at.
 
     Raises:
         ConfigError: settings of the data contradict each other.
-        InputError: labels or images cannot be read, or do not fit each other or the classes.
+        InputError: labels or images cannot be read, or do not fit each other or the detector.
     """
     photos = None if config.eval.photos is None else find_photographs(config.eval.photos).images()
     data = config.eval.labelled_data
@@ -162,9 +160,10 @@ def read_validation(
         if config.eval.images is not None:
             raise ConfigError("eval.images: is set, but eval.data is not; images goes with a COCO JSON file in data")
         return None, photos
-    validation = find_validation_data(data, config.eval.images).read(class_names)
+    validation = find_validation_data(data, config.eval.images, config.eval.split).read(teacher.identity.class_names)
     with ThreadPoolExecutor() as pool:
         list(pool.map(_check_image, validation.images))
+    labelled_shapes(validation, teacher)
     return validation, photos
 
 

@@ -100,7 +100,7 @@ class Run:
             if config.photos is not None:
                 find_photographs(config.photos).images()
             return f"classes {WITHOUT}"
-        validation, photos = read_validation(self.config, self.teacher.identity.class_names)
+        validation, photos = read_validation(self.config, self.teacher)
         labelled = f"{len(validation.images)} labelled images" if validation else None
         seen = f"{len(photos)} photographs" if photos else None
         return ", ".join(filter(None, (labelled, seen))) or "no labelled images: agreement on images held back"

@@ -43,7 +43,8 @@ def described(findings: Findings, config: RunConfig, max_drop: float | None = No
     size = findings.image_size.in_words + (" (what the detector was trained at)" if findings.own_size else "")
     student = f"{qat.bits.name}, training: {steps}"
     if qat.bits.weight_bits < 8 and not (qat.bits.layers or qat.plans_bits):
-        student += f"; planned bits keep more: --budget {qat.bits.weight_bits + 0.5:g}"
+        instead = f"--bits w8a{qat.bits.activation_bits} --budget {qat.bits.weight_bits + 0.5:g}"
+        student += f"; planned bits keep more: {instead}"
     if qat.sensitivity is not None and qat.sensitivity.budget is not None:
         widths = " or ".join(str(bits) for bits in qat.planned_widths)
         student = (

@@ -14,8 +14,9 @@ from qat_job.sensitivity.planning import AgreementDrop, Plan, plan_for_budget, p
 from quantization.convert import make_student, quantized_layers
 from quantization.mixed_precision import mean_bits
 from quantization.plan import fixed_weight_bits
+from schemas.planned_bits import SensitivityConfig
 from schemas.provenance import Provenance
-from schemas.qat_config import QatConfig, SensitivityConfig
+from schemas.qat_config import QatConfig
 from schemas.sensitivity import PLAN, SENSITIVITY, LayerSensitivity, SensitivityReport
 from stages.output import Output
 from stages.shards import CalibrationSet, open_calibration_set

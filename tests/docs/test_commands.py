@@ -18,7 +18,7 @@ from detectors.ultralytics.yolo import UltralyticsDetector
 from tests.docs.little_work import LITTLE_WORK
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = LITTLE_WORK | {"image_size": 96, "eval.samples": 2}
+SETTINGS = LITTLE_WORK | {"image_size": 96, "synth.held_back": 2, "eval.samples": 2}
 BLOCK = re.compile(r"^```(?P<kind>[a-z]+)(?P<tag> \w+)?\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 LITERT = "ZSQ_LITERT_PYTHON"
 
@@ -69,7 +69,7 @@ def run(folder: Path, *command: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_commands_of_the_readme_run_one_by_one(workplace: Path) -> None:
     (use,) = [code for code in blocks("README.md", "sh") if "zsq run best.pt" in code]
     lines = use.splitlines()
@@ -81,7 +81,7 @@ def test_the_commands_of_the_readme_run_one_by_one(workplace: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_tutorial_runs_from_its_first_to_its_last_command(workplace: Path) -> None:
     for code in blocks("docs/tutorial.md", "sh"):
         run(workplace, "bash", "-ec", code)

@@ -59,7 +59,7 @@ def with_labels(images: Sequence[ValidationImage], found: Sequence[Detections]) 
 def test_masks_are_measured_where_labels_have_them(detector: Any) -> None:
     images, names = photographs(), detector.identity.class_names
     found = predict(detector, images, torch.device("cpu"), SETTINGS).detections
-    on = labelled(with_labels(images, found), "0" * 64, SIZE, detector.predicts)
+    on = labelled(with_labels(images, found), "0" * 64, SIZE, detector)
     other = detector.copy()
     nn.init.normal_(other.network.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.1)
     changed = predict(other, images, torch.device("cpu"), SETTINGS).detections

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from detectors.protocol import Detector
 from detectors.registry import load_teacher
 from detectors.ultralytics.yolo import UltralyticsDetector
 from quantization.convert import make_student
@@ -26,13 +28,11 @@ from tests.hostile.conftest import refused
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unseeing(teacher: Detector, folder: Path) -> Path:
     """A student that has seen no image; its files are what matters."""
-    folder = tmp_path_factory.mktemp("student")
     config = QatConfig(ptq_only=True)
     save_student(
-        make_student(load_teacher(TeacherSource(), CPU), config.bits), folder,
+        make_student(teacher, config.bits), folder,
         method=TrainingMethod.PTQ, config=config,
         calibration_set=CalibrationSetReference(
             digest="d", samples=1, image_size=160, label_mode=LabelMode.SAMPLED, image_source=ImageSource.NOISE
@@ -42,6 +42,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     load_student(folder, CPU)
     return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student of the embedded detector."""
+    return unseeing(load_teacher(TeacherSource(), CPU), tmp_path_factory.mktemp("student"))
 
 
 @pytest.fixture
@@ -110,14 +116,42 @@ def test_tensors_of_another_type_are_refused(student: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["input_quantizer.step_size", "weight_quantizer.step_size", "zero_point", "weight"])
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_refused(student: Path, kind: str, number: float) -> None:
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(float("nan"), "not finite"), (float("inf"), "not finite"), (-3e38, r"that no training leaves (3e+38)")],
+)
+def test_numbers_that_no_training_leaves_are_refused(student: Path, kind: str, number: float, said: str) -> None:
     tensors = load_file(student / WEIGHTS)
     name = next(name for name in tensors if name.endswith(kind))
     tensors[name].view(-1)[0] = number
     save_file(tensors, student / WEIGHTS)
     sign(student)
-    assert f"{name} holds values that are not finite" in refused(lambda: load_student(student, CPU))
+    text = refused(lambda: load_student(student, CPU))
+    assert f"{name} holds values " in text and said in text
+
+
+def test_integers_that_the_architecture_fixes_are_not_others(
+    torchvision_detector: Callable[..., Detector], tmp_path: Path
+) -> None:
+    folder = unseeing(torchvision_detector("fcos"), tmp_path)
+    tensors = load_file(folder / WEIGHTS)
+    name = next(name for name in tensors if name.endswith("relative_position_index"))
+    for number in (2**32 + 5, 3):  # a place that is not there, and another one than the architecture's
+        tensors[name][7] = number
+        save_file(tensors, folder / WEIGHTS)
+        sign(folder)
+        text = refused(lambda: load_student(folder, CPU))
+        assert f"{name} holds other integers than the architecture has there" in text
+
+
+def test_an_architecture_that_its_weights_file_cannot_hold_is_not_built(
+    torchvision_detector: Callable[..., Detector], tmp_path: Path
+) -> None:
+    folder = unseeing(torchvision_detector("fcos"), tmp_path)
+    values = json.loads((folder / MANIFEST).read_text())
+    values["teacher"]["architecture"]["backbone"]["width"] = 2048
+    (folder / MANIFEST).write_text(json.dumps(values))
+    assert "numbers, more than a file of" in refused(lambda: load_student(folder, CPU))
 
 
 def test_a_weights_file_cut_anywhere_in_its_header_is_refused(student: Path) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 import pipeline
+from pipeline.api import result_of
 from pipeline.executor_names import ExecutorName
 from schemas.calibration_set import MANIFEST
 from schemas.errors import ConfigError, InputError, Stopped
 from schemas.evaluation import Measure
 from schemas.run_config import RunConfig
+from schemas.target import Target, exported_path
 from tests.pipeline.test_end_to_end import SMALLEST
 
 
@@ -38,6 +40,30 @@ def test_what_is_wrong_is_an_exception_and_not_an_exit(tmp_path: Path) -> None:
         pipeline.run(tmp_path / "none.pt")
 
 
+def test_options_that_contradict_each_other_are_refused_as_on_the_command_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max-drop: got 1, and qat.sensitivity.budget .* is 4.5 as well"):
+        pipeline.run(output=tmp_path / "run", budget=4.5, max_drop=1)
+    with pytest.raises(ConfigError, match=r"w4a8 asks for 4 weight bits, but budget 4.5"):
+        pipeline.run(output=tmp_path / "run", bits="w4a8", budget=4.5)
+    with pytest.raises(ConfigError, match=r"synth.images: is set to 16, but the command asks for 8"):
+        pipeline.run(output=tmp_path / "run", images=8, settings={"synth.images": 16})
+    with pytest.raises(ConfigError, match="max-drop: got -1; write points"):
+        pipeline.run(output=tmp_path / "run", max_drop=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_files_of_every_target_are_exported_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for document in ("CalibrationSetManifest", "StudentManifest", "EvalReport"):
+        monkeypatch.setattr(f"pipeline.api.{document}.read", lambda path: path)
+    (tmp_path / "student").mkdir()
+    files = [exported_path(tmp_path / "student", target) for target in Target]
+    for file in files:
+        file.touch()
+    assert result_of(tmp_path).exported == tuple(files)
+    files[0].unlink()
+    assert result_of(tmp_path).exported == tuple(files[1:])
+
+
 @pytest.mark.slow
 def test_a_run_from_python_gives_paths_and_figures(tmp_path: Path, real_teacher: Path, coco_val: Path) -> None:
     settings = {key: value for key, value in SMALLEST.items() if key not in ("image_size", "synth.images", "qat.steps")}
@@ -47,7 +73,7 @@ def test_a_run_from_python_gives_paths_and_figures(tmp_path: Path, real_teacher:
     )  # fmt: skip
     assert made.folder == tmp_path / "run"
     assert made.report.is_file() and (made.calibration_set / "held-back" / MANIFEST).is_file()
-    assert all(path.suffix == ".onnx" for path in made.exported) and made.exported
+    assert {path.name for path in made.exported} == {"model.onnxruntime.onnx", "model.openvino.onnx"}
     assert made.set_manifest.samples == 2
     assert made.student_manifest.training.decision is not None
     assert made.evaluation.measure is Measure.AGREEMENT

@@ -212,6 +212,52 @@ def test_a_bad_setting_is_one_line_exit_2_and_starts_nothing(tmp_path, executor,
     assert executor.commands == [] and not (tmp_path / "storage").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--budget", "4.5", "--max-drop", "1"), "max-drop: got 1, and qat.sensitivity.budget (--budget) is 4.5"),
+        (("--bits", "w4a8", "--budget", "4.5"), "bits: w4a8 asks for 4 weight bits, but budget 4.5"),
+        (("--bits", "w4a8", "--max-drop", "1"), "bits: w4a8 asks for 4 weight bits, but max-drop 1"),
+        (("--images", "8", "--set", "synth.images=16"), "synth.images: is set to 16, but the command asks for 8"),
+        (("--set", "qat.bits.mean_weight_bits=4.5"), "set sensitivity.budget to ask for a mean"),
+    ],
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["run", "dry run"])
+def test_options_that_contradict_each_other_are_one_line_exit_2_and_start_nothing(
+    tmp_path, executor, arguments, said, dry
+):
+    result = zsq("run", "--output", tmp_path / "out", *arguments, *dry)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("zsq run: ") and result.stderr.count("\n") == 1
+    assert said in result.stderr
+    assert executor.commands == [] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("sensitivity.budget=3", "sensitivity.budget: is set to 3, but the command asks for 4.5"),
+        (
+            "sensitivity={candidates: [2, 8]}",
+            "sensitivity.candidates: is set to [2, 8], but the command asks for [4,8]",
+        ),
+    ],
+)
+def test_a_measurement_of_layers_has_one_budget(tmp_path, monkeypatch, assignment, said):
+    monkeypatch.setattr("pipeline.local_executor.run_job", lambda module, arguments: 0)
+    options = ("--calibration-set", tmp_path, "--output", tmp_path / "out", "--budget", "4.5", "--candidates", "4,8")
+    refused = zsq("sensitivity", *options, "--set", assignment)
+    assert refused.exit_code == 2
+    assert f"zsq sensitivity: {said}" in refused.stderr
+    assert zsq("sensitivity", *options, "--set", "sensitivity.candidates=[4, 8]").exit_code == 0
+
+
+def test_an_option_changes_what_an_environment_variable_sets(tmp_path, executor, monkeypatch):
+    monkeypatch.setenv("ZSQ_SET", "synth.images=16 seed=3")
+    assert zsq("run", "--output", tmp_path / "out", "--images", "8").exit_code == 0
+    assert (executor.commands[0].config.images, executor.commands[0].config.seed) == (8, 3)
+
+
 def test_a_missing_configuration_file_is_one_line_exit_2(tmp_path):
     result = zsq("run", tmp_path / "none.yaml")
     assert result.exit_code == 2

@@ -125,3 +125,16 @@ def test_a_folder_without_a_student_is_bad_input(tmp_path: Path) -> None:
     result = export(tmp_path)
     assert result.exit_code == 2
     assert "no finished student here" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "better"),
+    [("generic", "phone.tflite", "phone.onnx"), ("litert", "detector.ONNX", "detector.tflite")],
+)
+def test_a_file_is_not_named_like_one_of_another_engine(
+    student: Path, tmp_path: Path, target: str, name: str, better: str
+) -> None:
+    refused = export(student, "--output", tmp_path / name, "--target", target)
+    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
+    assert f"name it {better}, or choose another --target" in refused.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -129,3 +129,44 @@ def test_the_settings_of_a_detector_survive_json():
     config = read_run_config("best.pt")
     assert json.loads(config.to_json())["qat"]["steps"] == "auto"
     assert type(config).model_validate_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (RunOptions(bits="w4a8", budget=4.5), "bits: w4a8 asks for 4 weight bits, but budget 4.5 plans"),
+        (RunOptions(bits="W6A6", max_drop=1), "bits: W6A6 asks for 6 weight bits, but max-drop 1 plans"),
+    ],
+)
+def test_weight_bits_beside_what_plans_them_are_refused(options: RunOptions, said: str) -> None:
+    with pytest.raises(ConfigError, match="leave one of the two out") as refused:
+        options.assignments()
+    assert said in str(refused.value)
+
+
+def test_eight_weight_bits_beside_a_budget_set_the_activations() -> None:
+    qat = read_run_config("best.pt", RunOptions(bits="w8a6", budget=4.5).assignments()).qat
+    assert qat.bits.activation_bits == 6 and qat.sensitivity is not None and qat.sensitivity.budget == 4.5
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("synth.images=16", "synth.images: is set to 16, but the command asks for 8"),
+        ("synth={images: 16}", "synth.images: is set to 16, but the command asks for 8"),
+        ("teacher.path=other.pt", 'teacher.path: is set to "other.pt", but the command asks for "best.pt"'),
+        ("storage=2026-01-01", 'storage: is set to "2026-01-01", but the command asks for "here"'),
+        ("storage=elsewhere", 'storage: is set to "elsewhere", but the command asks for "here"'),
+    ],
+)
+def test_a_setting_that_says_something_else_than_an_option_is_refused(given: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="leave one of the two out") as refused:
+        RunOptions(images=8).check_against([given], "best.pt", Path("here"))
+    assert said in str(refused.value)
+
+
+def test_settings_beside_options_may_say_the_same_or_something_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("teacher: {path: best.pt}\n")
+    given = ["synth.images=8", "synth.seed=3", "storage=here"]
+    RunOptions(images=8).check_against([*given, "teacher.path=best.pt"], "best.pt", Path("here"))
+    RunOptions(images=8).check_against([*given, "teacher.path=other.pt"], tmp_path / "run.yaml", Path("here"))

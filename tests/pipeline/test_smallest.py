@@ -12,10 +12,11 @@ from pipeline.conductor import checked
 from pipeline.executor_names import ExecutorName
 from pipeline.plan import StageCommand
 from pipeline.preflight.findings import Findings, described
-from pipeline.smallest import LADDER, Search
+from pipeline.smallest import LADDER, Search, check_search
 from schemas.errors import ConfigError, ExitCode
 from schemas.evaluation import Measure
-from schemas.qat_config import QatConfig
+from schemas.planned_bits import SensitivityConfig
+from schemas.qat_config import BitPolicy, QatConfig
 from schemas.run_config import RunConfig
 from schemas.search import SEARCH, SearchReport
 from schemas.sensitivity import SENSITIVITY
@@ -131,3 +132,28 @@ def test_what_will_be_done_says_that_bits_are_searched_for() -> None:
 def test_a_search_in_containers_is_refused_before_anything_is_looked_at() -> None:
     with pytest.raises(ConfigError, match="leave --executor out"):
         checked(RunConfig(), (), ExecutorName.DOCKER, overwrite=False, max_drop=1.0)
+
+
+@pytest.mark.parametrize(
+    ("qat", "said"),
+    [
+        (QatConfig(sensitivity=SensitivityConfig(budget=4.5)), "qat.sensitivity.budget (--budget) is 4.5 as well"),
+        (QatConfig(sensitivity=SensitivityConfig(max_drop=0.1)), "qat.sensitivity.max_drop is 0.1 as well"),
+        (QatConfig(bits=BitPolicy(layers={"model.0.conv": 4})), "qat.bits.layers is a plan for 1 layers as well"),
+    ],
+)
+def test_a_search_beside_another_plan_is_refused_before_anything_is_looked_at(qat: QatConfig, said: str) -> None:
+    config = RunConfig(qat=qat)
+    with pytest.raises(ConfigError, match=r"^max-drop: got 1.5, and .*: leave one of the two out$") as refused:
+        checked(config, (), ExecutorName.LOCAL, overwrite=False, max_drop=1.5)
+    assert said in str(refused.value)
+
+
+def test_a_search_takes_widths_and_images_of_its_measurement() -> None:
+    check_search(RunConfig(qat=QatConfig(sensitivity=SensitivityConfig(candidates=(2, 4, 8), images=4))), 1.0)
+
+
+@pytest.mark.parametrize("max_drop", [0.0, -1.0, 101.0, float("nan"), float("inf")])
+def test_a_drop_that_is_no_number_of_points_is_refused(max_drop: float) -> None:
+    with pytest.raises(ConfigError, match=r"write points of mAP, 0.01 to 100"):
+        check_search(RunConfig(), max_drop)

@@ -25,6 +25,22 @@ def test_unknown_key_without_a_neighbour_lists_the_known_ones():
         validate_config(QatConfig, {"bits": {"zzz": 1}}, "x")
 
 
+def test_the_known_keys_of_a_section_are_listed_once():
+    with pytest.raises(ConfigError) as caught:
+        validate_config(RunConfig, {"eval": {"checkpoints_kept": 2, "ptq_only": True}, "qat": {"dropout": 1}}, "x")
+    text = str(caught.value)
+    assert text.count("known keys: ") == 2, "of eval and of qat"
+    assert "unknown key 'eval.ptq_only'" in text and "unknown key 'eval.checkpoints_kept'" in text
+
+
+@pytest.mark.parametrize("key", ["k" * 20_000, "\u202e" * 5000])
+def test_keys_of_any_length_make_no_long_line(key):
+    with pytest.raises(ConfigError) as caught:
+        validate_config(RunConfig, {f"{number}{key}": 1 for number in range(20)}, "x")
+    assert len(str(caught.value)) < 2000
+    assert "more" in str(caught.value)
+
+
 def test_error_names_field_what_it_got_and_what_it_takes():
     with pytest.raises(ConfigError, match=r"bits.weight_bits: got 9, should be less than or equal to 8"):
         validate_config(QatConfig, {"bits": {"weight_bits": 9}}, "x")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,7 +46,15 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, kind: str, read: Ca
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "link", "dangling link", "folder"])
+def make_device(path: Path) -> None:
+    """A device of one's own, where the tests may make one: the one that swallows everything."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "dangling link", "device", "folder"])
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "report.html"
     (tmp_path / "other").write_text("old")
@@ -53,6 +62,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, kind: str) -> N
         "pipe": lambda: os.mkfifo(path),
         "link": lambda: path.symlink_to("other"),
         "dangling link": lambda: path.symlink_to("nowhere"),
+        "device": lambda: make_device(path),
         "folder": path.mkdir,
     }
     make[kind]()

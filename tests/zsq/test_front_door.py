@@ -39,6 +39,18 @@ def test_without_strangers_it_runs(tmp_path: Path) -> None:
     assert zsq(tmp_path).stdout.startswith("zsq ")
 
 
+@pytest.mark.parametrize("arguments", ["run --dry-run", "set pull x y", "synth --output {elsewhere}"])
+def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path, arguments: str) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    command = f'rmdir ../gone; exec "$0" -P -m zsq {arguments.format(elsewhere=tmp_path / "set")}'
+    refused = subprocess.run(
+        ["bash", "-c", command, sys.executable], cwd=gone, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "the working folder cannot be read (No such file or directory); change into" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_package_that_was_written_over_names_who_did_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "packages_distributions", lambda: {"schemas": ["zsq", "other-tool"]})
     error = ImportError("cannot import name 'Contract'", name="schemas.base")

@@ -176,3 +176,15 @@ def test_a_download_without_a_network_says_so(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torchvision_checkpoints.torch.hub, "download_url_to_file", fetch)
     with pytest.raises(InputError, match="not a file here, and the download failed"):
         download(SSDLITE)
+
+
+def test_an_architecture_that_its_file_cannot_hold_is_not_built(
+    torchvision_detector: Callable[..., Any], save_checkpoint: Save
+) -> None:
+    built = torchvision_detector("fcos")
+    architecture = built.identity.architecture
+    wide = architecture | {"backbone": architecture["backbone"] | {"width": 2048}}
+    content = {"model": built.network.state_dict(), "class_names": list("abcd"), "architecture": architecture}
+    assert load_teacher(source(save_checkpoint(content)), CPU).identity.class_names == tuple("abcd")
+    with pytest.raises(InputError, match="numbers, more than a file of"):
+        load_teacher(source(save_checkpoint(content | {"architecture": wide})), CPU)

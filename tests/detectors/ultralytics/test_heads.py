@@ -1,5 +1,6 @@
 """Segment, Pose and OBB heads: what they see is what the library makes of the same outputs, and losses feel it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from detectors.ultralytics.pose import mirrored
 from detectors.ultralytics.yolo import UltralyticsDetector
 from quantization.onnx.export import check_head
 from quantization.onnx.graph import output_names, to_onnx, write_onnx
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, InputError
 from schemas.image_size import ImageSize
 from schemas.labels import ShapeKind
 from schemas.target import Target
@@ -65,6 +66,15 @@ def test_the_loss_falls_where_labels_are_what_the_head_sees(detector: Ultralytic
     assert float(detector.detection_loss(images, other)) > float(loss)
     loss.backward()
     assert images.grad is not None and float(images.grad.abs().sum()) > 0
+
+
+def test_labels_of_other_keypoints_are_refused(images: Tensor, tmp_path: Path) -> None:
+    torch.save({"model": build("pose").eval(), "train_args": {"imgsz": 160}}, tmp_path / "pose.pt")
+    detector = UltralyticsDetector.load(tmp_path / "pose.pt")
+    label = Detections.of([[30.0, 40.0, 90.0, 120.0]], [0])
+    other = replace(label, shapes=Keypoints(torch.full((1, detector.keypoints + 1, 3), 50.0)))
+    with pytest.raises(InputError, match="6 keypoints of an object, and the detector sees 5"):
+        detector.detection_loss(images[:1], [other])
 
 
 def _spoiled(label: Detections) -> Detections:

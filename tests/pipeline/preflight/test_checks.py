@@ -1,6 +1,7 @@
 """What is known to be wrong is said before any work starts."""
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.train_heads import NAMES, build
 from pipeline.preflight import checks
 from pipeline.preflight.checks import bytes_free, examine
 from pipeline.preflight.findings import Findings, described, duration
@@ -70,6 +72,68 @@ def test_a_run_that_would_fail_later_is_refused_now(tmp_path, assignments, error
     with pytest.raises(error) as caught:
         examine(run(*assignments), containers=False)
     assert said in str(caught.value)
+
+
+def test_the_split_that_will_be_measured_is_the_one_that_is_looked_at(tmp_path: Path) -> None:
+    for split, category in (("val", 9), ("test", 0)):
+        for kind in ("images", "labels"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        for number in range(2 if split == "test" else 1):
+            Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(
+                tmp_path / "data" / "images" / split / f"{number}.png"
+            )
+            (tmp_path / "data" / "labels" / split / f"{number}.txt").write_text(f"{category} 0.5 0.5 0.1 0.1\n")
+    assert examine(run("eval.data=data", "eval.split=test"), containers=False).labelled_images == 2
+    with pytest.raises(InputError, match="class index 9"):
+        examine(run("eval.data=data"), containers=False)
+
+
+@pytest.mark.parametrize(
+    ("row", "shape", "said"),
+    [
+        ("0 0.5 0.5 0.2 0.2" + " 0.5 0.5 2" * 5, "[5, 3]", None),
+        ("0 0.5 0.5 0.2 0.2" + " 0.5 0.5 2" * 17, "[17, 3]", "17 keypoints of an object, and the detector sees 5"),
+        ("0 0.5 0.5 0.2 0.2" + " 0.5 0.5" * 2, "[2, 2]", "2 keypoints of an object, and the detector sees 5"),
+    ],
+)
+def test_keypoints_of_another_number_than_the_detector_sees_are_found_now(
+    tmp_path: Path, row: str, shape: str, said: str | None
+) -> None:
+    torch.save({"model": build("pose").eval(), "train_args": {"imgsz": 160}}, tmp_path / "pose.pt")
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "data" / "images" / "1.png")
+    (tmp_path / "data" / "labels" / "1.txt").write_text(row + "\n")
+    names = ", ".join(f"{index}: {name}" for index, name in enumerate(NAMES["pose"]))
+    (tmp_path / "data" / "data.yaml").write_text(f"val: images\nkpt_shape: {shape}\nnames: {{{names}}}\n")
+    config = read_run_config("pose.pt", ["device=cpu", "eval.data=data/data.yaml"])
+    if said is None:
+        assert examine(config, containers=False).labelled_images == 1
+        return
+    with pytest.raises(InputError, match=said):
+        examine(config, containers=False)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [([[1, 1, 9, 1, 9, 9]], None), ({"size": [32, 32], "counts": [5]}, "a segmentation is no polygon or mask of COCO")],
+)
+def test_a_mask_that_is_none_is_found_now(tmp_path: Path, segmentation: Any, said: str | None) -> None:
+    torch.save({"model": build("segment").eval(), "train_args": {"imgsz": 160}}, tmp_path / "segment.pt")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "images" / "1.png")
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 8, 8], "segmentation": segmentation}
+    document = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 32, "height": 32}],
+        "categories": [{"id": 1, "name": NAMES["segment"][0]}], "annotations": [annotation],
+    }  # fmt: skip
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    config = read_run_config("segment.pt", ["device=cpu", "eval.data=instances.json"])
+    if said is None:
+        assert examine(config, containers=False).labelled_images == 1
+        return
+    with pytest.raises(InputError, match=said):
+        examine(config, containers=False)
 
 
 def test_a_missing_image_of_the_labels_is_found_now(tmp_path, monkeypatch):
