@@ -54,7 +54,7 @@ class MeasuredOn:
 def labelled(
     validation: ValidationSet, digest: str, image_size: ImageSize, detector: Detector | None = None
 ) -> MeasuredOn:
-    """Images with the labels that they came with; shapes of the kind that a detector predicts, where all images have them.
+    """Images with the labels that they came with; shapes of the kind a detector predicts, where all images have them.
 
     Raises:
         InputError: as `labelled_shapes`.
