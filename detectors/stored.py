@@ -20,6 +20,8 @@ MAX_CLASSES, MAX_NAME = 10_000, 1000
 """Most classes of a detector, and most characters of a class name."""
 MAX_MODULES, MAX_DEPTH = 10_000, 32
 """Most modules in a network and their deepest nesting; YOLO11x has 1,000, 9 deep."""
+LARGEST_GAIN = 1e4
+"""Of a loss term, and of what else a training is set by; with larger ones a loss leaves single precision."""
 MAX_GROWTH, SLACK_BYTES = 4, 64 * 2**20
 """A file's tensors, in single precision, take at most this many times its bytes, and this much more.
 
@@ -204,10 +206,11 @@ def _is_broken(text: str) -> bool:
 
 
 def number(values: object, name: str, default: float) -> float:
-    """A finite number of at least 0 from stored settings, or the default."""
+    """A finite number of at least 0 from stored settings, or the default; none is larger than `LARGEST_GAIN`."""
     value = values.get(name) if isinstance(values, dict) else None
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    return float(value) if usable else default  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+        return default
+    return float(min(value, LARGEST_GAIN))
 
 
 def largest_stride(stored: object) -> int:

@@ -34,6 +34,12 @@ class Ultralytics(FamilyAdapter):
         """See `FamilyAdapter`."""
         return self.detector().build(identity)
 
+    def numbers(self, identity: TeacherIdentity) -> int | None:
+        """See `FamilyAdapter`."""
+        from detectors.ultralytics.architecture_limits import stored_numbers
+
+        return stored_numbers(identity)
+
     def download(self, name: str) -> Path:
         """See `FamilyAdapter`: from the library's releases."""
         from detectors.ultralytics import assets

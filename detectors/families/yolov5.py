@@ -29,5 +29,11 @@ class Yolov5(FamilyAdapter):
 
         return Yolov5Detector.build(identity)
 
+    def numbers(self, identity: TeacherIdentity) -> int | None:
+        """See `FamilyAdapter`."""
+        from detectors.yolov5.detector import stored_numbers
+
+        return stored_numbers(identity.architecture, len(identity.class_names))
+
 
 FAMILY = Yolov5()

@@ -48,7 +48,10 @@ def load(path: Path, source: TeacherSource) -> OneStageDetector | TwoStageDetect
         state = _weights(checkpoint)
         check_tensors(state, path.stat().st_size)
         architecture, names = _described(path, source, checkpoint, state, _class_names(source, checkpoint))
-        check_growth(stored_numbers(architecture), path.stat().st_size)
+        try:
+            check_growth(stored_numbers(architecture), path.stat().st_size)
+        except VerificationError as error:
+            raise VerificationError(f"its weights are not those of {architecture.model} ({error})") from error
         if is_mmdetection(state):
             state = converted(state)
         detector = build(

@@ -4,10 +4,13 @@ import copy
 import re
 from typing import Any
 
+import torch
 from torch import nn
 from ultralytics.nn import tasks
 
+from detectors.stored import one_line
 from schemas.errors import VerificationError
+from schemas.teacher import TeacherIdentity
 
 MAX_NUMBER = 16_384
 """Largest number: channels, kernel sides, classes. The widest published detectors have 2,048 channels."""
@@ -47,6 +50,21 @@ def buildable(architecture: dict[str, Any]) -> dict[str, Any]:
         if kind == "TorchVision":  # [channels, name, weights, unwrap, truncate, split]
             arguments[2:3] = ["None"]
     return made
+
+
+def stored_numbers(identity: TeacherIdentity) -> int:
+    """How many numbers the weights of an architecture are, told without making them.
+
+    Raises:
+        VerificationError: it does not build, or is larger than any detector.
+    """
+    architecture = buildable(identity.architecture) | {"nc": len(identity.class_names)}
+    try:
+        with torch.device("meta"):
+            layers, _ = tasks.parse_model(architecture, ch=3, verbose=False)
+    except Exception as error:  # whatever a foreign architecture makes the library raise
+        raise VerificationError(f"the architecture of the teacher does not build ({one_line(error)})") from error
+    return sum(tensor.numel() for tensor in layers.state_dict().values())
 
 
 def _is_layer(name: str) -> bool:

@@ -25,7 +25,6 @@ from stages.storage import file_digest
 
 LOSS_GAINS = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0, "rle": 1.0, "angle": 1.0}
 """Weights of the loss terms, and the library's defaults."""
-LARGEST_GAIN = 1e4
 MAX_NAMES, MAX_NAME = 1000, 100
 """Most keypoints, and most characters of the name of one."""
 DESCRIPTION = (
@@ -107,11 +106,7 @@ def keypoint_names(stored: Any) -> dict[str, Any]:
 
 def loss_gains(arguments: dict[str, Any]) -> dict[str, float]:
     """The weights of the loss terms that the network was trained with, as far as they are stored."""
-    return {
-        gain: min(number(arguments, gain, default), LARGEST_GAIN)
-        for gain, default in LOSS_GAINS.items()
-        if gain in arguments
-    }
+    return {gain: number(arguments, gain, default) for gain, default in LOSS_GAINS.items() if gain in arguments}
 
 
 def weights(stored: Any, built: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

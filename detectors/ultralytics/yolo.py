@@ -23,8 +23,8 @@ from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
 from detectors.protocol import Decoded, HeadOutputs, Suppression
-from detectors.stored import largest_stride, one_line, reading
-from detectors.ultralytics.architecture_limits import buildable
+from detectors.stored import check_growth, largest_stride, one_line, reading
+from detectors.ultralytics.architecture_limits import buildable, stored_numbers
 from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint, weights
 from schemas.errors import VerificationError
 from schemas.image_size import ImageSize
@@ -69,7 +69,9 @@ class UltralyticsDetector(BaseDetector):
         with reading(path):
             heads = [head for kind in cls.kinds() for head in kind.HEADS]
             stored, arguments = read_checkpoint(path, cls.FAMILY, heads, trust_pickle)
-            detector = cls.build(described(path, cls.FAMILY, stored, arguments), loss_gains(arguments))
+            identity = described(path, cls.FAMILY, stored, arguments)
+            check_growth(stored_numbers(identity), path.stat().st_size)
+            detector = cls.build(identity, loss_gains(arguments))
             detector.network.load_state_dict(weights(stored, detector.network.state_dict(), path))
             if (stride := largest_stride(detector.network.stride)) != detector.identity.stride:
                 raise VerificationError(f"says that its stride is {detector.identity.stride}, and it is {stride}")

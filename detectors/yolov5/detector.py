@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from detectors.base import BaseDetector
 from detectors.detections import Detections
 from detectors.protocol import HeadOutputs
-from detectors.stored import check_tensors, class_names, input_size, number, one_line, reading
+from detectors.stored import check_growth, check_tensors, class_names, input_size, number, one_line, reading
 from detectors.ultralytics.architecture_limits import buildable, check_limits
 from detectors.ultralytics.checkpoint import plain_architecture
 from detectors.ultralytics.yolo import UltralyticsDetector
@@ -53,6 +53,7 @@ class Yolov5Detector(UltralyticsDetector):
             stored, content = read_checkpoint(path)
             names = class_names(stored.attributes.get("names"))
             architecture = plain_architecture(stored.attributes.get("yaml"), DESCRIPTION) | {"nc": len(names)}
+            check_growth(stored_numbers(architecture, len(names)), path.stat().st_size)
             network = _built(architecture, len(names))
             if found := difference(network.model, stored.modules["model"]):
                 raise VerificationError(f"is not the YOLOv5 that would be built: {found}")
@@ -129,6 +130,17 @@ def joint_logits(objectness: Tensor, classes: Tensor) -> Tensor:
     log_p = F.logsigmoid(objectness) + F.logsigmoid(classes)
     # 1 − σ(a)σ(b) = σ(−a) + σ(a)σ(−b), a sum without cancellation.
     return log_p - torch.logaddexp(F.logsigmoid(-objectness), F.logsigmoid(objectness) + F.logsigmoid(-classes))
+
+
+def stored_numbers(architecture: dict[str, Any], classes: int) -> int:
+    """How many numbers the weights of an architecture are, told without making them.
+
+    Raises:
+        VerificationError: it does not build, or is larger than any detector.
+    """
+    with torch.device("meta"):
+        network = _built(architecture, classes)
+    return sum(tensor.numel() for tensor in network.state_dict().values())
 
 
 def _built(architecture: dict[str, Any], classes: int) -> Yolov5Network:

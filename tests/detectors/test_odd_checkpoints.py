@@ -6,7 +6,6 @@ Some mutations of every family in each run; ZSQ_FUZZ_CASES sets how many, ZSQ_FU
 import copy
 import os
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ultralytics.nn.tasks import (
 from detectors.examination import examine
 from detectors.registry import load_teacher
 from detectors.ultralytics.yolo import UltralyticsDetector
-from schemas.errors import InputError, VerificationError, ZsqError
+from schemas.errors import InputError, ZsqError
 from schemas.teacher import TeacherIdentity, TeacherSource
 from tests.detectors.oddities import INFINITE, NAN, spoil
 from tests.detectors.ultralytics.test_rtdetr import SMALL
@@ -219,27 +218,6 @@ def test_numbers_that_no_training_leaves_are_refused(tmp_path: Path, name: str, 
     holder[name] = nn.Parameter(spoilt, requires_grad=False) if name == "weight" else spoilt
     torch.save(content, tmp_path / "odd.pt")
     assert said in str(outcome(tmp_path / "odd.pt"))
-
-
-def test_weights_that_no_training_leaves_are_refused_where_a_grey_image_shows_nothing(tmp_path: Path) -> None:
-    content = ultralytics_content()
-    weights = content["model"].model[-1].cv3[0][0][1].conv.weight.data
-    for number, said in ((3e38, r"holds values that no training leaves \(3e\+38\)"), (1e11, None)):
-        weights[0, 0] = number
-        torch.save(content, tmp_path / "odd.pt")
-        text = outcome(tmp_path / "odd.pt")
-        assert text is None if said is None else re.search(said, str(text))
-
-
-def test_outputs_that_are_not_finite_on_noise_are_refused() -> None:
-    detector = UltralyticsDetector.embedded()
-    first, second, _, fourth = detector.network.model[:4]
-    red_without_green = torch.tensor([1e11, -1e11, 0.0])[:, None, None]  # nothing, where an image is grey
-    first.conv.weight.data.copy_(red_without_green.expand_as(first.conv.weight))
-    for layer in (second, fourth):
-        layer.bn.weight.data.mul_(1e10)
-    with pytest.raises(VerificationError, match="outputs that are not finite, on noise"):
-        examine(detector, CPU)
 
 
 def test_an_archive_that_unfolds_is_refused_before_it_does(tmp_path: Path) -> None:

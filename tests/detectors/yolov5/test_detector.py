@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,9 @@ def test_a_pickled_network_is_read_as_it_was(save: Save, tiny: Yolov5Detector, i
     assert loaded.identity.sha256 == file_digest(path)
     assert loaded.identity.input_size == 128, "100 px, rounded to the stride"
     assert loaded.gains == Gains(0.1, 0.2, 0.3, anchor_ratio=3.5, smoothing=0.1)
+    expected = Yolov5Detector.load(save(copy.deepcopy(tiny.network), described, hyp={})).gains
+    absurd = save(copy.deepcopy(tiny.network), described, hyp={"box": 1e308, "cls": 10**400, "obj": -1})
+    assert Yolov5Detector.load(absurd).gains == replace(expected, box=1e4, classes=1e4)
     twin = copy.deepcopy(tiny.network).half().float()
     assert torch.equal(loaded.decoded(images), twin.head.decode(twin(images)))
     again = build_detector(loaded.identity)
