@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from detectors.examination import oddity
+from detectors.examination import examine, oddity
 from detectors.protocol import Detector
 from detectors.registry import build_detector
 from quantization.convert import make_student, quantizer_records
@@ -62,7 +62,7 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
 
     Raises:
         InputError: there is no finished student here.
-        VerificationError: weights do not match their digest or the architecture, or are not finite.
+        VerificationError: weights do not match their digest or the architecture, or `examine` finds the student wrong.
     """
     if not (folder / MANIFEST).exists():
         raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check the path")
@@ -92,6 +92,10 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
         reason = " ".join(str(error).split())[:300]
         raise VerificationError(f"{weights}: does not fit the architecture its manifest names ({reason})") from error
     student.network.to(device)
+    try:
+        examine(student, device)
+    except VerificationError as error:
+        raise VerificationError(f"{folder}: the student {error}") from error
     return student, manifest
 
 

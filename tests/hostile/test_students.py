@@ -23,6 +23,7 @@ from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
 from schemas.student import MANIFEST, WEIGHTS, CalibrationSetReference, TrainingMethod, TrainingSummary
 from schemas.teacher import TeacherSource
+from tests.detectors.test_odd_checkpoints import rtdetr_content
 from tests.hostile.conftest import refused
 
 CPU = torch.device("cpu")
@@ -142,6 +143,22 @@ def test_integers_that_the_architecture_fixes_are_not_others(
         sign(folder)
         text = refused(lambda: load_student(folder, CPU))
         assert f"{name} holds other integers than the architecture has there" in text
+
+
+@pytest.mark.parametrize(
+    ("part", "layer", "argument", "value"), [("backbone", 0, 2, []), ("backbone", 1, 2, [[[]]]), ("head", -1, 2, [])]
+)
+def test_a_student_that_builds_and_does_not_compute_is_refused(
+    part: str, layer: int, argument: int, value: Any, tmp_path: Path
+) -> None:
+    torch.save(rtdetr_content(), tmp_path / "rtdetr.pt")
+    teacher = load_teacher(TeacherSource(path=str(tmp_path / "rtdetr.pt"), family="rtdetr"), CPU)
+    folder = unseeing(teacher, tmp_path / "student")
+    values = json.loads((folder / MANIFEST).read_text())
+    values["teacher"]["architecture"][part][layer][3][argument] = value
+    (folder / MANIFEST).write_text(json.dumps(values))
+    text = refused(lambda: load_student(folder, CPU))
+    assert "does not compute on a colour image of" in text or "does not build" in text
 
 
 def test_an_architecture_that_its_weights_file_cannot_hold_is_not_built(
