@@ -92,7 +92,7 @@ def measured(config: RunConfig, validation_images: int, between: Callable[[], No
     size = config.synth.image_size or ImageSize.square(teacher.identity.input_size)
     check_size(teacher, size, "image_size")
     if config.eval.labelled_data is not None:
-        validation, _ = read_validation(config, teacher.identity.class_names)
+        validation, _ = read_validation(config, teacher)
         validation_images = len(validation.images) if validation else 0
     with tempfile.TemporaryDirectory(prefix="zsq-") as folder:
         student = StudentTimes(teacher, config, size, Path(folder))

@@ -1,7 +1,7 @@
 """A student of images that are wider than high: made, exported, and seen by ONNX Runtime as PyTorch sees it."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typer.testing import Result
 
+from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
 from quantization.onnx.engine import open_engine
 from quantization.onnx.export import export_full_precision
@@ -54,14 +55,22 @@ def test_its_file_finds_what_the_student_finds(student: Path, wide_set: Path) ->
     detector, _ = load_student(student, torch.device("cpu"))
     images = torch.cat((pixels(wide_set), pixels(wide_set).flip(3)))
     outputs = torch.from_numpy(open_engine(exported_path(student, Target.ONNXRUNTIME))(images.numpy()))
-    limits = Suppression(0.3, iou=0.7, max_detections=20, multi_label=False)
-    theirs = detector.predict(images, limits)
-    mine = detector.suppress(outputs, limits)
+    certain, all_there = (
+        Suppression(confidence, iou=0.7, max_detections=20, multi_label=False) for confidence in (0.4, 0.2)
+    )  # kernels of engines round differently from machine to machine, so a score near a threshold is on either side
+    theirs = detector.predict(images, certain)
     assert sum(map(len, theirs)) >= 3
     assert max(float(found.boxes[:, 2].max()) for found in theirs if len(found)) > 96, "right of what a square holds"
-    for here, there in zip(mine, theirs, strict=True):
-        assert here.classes.tolist() == there.classes.tolist()
-        torch.testing.assert_close(here.boxes, there.boxes, rtol=0, atol=3.0)
+    assert_found(theirs, detector.suppress(outputs, all_there))
+    assert_found(detector.suppress(outputs, certain), detector.predict(images, all_there))
+
+
+def assert_found(certain: Sequence[Detections], among: Sequence[Detections]) -> None:
+    """Each object of an image has one of its class whose corners lie within 3 pixels."""
+    for wanted, found in zip(certain, among, strict=True):
+        for box, category in zip(wanted.boxes, wanted.classes, strict=True):
+            same = found.boxes[found.classes == category]
+            assert len(same) and float((same - box).abs().amax(dim=1).min()) <= 3.0
 
 
 def test_a_full_precision_file_computes_the_same_on_both_orientations(
