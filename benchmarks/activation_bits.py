@@ -26,7 +26,7 @@ from detectors.registry import load_teacher
 from qat_job.decision import mean_divergence
 from qat_job.images import ImageBatches
 from qat_job.sensitivity.curvature import PROBES, compared, probe_of
-from quantization.calibrate import HistogramObserver, activation_step_size, calibrate
+from quantization.calibrate import activation_step_size, calibrate, observed_activations
 from quantization.convert import Place, in_float, make_student, quantizers
 from quantization.fake_quantize import FakeQuantizer
 from schemas.image_size import ImageSize
@@ -36,7 +36,8 @@ from stages.shards import open_calibration_set
 
 CPU = torch.device("cpu")
 WIDTHS = (3, 4, 5, 6, 8)
-StepSizes = Mapping[str, Mapping[int, tuple[Tensor, Tensor]]]
+FakeQuantizers = Mapping[str, Mapping[int, FakeQuantizer]]
+"""By the name of an activation's quantizer, then by bits."""
 
 
 @dataclass
@@ -65,15 +66,15 @@ def main(
     seen = list(ImageBatches(opened, CPU).in_order(images, 1))
     judges = photographs(full, photos, judged_on, ImageSize.square(seen[0].shape[-1]))
     policy = BitPolicy(weight_bits=weights)
-    steps = step_sizes(make_student(full, policy), seen)
-    found = sensitivities(make_student(full, policy), seen, steps)
+    made = fake_quantizers(make_student(full, policy), seen)
+    found = sensitivities(make_student(full, policy), seen, made)
     edges = (full.layers.first, *full.layers.output)
     free = {name: each for name, each in found.items() if name.rpartition(".")[0] not in edges}
 
     def row(name: str, plan: Mapping[str, int]) -> None:
         student = make_student(full, policy)
         calibrate(student.network, lambda: seen, student.head_outputs)
-        give(student, plan, steps)
+        give(student, plan, made)
         means = [
             sum(size(each) * plan.get(key, 8) for key, each in found.items()) / sum(map(size, found.values()))
             for size in (lambda each: each.values, lambda each: 1)
@@ -90,33 +91,25 @@ def main(
         row(f"planned, at most {mean} over quantizers", planned(free, found, mean, by_values=False))
 
 
-def step_sizes(student: Detector, images: Sequence[Tensor]) -> StepSizes:
-    """Step size and zero point of each activation's quantizer at each width, as calibration finds them."""
+def fake_quantizers(student: Detector, images: Sequence[Tensor]) -> FakeQuantizers:
+    """A quantizer of each activation at each width, with the step size and zero point that calibration finds."""
+    found = observed_activations(student.network, lambda: images, student.head_outputs)
+    observers = {id(place.quantizer): observer for place, observer in found}
+
+    def quantizer(place: Place, bits: int) -> FakeQuantizer:
+        made = FakeQuantizer(replace(place.quantizer.spec, bits=bits))
+        made.initialise(*activation_step_size(observers[id(place.quantizer)], made.spec))
+        return made
+
     places = activations(student.network)
-    observers = {name: HistogramObserver() for name in places}
-    handles = [
-        place.module.register_forward_pre_hook(
-            lambda _, inputs, at=place.argument, observer=observers[name]: observer.observe(inputs[at])
-        )
-        for name, place in places.items()
-    ]
-    with torch.no_grad(), hooked(handles), in_float(student.network):
-        for _ in ("ranges", "histograms"):
-            for image in images:
-                student.head_outputs(image)
-            for observer in observers.values():
-                observer.finish_pass()
-    return {
-        name: {bits: activation_step_size(observers[name], replace(place.quantizer.spec, bits=bits)) for bits in WIDTHS}
-        for name, place in places.items()
-    }
+    return {name: {bits: quantizer(place, bits) for bits in WIDTHS} for name, place in places.items()}
 
 
 def activations(network: nn.Module) -> dict[str, Place]:
     return {name: place for name, place in quantizers(network).items() if place.role != "weight"}
 
 
-def sensitivities(student: Detector, images: Sequence[Tensor], steps: StepSizes) -> dict[str, Activation]:
+def sensitivities(student: Detector, images: Sequence[Tensor], made: FakeQuantizers) -> dict[str, Activation]:
     """The error that each activation's quantizer alone adds to the outputs, to second order; a mean over images."""
     places, generator = activations(student.network), torch.Generator().manual_seed(0)
     found: dict[str, Activation] = {}
@@ -134,7 +127,8 @@ def sensitivities(student: Detector, images: Sequence[Tensor], steps: StepSizes)
                 for (name, x), gradient in zip(taken.items(), gradients, strict=True):
                     each = found.setdefault(name, Activation(x[0].numel(), dict.fromkeys(WIDTHS, 0.0)))
                     for bits in WIDTHS if gradient is not None else ():
-                        error = rounded(x.detach(), places[name], bits, steps[name][bits]) - x.detach()
+                        with torch.no_grad():
+                            error = made[name][bits](x) - x
                         moved = float((gradient * error).square().sum())
                         each.errors[bits] += moved / (2 * PROBES * len(images))
     return found
@@ -154,12 +148,6 @@ def looked_into(student: Detector, image: Tensor, places: Mapping[str, Place]) -
     handles = [place.module.register_forward_pre_hook(keep(name, place.argument)) for name, place in places.items()]
     with hooked(handles):
         return student.head_outputs(image.clone().requires_grad_(True)), taken
-
-
-def rounded(x: Tensor, place: Place, bits: int, step: tuple[Tensor, Tensor]) -> Tensor:
-    size, zero_point = step
-    lowest, highest = replace(place.quantizer.spec, bits=bits).range
-    return (x / size).round().add(zero_point).clamp(lowest, highest).sub(zero_point).mul(size)
 
 
 def planned(
@@ -183,12 +171,10 @@ def planned(
         plan[name] = bits
 
 
-def give(student: Detector, plan: Mapping[str, int], steps: StepSizes) -> None:
+def give(student: Detector, plan: Mapping[str, int], made: FakeQuantizers) -> None:
     for name, place in activations(student.network).items():
         if name in plan:
-            quantizer = FakeQuantizer(replace(place.quantizer.spec, bits=plan[name]))
-            quantizer.initialise(*steps[name][plan[name]])
-            setattr(place.module, place.attribute, quantizer)
+            setattr(place.module, place.attribute, made[name][plan[name]])
 
 
 if __name__ == "__main__":

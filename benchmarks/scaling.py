@@ -46,7 +46,8 @@ def main(
     print(f"| {by.value} | seconds | CPU seconds | CPU seconds an image | peak memory, GB |")
     print("| --- | --- | --- | --- | --- |")
     with TemporaryDirectory() as folder:
-        start = run(["images=1", f"image_size={SIZE}", *teacher_of(teacher, folder)], threads)[1]
+        loaded = teacher or str(random_network("n", Path(folder))[0])
+        start = run(["images=1", f"image_size={SIZE}", f"teacher.path={loaded}"], threads)[1]
         for name, count, settings in rows(by, teacher, Path(folder), (images, sizes, networks)):
             seconds, cpu, peak = run([f"images={count}", *settings], threads)
             cells = (name, f"{seconds:.1f}", f"{cpu:.1f}", f"{(cpu - start) / (count - 1):.2f}", f"{peak:.2f}")
@@ -83,11 +84,6 @@ def random_network(scale: str, folder: Path) -> tuple[Path, float]:
     path = folder / f"yolo11{scale}.pt"
     torch.save({"model": network, "train_args": {"imgsz": SIZE}}, path)
     return path, sum(parameter.numel() for parameter in network.parameters()) / 1e6
-
-
-def teacher_of(teacher: str, folder: str) -> list[str]:
-    """The setting of the process that starts, loads and ends, whose time is no image's."""
-    return [f"teacher.path={teacher or random_network('n', Path(folder))[0]}"]
 
 
 def run(settings: list[str], threads: int) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Peak memory of a QAT step by its batch, and of correction by its images, in one process on a CPU.
+"""Memory that is counted of a pixel in each stage; peaks of a QAT step by its batch, and of correction by its images.
 
     uv run python -m benchmarks.training_memory --teacher yolo11n.pt --calibration-set set
 
@@ -21,10 +21,12 @@ from quantization.calibrate import calibrate
 from quantization.convert import make_student
 from quantization.fitting import fit_to_float
 from schemas.qat_config import BitPolicy, QatConfig
+from schemas.synth_config import LossWeights
 from schemas.teacher import TeacherSource
 from stages.memory import own_memory
 from stages.ranks import Rank
 from stages.shards import open_calibration_set
+from synth_job.inversion import Inversion
 
 CPU = torch.device("cpu")
 
@@ -41,6 +43,9 @@ def main(
     detector = load_teacher(TeacherSource(path=teacher), CPU)
     images = ImageBatches(open_calibration_set(calibration_set), CPU)
     config = QatConfig(bits=BitPolicy(weight_bits=4), steps=100)
+    inversion, weights = Inversion(detector), LossWeights()
+    kept = per_pixel(detector, lambda image, labels: inversion.kept_bytes(image, labels, weights))
+    print(f"bytes a pixel: {kept:.1f} kept by a step of inversion")
     student = make_student(detector, config.bits)
     calibrate(student.network, lambda: images.in_order(1, 1), student.head_outputs)
     live = per_pixel(detector, lambda image, _: live_bytes(lambda: student.head_outputs(image)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.hooks import hooked
-from quantization.convert import activation_quantizers, in_float, quantized_layers
+from quantization.convert import Place, activation_quantizers, in_float, quantized_layers
 from quantization.layers import QuantizedLayer
 from quantization.plan import QuantizerSpec
 
@@ -34,9 +34,16 @@ def calibrate(network: nn.Module, batches: Callable[[], Iterable[Tensor]], forwa
     for layer in quantized_layers(network).values():
         calibrate_weight(layer)
 
-    places = activation_quantizers(network)
-    observers = [HistogramObserver() for _ in places]
-    pairs = list(zip(places, observers, strict=True))
+    for place, observer in observed_activations(network, batches, forward):
+        place.quantizer.initialise(*activation_step_size(observer, place.quantizer.spec))
+
+
+@torch.no_grad()
+def observed_activations(
+    network: nn.Module, batches: Callable[[], Iterable[Tensor]], forward: Callable[[Tensor], object]
+) -> list[tuple[Place, "HistogramObserver"]]:
+    """What each activation's quantizer of a student takes in full precision; arguments as of `calibrate`."""
+    pairs = [(place, HistogramObserver()) for place in activation_quantizers(network)]
     handles = [
         place.module.register_forward_pre_hook(
             lambda _, inputs, at=place.argument, observer=observer: observer.observe(inputs[at])
@@ -47,10 +54,9 @@ def calibrate(network: nn.Module, batches: Callable[[], Iterable[Tensor]], forwa
         for _ in ("ranges", "histograms"):
             for images in batches():
                 forward(images)
-            for observer in observers:
+            for _, observer in pairs:
                 observer.finish_pass()
-    for place, observer in pairs:
-        place.quantizer.initialise(*activation_step_size(observer, place.quantizer.spec))
+    return pairs
 
 
 @torch.no_grad()
