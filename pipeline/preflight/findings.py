@@ -42,7 +42,8 @@ def described(findings: Findings, config: RunConfig, max_drop: float | None = No
     made = f"{config.synth.images} synthetic images" + (f", {held_back} more held back" if held_back else "")
     size = findings.image_size.in_words + (" (what the detector was trained at)" if findings.own_size else "")
     student = f"{qat.bits.name}, training: {steps}"
-    if qat.bits.weight_bits < 8 and not (qat.bits.layers or qat.plans_bits):
+    could_be_planned = qat.planned_widths[0] <= qat.bits.weight_bits < 8
+    if could_be_planned and not (qat.bits.layers or qat.plans_bits):
         instead = f"--bits w8a{qat.bits.activation_bits} --budget {qat.bits.weight_bits + 0.5:g}"
         student += f"; planned bits keep more: {instead}"
     if qat.sensitivity is not None and qat.sensitivity.budget is not None:

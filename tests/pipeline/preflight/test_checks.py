@@ -198,6 +198,16 @@ def test_what_will_be_done_is_said_with_its_time():
     assert facts["calibration set"] == "32 synthetic images"
 
 
+@pytest.mark.parametrize(("bits", "advised"), [(4, True), (3, False), (8, False)])
+def test_planned_bits_are_advised_where_the_widths_of_engines_can_keep_the_budget(bits: int, advised: bool) -> None:
+    found = Findings(
+        family="ultralytics", classes=1, parameters=1, image_size=ImageSize.square(640), own_size=True,
+        labelled_images=None, photos=None, bytes_needed=1, bytes_free=2, seconds={"synth": 1.0},
+    )  # fmt: skip
+    facts = dict(described(found, read_run_config("best.pt", [f"qat.bits.weight_bits={bits}"])))
+    assert ("--budget" in facts["student"]) is advised
+
+
 def test_times_are_rough():
     assert [duration(each) for each in (0.1, 59.6, 150, 7300)] == ["1 s", "60 s", "2 min", "2.0 h"]
 
