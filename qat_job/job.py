@@ -161,10 +161,11 @@ def prepare(settings: QatConfig, inputs: Inputs, checkpoints: Checkpoints, job: 
     training = TrainingSummary(steps=0, seconds=0.0, first_loss=None, last_loss=None, decision=decision)
     place = folder / PTQ_FOLDER if trains else folder
     untrained = save(calibrated, place, training, settings, inputs, job)
-    if trains:
-        fit_on_set(student, inputs.images, settings, trained=True)
     start = Start(bits=settings.bits, steps=0, trains=trains)
-    return Prepared(student if trains else calibrated, start, None, untrained)
+    if trains and settings.compensates(trained=True) != settings.compensates(trained=False):
+        fit_on_set(student, inputs.images, settings, trained=True)
+        return Prepared(student, start, None, untrained)
+    return Prepared(calibrated, start, None, untrained)
 
 
 def lead(

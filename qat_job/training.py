@@ -20,6 +20,7 @@ from qat_job.optimizer import Adam
 from qat_job.team import Team
 from quantization.convert import activation_quantizers, quantized_layers
 from quantization.fake_quantize import FakeQuantizer
+from quantization.fixed_rounding import fix_rounding, release_rounding
 from schemas.errors import InputError
 from schemas.qat_config import QatConfig
 from schemas.student import TrainingSummary
@@ -59,6 +60,8 @@ class Training:
     ) -> None:
         if checkpoint is None:
             team.take_over(student.network.state_dict().values())
+        if not config.learns_weights:
+            fix_rounding(student.network)
         self.student, self.config, self.team = student, config, team
         self._teacher = teacher.copy()
         self._teacher.fold_batch_norm()  # the same function, one pass over every activation less
@@ -93,7 +96,7 @@ class Training:
 
     @property
     def learning_rate(self) -> float:
-        """The rate of the weights now."""
+        """The rate of the weights now; of the biases where weights do not learn."""
         return float(self._schedule.get_last_lr()[0])
 
     def step(self, batch: Tensor, labels: list[Detections]) -> None:
@@ -122,6 +125,10 @@ class Training:
             raise
         seen, expected = Seen(student_outputs, student_tap.features()), Seen(teacher_outputs, teacher_tap.features())
         return training_loss(self.student, self.config.weights, labels, seen, expected, self.team)
+
+    def finish(self) -> None:
+        """Leave the student as it is saved and deployed: weights on their grid, every quantizer an ordinary one."""
+        release_rounding(self.student.network)
 
     def summary(self, seconds: float) -> TrainingSummary:
         """The course of a training that took `seconds`."""
@@ -177,6 +184,7 @@ def train(
                 check_finite(state.losses, config)
                 if events is not None:
                     events.write(state.losses, training.learning_rate, training.student.network)
+    training.finish()
     return training.summary(time.monotonic() - start)
 
 
@@ -210,7 +218,7 @@ def training_loss(
 
 
 def parameter_groups(student: Detector, config: QatConfig) -> list[dict[str, Any]]:
-    """Adam's groups: weights (but those of decoding), biases of quantized layers, and each quantizer by itself.
+    """Adam's groups: weights (but those of decoding) where they learn, biases of quantized layers, and each quantizer.
 
     Adam's steps have the size of the learning rate whatever the gradient. Biases are not rounded, so that they may move
     faster than weights. Step sizes span orders of magnitude, so that one absolute rate would freeze some and scatter
@@ -223,10 +231,9 @@ def parameter_groups(student: Detector, config: QatConfig) -> list[dict[str, Any
     not_weights = {id(parameter) for module in (*quantizers, *fixed) for parameter in module.parameters()}
     not_weights |= {id(bias) for bias in biases}
     weights = [parameter for parameter in network.parameters() if id(parameter) not in not_weights]
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "lr": config.rate_of_weights},
-        {"params": biases, "lr": config.rate_of_biases},
-    ]
+    groups: list[dict[str, Any]] = [{"params": biases, "lr": config.rate_of_biases}]
+    if config.learns_weights:
+        groups.insert(0, {"params": weights, "lr": config.rate_of_weights})
     relative = config.step_size_learning_rate
     for quantizer in quantizers if relative else ():
         lowest, highest = quantizer.spec.range

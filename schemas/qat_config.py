@@ -99,13 +99,14 @@ class QatConfig(Contract):
         default=None,
         gt=0,
         le=1,
-        description="Adam on weights, cosine decay; null: 2e-4 at 4 bits, halved by each further bit; paper 1e-5",
+        description="Adam on weights, where they learn, cosine decay; null: 2e-4 at 4 bits, halved by each further "
+        "bit; paper 1e-5",
     )
     bias_learning_rate: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="Adam on biases of quantized layers, which are not rounded; null: 20 times that of weights",
+        description="Adam on biases of quantized layers, which are not rounded; null: 20 times learning_rate",
     )
     step_size_learning_rate: float = Field(
         default=1e-3, ge=0, le=1, description="Adam on step sizes and zero points, relative to each initial step size"
@@ -117,7 +118,13 @@ class QatConfig(Contract):
     compensated_rounding: bool | None = Field(
         default=None,
         description="before that, on the same images: round weights of fewer than 8 bits so that errors cancel (GPTQ); "
-        "null: in the student that is only calibrated, since training goes further from unrounded weights",
+        "null: but not where weights are to learn, since training goes further from unrounded ones",
+    )
+    learn_weights: bool | None = Field(
+        default=None,
+        description="whether training moves weights; false: they keep the integers that calibration gave them, and "
+        "their step sizes (a scale per channel), biases and the quantizers of activations learn; null: false for "
+        "deploy, true for paper",
     )
     weights: DistillationWeights = DistillationWeights()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -212,7 +219,14 @@ class QatConfig(Contract):
 
     def compensates(self, *, trained: bool) -> bool:
         """Whether the weights of a student that is to be `trained`, or not, are rounded against each other."""
-        return not trained if self.compensated_rounding is None else self.compensated_rounding
+        if self.compensated_rounding is not None:
+            return self.compensated_rounding
+        return not (trained and self.learns_weights)
+
+    @property
+    def learns_weights(self) -> bool:
+        """Whether training moves weights, the default resolved."""
+        return self.bits.policy is Policy.PAPER if self.learn_weights is None else self.learn_weights
 
     @property
     def plans_bits(self) -> bool:

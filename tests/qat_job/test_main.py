@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import Result
 
 from detectors.protocol import Detector
@@ -95,7 +96,11 @@ def test_the_student_is_kept_after_training_and_before(trained: Path, calibratio
 def test_what_learns_has_moved_and_what_is_fixed_has_not(trained: Path) -> None:
     (before, _), (after, _) = (load_student(folder, CPU) for folder in (trained / PTQ_FOLDER, trained))
     old, new = quantized_layers(before.network), quantized_layers(after.network)
-    assert all(not torch.equal(old[name].weight, new[name].weight) for name in old)
+    assert all(torch.equal(integers(old[name]), integers(new[name])) for name in old)
+    assert all(
+        not torch.equal(old[name].weight_quantizer.step_size, new[name].weight_quantizer.step_size) for name in old
+    )
+    assert all(not torch.equal(layer.bias, new[name].bias) for name, layer in old.items() if layer.bias is not None)
     moved = [not torch.equal(old[name].input_quantizer.step_size, new[name].input_quantizer.step_size) for name in old]
     assert sum(moved) / len(moved) > 0.9
     (decoding,) = (name for name in after.float_layers() if name.endswith(".conv"))
@@ -108,6 +113,7 @@ def test_weights_of_the_student_that_is_not_trained_lie_on_their_grid_unless_ask
     qat: Qat, tmp_path: Path, compensated: bool | None
 ) -> None:
     still = {"steps": 1, "learning_rate": 1e-12, "bias_learning_rate": 0, "step_size_learning_rate": 0}
+    still |= {"learn_weights": True}
     result = qat(tmp_path, bits__weight_bits=4, compensated_rounding=compensated, correction_images=4, **still)
     assert result.exit_code == 0, result.output
     rounded = []
@@ -116,6 +122,20 @@ def test_weights_of_the_student_that_is_not_trained_lie_on_their_grid_unless_ask
         layers = [x for x in quantized_layers(student.network).values() if x.weight_quantizer.spec.bits == 4]
         rounded.append(all(is_rounded(layer) for layer in layers))
     assert rounded == {None: [True, False], True: [True, True], False: [False, False]}[compensated]
+
+
+def integers(layer: QuantizedLayer) -> Tensor:
+    """What a layer's weights are stored as."""
+    step_size = layer.weight_quantizer.step_size.reshape(-1, *[1] * (layer.weight.dim() - 1))
+    return (layer.weight_quantizer(layer.weight) / step_size).round()
+
+
+def test_weights_learn_where_they_are_asked_to(qat: Qat, tmp_path: Path) -> None:
+    result = qat(tmp_path, learn_weights=True)
+    assert result.exit_code == 0, result.output
+    (before, _), (after, _) = (load_student(folder, CPU) for folder in (tmp_path / PTQ_FOLDER, tmp_path))
+    old, new = quantized_layers(before.network), quantized_layers(after.network)
+    assert all(not torch.equal(old[name].weight, new[name].weight) for name in old)
 
 
 def is_rounded(layer: QuantizedLayer) -> bool:

@@ -14,11 +14,11 @@ from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
 from quantization.fake_quantize import FakeQuantizer
 from schemas.errors import InputError
-from schemas.qat_config import BitPolicy, QatConfig
+from schemas.qat_config import BitPolicy, Policy, QatConfig
 from schemas.training_terms import DistillationWeights
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-CONFIG = QatConfig(learning_rate=1e-4, bias_learning_rate=1e-2, step_size_learning_rate=1e-3)
+CONFIG = QatConfig(learn_weights=True, learning_rate=1e-4, bias_learning_rate=1e-2, step_size_learning_rate=1e-3)
 LABELS = [Detections.of([[8.0, 8.0, 50.0, 40.0]], [2]), Detections.of([[20.0, 10.0, 60.0, 60.0]], [5])]
 
 
@@ -41,6 +41,17 @@ def test_every_parameter_is_in_one_group_but_those_of_decoding(student: Detector
     }
     everything = {id(parameter) for parameter in student.network.parameters()}
     assert {id(parameter) for parameter in grouped} == everything - fixed - symmetric
+
+
+def test_weights_are_in_no_group_where_they_do_not_learn(student: Detector) -> None:
+    config = CONFIG.model_copy(update={"learn_weights": False})
+    grouped, learned = (
+        {id(p) for group in parameter_groups(student, each) for p in group["params"]} for each in (config, CONFIG)
+    )
+    layers = quantized_layers(student.network).values()
+    assert learned - grouped >= {id(layer.weight) for layer in layers}
+    assert grouped >= {id(layer.bias) for layer in layers if layer.bias is not None}
+    assert grouped >= {id(layer.weight_quantizer.step_size) for layer in layers}
 
 
 def test_step_sizes_learn_relative_to_themselves(student: Detector) -> None:
@@ -106,8 +117,11 @@ def test_biases_learn_faster_than_weights_unless_set() -> None:
     assert QatConfig(learning_rate=1.0).rate_of_biases == 1
 
 
-def test_weights_are_rounded_for_good_only_where_no_training_follows() -> None:
-    assert [QatConfig().compensates(trained=trained) for trained in (False, True)] == [True, False]
+def test_weights_are_rounded_for_good_unless_they_learn() -> None:
+    assert [QatConfig().compensates(trained=trained) for trained in (False, True)] == [True, True]
+    learning = QatConfig(learn_weights=True)
+    assert [learning.compensates(trained=trained) for trained in (False, True)] == [True, False]
+    assert QatConfig(bits=BitPolicy(policy=Policy.PAPER)).learns_weights
     assert QatConfig(compensated_rounding=True).compensates(trained=True)
     assert not QatConfig(compensated_rounding=False).compensates(trained=False)
 
