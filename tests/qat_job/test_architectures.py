@@ -28,6 +28,7 @@ ARCHITECTURES = {
     "26": "yolo26n.yaml",
 }
 END_TO_END = {"v10", "26"}
+EVERYTHING_LEARNS = QatConfig(learn_weights=True, learning_rate=1e-3, bias_learning_rate=1e-3)
 LABELS = [Detections.of([[8.0, 8.0, 50.0, 40.0]], [2]), Detections.of([[20.0, 10.0, 60.0, 60.0]], [0])]
 
 
@@ -107,7 +108,7 @@ def test_one_inversion_step_moves_the_images(detector: UltralyticsDetector, imag
 def test_one_training_step_moves_every_weight(detector: UltralyticsDetector, images: torch.Tensor) -> None:
     student = make_student(detector, BitPolicy(weight_bits=4, activation_bits=8))
     calibrate(student.network, lambda: [images], student.head_outputs)
-    groups = parameter_groups(student, QatConfig(learning_rate=1e-3, bias_learning_rate=1e-3))
+    groups = parameter_groups(student, EVERYTHING_LEARNS)
     for group in groups:
         for parameter in group["params"]:
             parameter.requires_grad_(True)

@@ -31,6 +31,7 @@ from synth_job.label_sampling import LabelSampler
 from synth_job.statistics import statistics_of
 
 SMALL = ["fasterrcnn", "maskrcnn", "retinanet", "fcos", "ssdlite320_mobilenet_v3_large"]
+EVERYTHING_LEARNS = QatConfig(learn_weights=True, learning_rate=1e-3, bias_learning_rate=1e-3)
 LABELS = [Detections.of([[8.0, 8.0, 70.0, 60.0]], [2]), Detections.of([[20.0, 10.0, 90.0, 90.0]], [0])]
 ONE_VIEW = ViewConfig(flip=0, shift=0, scales=(1.0,))
 
@@ -92,7 +93,7 @@ def test_one_training_step_moves_every_weight(detector: Detector, images: Tensor
     seen, aim = Seen(outputs, features[0]), Seen(expected, features[1])
     loss = training_loss(student, DistillationWeights(), LABELS, seen, aim)
     before = {name: layer.weight.detach().clone() for name, layer in quantized_layers(student.network).items()}
-    optimizer = torch.optim.Adam(parameter_groups(student, QatConfig(learning_rate=1e-3, bias_learning_rate=1e-3)))
+    optimizer = torch.optim.Adam(parameter_groups(student, EVERYTHING_LEARNS))
     loss.backward()
     optimizer.step()
 
@@ -106,7 +107,7 @@ def trained(detector: Detector, images: Tensor) -> tuple[Detector, Any, Any, tup
     """A calibrated student and what a training step starts from."""
     student = make_student(detector, BitPolicy(weight_bits=4, activation_bits=8))
     calibrate(student.network, lambda: [images], student.head_outputs)
-    for group in parameter_groups(student, QatConfig(learning_rate=1e-3, bias_learning_rate=1e-3)):
+    for group in parameter_groups(student, EVERYTHING_LEARNS):
         for parameter in group["params"]:
             parameter.requires_grad_(True)
     sites = student.distillation_sites()
