@@ -1,4 +1,4 @@
-"""Quantization-aware training: weights, step sizes and zero points learn together, guided by the teacher."""
+"""Quantization-aware training: scales, zero points, biases and, where asked, weights learn, guided by the teacher."""
 
 import math
 import time

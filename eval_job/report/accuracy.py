@@ -11,6 +11,8 @@ from eval_job.report.wording import duration, quantity, short
 from schemas.evaluation import EvalReport
 from schemas.student import TrainingComparison, TrainingMethod, TrainingSummary
 
+SCALES = "a scale per channel, biases and the quantizers of activations; weights keep the integers of calibration"
+
 
 @dataclass(frozen=True)
 class ClassPrecision:
@@ -106,11 +108,13 @@ def training(student: StudentArtifacts) -> Training:
         if summary.comparison is not None:
             none = f"{quantity(summary.steps)} steps, not kept: {_comparison(summary.comparison)}"
         return Training(student.name, [("training", none), *_decision(summary)], None)
+    rate = config.rate_of_weights if config.learns_weights else config.rate_of_biases
     facts = [
         ("steps", quantity(summary.steps)),
         ("batch", f"{config.batch} images"),
         ("calibration images", quantity(manifest.calibration_set.samples)),
-        ("learning rate", f"{config.rate_of_weights:g}, cosine decay"),
+        ("learned", "weights, biases and quantizers" if config.learns_weights else SCALES),
+        ("learning rate", f"{rate:g}, cosine decay"),
         ("time", duration(summary.seconds)),
         *_decision(summary),
     ]
