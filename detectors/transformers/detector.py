@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detectors.base import BaseDetector
+from detectors.base import BaseDetector, Decoding
 from detectors.detections import Detections
 from detectors.hooks import hooked
 from detectors.protocol import HeadOutputs, PlainOutputs, Suppression
-from detectors.transformers.library import Architecture
+from detectors.transformers.library import Architecture, traceable
 from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
 
@@ -144,6 +144,13 @@ class TransformersDetector(BaseDetector):
         """See `Detector`: a query set needs no NMS."""
         return True
 
+    def deployed(self) -> nn.Module:
+        """See `Detector`."""
+        twin = self.copy()
+        twin.fold_batch_norm()
+        twin.network.cpu()
+        return _Deployed(twin)
+
     def output_layers(self) -> list[str]:
         """See `Layers.output`: the last layers of predictions; each decoder layer refines the boxes that come out."""
         model = self.network.model
@@ -173,3 +180,12 @@ class TransformersDetector(BaseDetector):
         return self.names_of(
             [*model.backbone.model.encoder.stages, *model.encoder.fpn_blocks, *model.encoder.pan_blocks]
         )
+
+
+class _Deployed(Decoding):
+    """The exported form, of any number of images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        with traceable(self.network):
+            rows: Tensor = super().forward(images)
+            return rows

@@ -1,13 +1,16 @@
 """The transformers package: whether it is there, and networks of it. It is imported here alone, and asks no network."""
 
+import builtins
 import contextlib
 import copy
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +22,8 @@ from stages.extras import how_to_install
 
 OLDEST = 5
 """First major version whose names of modules and outputs are those used here."""
+WITHOUT_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+"""The library's variable; its checks of values are no operators of a file."""
 LOOKED_AT = 4
 """Side of the image whose feature maps are counted, in cells of the coarsest level."""
 
@@ -194,6 +199,21 @@ def alone(network: Any) -> Any:
         heads = getattr(decoder, name)
         setattr(decoder, name, nn.ModuleList(copy.deepcopy(head) for head in heads))
     return network.eval()
+
+
+@contextlib.contextmanager
+def traceable(network: Any) -> Iterator[None]:
+    """Let a tracer keep sizes free: no checks of values, and none of the two functions that make a size a constant.
+
+    Functions are replaced in the module of the network alone, by what is the same where nothing is traced.
+    """
+    module = sys.modules[type(network.model).__module__]
+    sizes_kept = {
+        "len": lambda values: values.shape[0] if isinstance(values, Tensor) else builtins.len(values),
+        "torch_int": lambda size: size,
+    }
+    with mock.patch.dict(vars(module), sizes_kept), mock.patch.dict(os.environ, {WITHOUT_CHECKS: "1"}):
+        yield
 
 
 def strides_of(network: Any) -> tuple[int, ...]:
