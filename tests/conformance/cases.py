@@ -246,7 +246,7 @@ CASES = (
     Case("YOLO11n-pose", "ultralytics", ultralytics("yolo11n-pose.yaml", PoseModel)),
     Case("YOLO11n-obb", "ultralytics", ultralytics("yolo11n-obb.yaml", OBBModel)),
     Case("RT-DETR-l", "rtdetr", rtdetr),
-    Case("D-FINE, 2 decoder layers", "transformers", queries("DFine")),
+    Case("D-FINE, 2 decoder layers", "transformers", queries("DFine"), learning_rate=1e-4),
     Case("RT-DETR (transformers), 2 decoder layers", "transformers", queries("RTDetr")),
     Case("RT-DETRv2, 2 decoder layers", "transformers", queries("RTDetrV2")),
     Case("Faster R-CNN, ResNet of 4 blocks", "torchvision", torchvision("fasterrcnn", kind="resnet")),
