@@ -5,6 +5,7 @@ import contextlib
 import copy
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -59,7 +60,9 @@ def quietly() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:
@@ -191,12 +194,17 @@ def alone(network: Any) -> Any:
     """A network in eval mode whose prediction layers lie in the decoder alone, each with weights of its own.
 
     The library keeps a second name for them and may let layers share weights; each is quantized for itself here.
+
+    Raises:
+        VerificationError: there are none.
     """
     decoder = network.model.decoder
     for name in ("class_embed", "bbox_embed"):
         if name in network._modules:
             delattr(network, name)
         heads = getattr(decoder, name)
+        if not heads:
+            raise VerificationError("the decoder of the teacher has no layers of prediction")
         setattr(decoder, name, nn.ModuleList(copy.deepcopy(head) for head in heads))
     return network.eval()
 
