@@ -112,10 +112,14 @@ def main(
     minutes: Annotated[float, typer.Option(min=0.1)] = 12,
     seed: int = 0,
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    start: Annotated[Path | None, typer.Option(help="folder to go on from")] = None,
 ) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    trained = train(network_of(kind), render_scenes(TRAINING_SEED, SCENES), minutes, seed)
+    network = network_of(kind)
+    if start is not None:
+        network = type(network).from_pretrained(start, local_files_only=True)
+    trained = train(network, render_scenes(TRAINING_SEED, SCENES), minutes, seed)
     trained.save_pretrained(out)
     transformers.RTDetrImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(out)
     measure(out)
