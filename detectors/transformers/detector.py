@@ -101,18 +101,12 @@ class TransformersDetector(BaseDetector):
             first, last = (label.boxes.to(device) / sides).split(2, dim=1)
             boxes = torch.cat(((first + last) / 2, last - first), dim=1)
             targets.append({"class_labels": label.classes.to(device), "boxes": boxes})
-        last_layer = {
-            name: None if (values := getattr(raw, f"{stored}")) is None else values[:, -1:]
-            for name, stored in (
-                ("predicted_corners", "intermediate_predicted_corners"),
-                ("initial_reference_points", "initial_reference_points"),
-            )
-        }
         loss: Tensor = self.network.loss_function(
             raw.logits, targets, device, raw.pred_boxes, self.network.config,
-            raw.intermediate_logits[:, -1:], raw.intermediate_reference_points[:, -1:],
+            _last(raw.intermediate_logits), _last(raw.intermediate_reference_points),
             enc_topk_logits=raw.enc_topk_logits, enc_topk_bboxes=raw.enc_topk_bboxes,
-            denoising_meta_values=None, **last_layer,
+            denoising_meta_values=None, predicted_corners=_last(raw.intermediate_predicted_corners),
+            initial_reference_points=_last(raw.initial_reference_points),
         )[0]  # fmt: skip
         return loss
 
@@ -180,6 +174,11 @@ class TransformersDetector(BaseDetector):
         return self.names_of(
             [*model.backbone.model.encoder.stages, *model.encoder.fpn_blocks, *model.encoder.pan_blocks]
         )
+
+
+def _last(layers: Tensor | None) -> Tensor | None:
+    """Of what each layer of a decoder gives, `(B, layers, …)`, the last layer's; None where layers do not give it."""
+    return None if layers is None else layers[:, -1:]
 
 
 class _Deployed(Decoding):
