@@ -21,8 +21,8 @@ from detectors.transformers.architecture import BACKBONES, FIXED, NETWORKS, back
 from schemas.errors import ConfigError, VerificationError
 from stages.extras import how_to_install
 
-OLDEST = 5
-"""First major version whose names of modules and outputs are those used here."""
+OLDEST = (5, 24)
+"""First version whose names of modules, outputs and fields of descriptions are those used here."""
 WITHOUT_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 """The library's variable; its checks of values are no operators of a file."""
 LOOKED_AT = 4
@@ -44,10 +44,10 @@ def library() -> Any:
         raise ConfigError(
             f"the detector is of the transformers package, which is not installed; {how_to_install('transformers')}"
         ) from error
-    if int(transformers.__version__.partition(".")[0]) < OLDEST:
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST:
         raise ConfigError(
-            f"the transformers package is of version {transformers.__version__}, which names its modules in another "
-            f"way; {how_to_install('transformers')}"
+            f"the transformers package is of version {transformers.__version__}, which names modules and fields in "
+            f"another way; {how_to_install('transformers')}"
         )
     return transformers
 
