@@ -15,6 +15,7 @@ from typing import Annotated
 import onnxruntime
 import torch
 import torchvision
+import transformers
 import typer
 import ultralytics
 
@@ -75,7 +76,8 @@ def document(body: list[list[str]]) -> str:
     table = "\n".join("| " + " | ".join(row) + " |" for row in lines)
     sizes = " or ".join(str(size) for size in sorted({case.size for case in CASES}))
     versions = ", ".join(
-        f"{module.__name__} {module.__version__}" for module in (torch, torchvision, ultralytics, onnxruntime)
+        f"{module.__name__} {module.__version__}"
+        for module in (torch, torchvision, ultralytics, transformers, onnxruntime)
     )
     return f"""# Detector families
 

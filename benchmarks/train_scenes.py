@@ -70,10 +70,10 @@ def batches(scenes: list[Scene], rng: np.random.Generator) -> Iterator[tuple[lis
             yield images, targets
 
 
-def resized(scenes: np.ndarray) -> Tensor:
-    """`(B, H, W, 3)` 8-bit images as `(B, 3, SIZE, SIZE)` in [0, 1]."""
+def resized(scenes: np.ndarray, side: int = SIZE) -> Tensor:
+    """`(B, H, W, 3)` 8-bit images as `(B, 3, side, side)` in [0, 1]."""
     images = torch.from_numpy(scenes).permute(0, 3, 1, 2).float() / 255
-    return F.interpolate(images, SIZE, mode="bilinear", antialias=True).clamp(0, 1)
+    return F.interpolate(images, side, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def for_training(network: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from detectors.families.adapter import FamilyAdapter
+from detectors.transformers.saved_model import is_saved_model
 from schemas.teacher import Family
 
 MAX_PICKLE_BYTES = 8 * 2**20
@@ -21,7 +22,7 @@ def family_of_file(path: Path) -> Family:
     What is no checkpoint is of family `ultralytics`, whose loader says what it is not.
     """
     if path.suffix == ".safetensors":
-        return "torchvision"
+        return "transformers" if is_saved_model(path) else "torchvision"
     names = named_classes(path)
     beginnings = {start: family for family in get_args(Family) for start in adapter(family).pickled}
     found = [start for start in beginnings if any(name.startswith(start) for name in names)]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from detectors.embedded import WEIGHTS
 from detectors.family import adapter, family_of_file
+from detectors.transformers import saved_model
 from detectors.unusable import obstacle
 from schemas.errors import ConfigError, InputError
 from schemas.files import expanded
@@ -25,6 +26,8 @@ def checkpoint_path(source: TeacherSource) -> Path:
     path = expanded(source.path)
     if path.is_file():
         return path
+    if path.is_dir():
+        return saved_model.weights_in(path)
     if path.name == source.path:
         family = source.family or ("ultralytics" if path.suffix == ".pt" else "torchvision")
         try:
@@ -48,5 +51,8 @@ def checkpoint_family(source: TeacherSource, path: Path) -> Family:
 
 
 def checkpoint_digest(source: TeacherSource) -> str:
-    """sha256 of the teacher's checkpoint file."""
-    return file_digest(checkpoint_path(source))
+    """sha256 of the teacher's checkpoint file; of a saved model, of all files that decide what it computes."""
+    path = checkpoint_path(source)
+    if source.family in (None, "transformers") and saved_model.is_saved_model(path):
+        return saved_model.digest(path)
+    return file_digest(path)

@@ -24,6 +24,8 @@ KNOWN_PACKAGES = ("torch", "ultralytics", "models", "numpy", "collections", "pat
 
 def obstacle(path: Path) -> str | None:
     """Why no family takes the file, in one line; None where one may."""
+    if path.name.startswith("pytorch_model") and path.suffix == ".bin":
+        return "is a pickle, which can run code and is not read; name a folder that holds model.safetensors"
     if kind := EXPORTED.get(path.suffix.lower()) or _sniffed(path):
         return f"is an exported {kind} model, whose weights cannot be trained; name the checkpoint it was exported from"
     for name in sorted(named_classes(path)):

@@ -9,6 +9,7 @@ from os.path import exists, isfile
 from pathlib import Path
 from typing import Any
 
+from detectors.transformers.saved_model import is_saved_model
 from schemas.base import Contract, read_config_values, set_by_dotted_key, validate_config
 from schemas.errors import ConfigError, InputError
 from schemas.eval_config import EvalConfig
@@ -180,6 +181,8 @@ def is_configuration(source: Path) -> bool:
         return True
     if source.suffix.lower() in CHECKPOINT_SUFFIXES:
         return False
+    if is_saved_model(source):
+        return False
     if not source.is_file():
         return source.exists()  # a pipe; what is not there is a published name
     with source.open("rb") as stream:
@@ -200,7 +203,7 @@ def check_inputs(config: RunConfig) -> None:
             detector's file is an exported model, or of another task.
         ConfigError: settings that do not go with the validation data.
     """
-    from detectors.source import checkpoint_family
+    from detectors.source import checkpoint_family, checkpoint_path
     from eval_job.data import find_validation_data  # loads numpy and Pillow, which no other command needs at once
     from label_formats.find import check_given
 
@@ -210,8 +213,8 @@ def check_inputs(config: RunConfig) -> None:
                 name = setting if setting == "teacher.path" else f"{stage}.{setting}"
                 raise InputError(f"{name}: {path} does not exist (looked from {Path.cwd()}); correct the path")
     teacher = expanded(config.teacher.path)
-    if config.teacher.path != EMBEDDED and teacher.is_file():
-        checkpoint_family(config.teacher, teacher)
+    if config.teacher.path != EMBEDDED and teacher.exists():
+        checkpoint_family(config.teacher, checkpoint_path(config.teacher))
     if config.synth.labels.path:
         check_given(expanded(config.synth.labels.path))
     data = config.eval.labelled_data
@@ -227,8 +230,10 @@ def stage_inputs(config: Contract) -> dict[str, Path]:
     inputs: dict[str, Path] = {}
     if isinstance(config, SynthConfig | QatConfig | EvalConfig):
         teacher = config.teacher.path
-        if "/" in teacher or Path(teacher).is_file():
-            inputs["teacher.path"] = expanded(teacher)
+        path = expanded(teacher)
+        if "/" in teacher or path.exists():
+            # The weights of a saved model are read together with the descriptions beside them.
+            inputs["teacher.path"] = path.parent if path.is_file() and is_saved_model(path) else path
     if isinstance(config, SynthConfig) and config.labels.path:
         inputs |= _labelled("labels.path", config.labels.path)
     if isinstance(config, EvalConfig):

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Contract
 
-Family = Literal["ultralytics", "yolov5", "rtdetr", "torchvision"]
+Family = Literal["ultralytics", "yolov5", "rtdetr", "torchvision", "transformers"]
 EMBEDDED = "embedded"
 """Name of the detector that ships with this project."""
 
@@ -17,8 +17,8 @@ class TeacherSource(Contract):
     path: str = Field(
         default=EMBEDDED,
         min_length=1,
-        description="checkpoint file, name of a published checkpoint (yolo11n.pt, fasterrcnn_resnet50_fpn_v2; "
-        "downloaded), or `embedded`",
+        description="checkpoint file, folder that Hugging Face's save_pretrained wrote, name of a published checkpoint "
+        "(yolo11n.pt, fasterrcnn_resnet50_fpn_v2; downloaded), or `embedded`",
     )
     family: Family | None = Field(
         default=None, description="detector family that reads the checkpoint; null: the one the file shows"
@@ -64,7 +64,10 @@ class TeacherIdentity(Contract):
 
     family: Family
     architecture: dict[str, Any] = Field(description="the family's own description of the network, plain values")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="digest of the checkpoint file")
+    sha256: str = Field(
+        pattern="^[0-9a-f]{64}$",
+        description="digest of the checkpoint file, or of the digests of a saved model's files",
+    )
     class_names: tuple[str, ...] = Field(min_length=1)
     input_size: int = Field(ge=32, le=4096, description="side of the square the teacher was trained at, pixels")
     stride: int = Field(ge=1, le=512, description="input sides must be multiples of this, pixels")

@@ -101,6 +101,8 @@ def _onnxruntime(path: Path, threads: int, providers: Sequence[str]) -> Engine:
     options.log_severity_level = 3  # errors
     # Idle threads that spin would slow whatever runs next, PyTorch or another engine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # By default a product of integer weights and an activation in float rounds that activation to 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # the library's own exceptions have no common base

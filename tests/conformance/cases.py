@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.nn.tasks import (
@@ -169,6 +170,66 @@ def torchvision(model: str, **backbone: Any) -> Callable[[Path], None]:
     return write
 
 
+HGNET = {
+    "model_type": "hgnet_v2", "stem_channels": [3, 8, 16], "stage_in_channels": [16, 24, 32, 48],
+    "stage_mid_channels": [8, 8, 16, 16], "stage_out_channels": [24, 32, 48, 64], "stage_num_blocks": [1, 1, 1, 1],
+    "stage_numb_of_layers": [2, 2, 2, 2], "hidden_sizes": [24, 32, 48, 64], "depths": [1, 1, 1, 1],
+    "use_learnable_affine_block": True, "out_indices": [2, 3, 4],
+}  # fmt: skip
+RESNET = {
+    "model_type": "rt_detr_resnet", "embedding_size": 16, "hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1],
+    "layer_type": "basic", "out_indices": [2, 3, 4],
+}  # fmt: skip
+QUERIES = {
+    "encoder_hidden_dim": 32, "encoder_ffn_dim": 64, "encoder_attention_heads": 2, "encoder_in_channels": [32, 48, 64],
+    "d_model": 32, "decoder_in_channels": [32, 32, 32], "decoder_ffn_dim": 64, "decoder_layers": 2,
+    "decoder_attention_heads": 2, "decoder_n_points": 2, "num_queries": 20, "num_denoising": 4,
+}  # fmt: skip
+"""A small query set of the transformers package."""
+DISTRIBUTIONS = {"max_num_bins": 16, "depth_mult": 0.34, "hidden_expansion": 0.5, "lqe_hidden_dim": 8}
+"""What D-FINE has beside it."""
+
+
+def saved_network(kind: str, folder: Path, **description: Any) -> Any:
+    """A network of the transformers package, `DFine`, `RTDetr` or `RTDetrV2`, saved as the library does.
+
+    Its random weights are larger than those that a training starts from, which give the same boxes for every image.
+    """
+    torch.manual_seed(0)
+    further = {"backbone_config": HGNET} | DISTRIBUTIONS if kind == "DFine" else {"backbone_config": RESNET}
+    named = {"num_labels": len(NAMES), "id2label": dict(enumerate(NAMES)), "freeze_backbone_batch_norms": False}
+    configuration = getattr(transformers, f"{kind}Config")(**(QUERIES | further | named | description))
+    network = getattr(transformers, f"{kind}ForObjectDetection")(configuration)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    seen_images(network)
+    network.config.freeze_backbone_batch_norms = True  # as published ones are
+    network.save_pretrained(folder)
+    return network
+
+
+def queries(kind: str) -> Callable[[Path], Callable[[Tensor], Tensor]]:
+    """A small network of the transformers package; its outputs in pixels, as its image processor gives them."""
+
+    def write(folder: Path) -> Callable[[Tensor], Tensor]:
+        network = saved_network(kind, folder)
+        processor = transformers.RTDetrImageProcessor()
+
+        def decoded(images: Tensor) -> Tensor:
+            size = torch.tensor([images.shape[2:]] * len(images))
+            found = processor.post_process_object_detection(network(images), threshold=-1.0, target_sizes=size)
+            return torch.stack([torch.cat((e["boxes"], e["scores"][:, None], e["labels"][:, None]), 1) for e in found])
+
+        return decoded
+
+    return write
+
+
 CASES = (
     Case("YOLOv5 (anchors), an eighth as wide", "yolov5", yolov5(0.33, 0.125), quick=True),
     Case("YOLOv5n (anchors)", "yolov5", yolov5(0.33, 0.25)),
@@ -185,6 +246,9 @@ CASES = (
     Case("YOLO11n-pose", "ultralytics", ultralytics("yolo11n-pose.yaml", PoseModel)),
     Case("YOLO11n-obb", "ultralytics", ultralytics("yolo11n-obb.yaml", OBBModel)),
     Case("RT-DETR-l", "rtdetr", rtdetr),
+    Case("D-FINE, 2 decoder layers", "transformers", queries("DFine"), learning_rate=1e-4),
+    Case("RT-DETR (transformers), 2 decoder layers", "transformers", queries("RTDetr")),
+    Case("RT-DETRv2, 2 decoder layers", "transformers", queries("RTDetrV2")),
     Case("Faster R-CNN, ResNet of 4 blocks", "torchvision", torchvision("fasterrcnn", kind="resnet")),
     Case("Faster R-CNN, ResNet-50 v1", "torchvision", torchvision("fasterrcnn_resnet50_fpn")),
     Case("Faster R-CNN, MobileNetV3", "torchvision", torchvision("fasterrcnn_mobilenet_v3_large_320_fpn")),

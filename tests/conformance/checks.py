@@ -13,6 +13,7 @@ from torch import Tensor
 from detectors.detections import Detections
 from detectors.protocol import Decoded, Detector
 from detectors.registry import load_teacher
+from detectors.source import checkpoint_digest
 from qat_job.job import quantize
 from quantization.calibrate import calibrate
 from quantization.convert import make_student, quantized_layers
@@ -41,7 +42,6 @@ from schemas.training_terms import AugmentationConfig
 from stages.output import Job, Output
 from stages.shards import open_calibration_set
 from stages.stage import Stage
-from stages.storage import file_digest
 from synth_job.initialisation import initial_images, sample_generator
 from synth_job.inversion import Course, Inversion, Watch
 from synth_job.job import synthesize
@@ -105,7 +105,7 @@ class Subject:
             inversion=InversionConfig(iterations=3, batch=IMAGES),
             device="cpu",
         )
-        provenance = Provenance.of("synth", settings.keyed(), {"teacher": file_digest(Path(self.source.path))})
+        provenance = Provenance.of("synth", settings.keyed(), {"teacher": checkpoint_digest(self.source)})
         output = Output(self.folder / "set" / SET_MANIFEST, CalibrationSetManifest, provenance)
         manifest = synthesize(settings, Job(Stage("synth"), output))
         assert manifest is not None

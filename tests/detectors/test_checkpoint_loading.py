@@ -162,7 +162,7 @@ def test_a_published_checkpoint_loads_safely(real_teacher: Path) -> None:
 
 def test_a_missing_file_and_a_folder_are_input_errors(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "none.pt")
-    assert "no such file" in refusal(tmp_path)
+    assert "is a folder without config.json" in refusal(tmp_path)
 
 
 def test_a_name_that_nobody_published_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +71,34 @@ def checkpoint(make: Callable[[], Any], family: str) -> Subject:
     def read(folder: Path) -> None:
         path = folder / "odd.pt"
         harmless(load_teacher(TeacherSource(path=str(path), family=family), CPU))  # type: ignore[arg-type]
+
+    return Subject(write, read)
+
+
+def saved_model(original: Path) -> Subject:
+    """A folder of the transformers package: fields of its descriptions, numbers of its tensors, bytes of its files."""
+
+    def write(folder: Path, rng: random.Random) -> str:
+        place = Path(shutil.copytree(original, folder / "odd"))
+        weights, description = (
+            place / "model.safetensors",
+            place / rng.choice(("config.json", "preprocessor_config.json")),
+        )
+        kind = rng.random()
+        if kind < 0.6:
+            return f"{description.name}: {spoil_json(description, rng)}"
+        if kind < 0.8:
+            tensors = load_file(weights)
+            name = rng.choice(sorted(tensors))
+            tensors[name] = spoil_tensor(tensors[name], rng)
+            save_file(tensors, weights)
+            return name
+        changed = rng.choice((weights, description))
+        changed.write_bytes(mutated(changed.read_bytes(), rng))
+        return f"bytes of {changed.name}"
+
+    def read(folder: Path) -> None:
+        harmless(load_teacher(TeacherSource(path=str(folder / "odd")), CPU))
 
     return Subject(write, read)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import RTDetrImageProcessor
 
 from detectors.registry import load_teacher
 from eval_job.report.page import rebuild_page
@@ -30,6 +31,7 @@ from schemas.synth_config import SynthConfig
 from schemas.teacher import TeacherSource
 from stages.options import read_stage_config
 from stages.shards import open_calibration_set
+from tests.conformance.cases import saved_network
 from tests.detectors.test_odd_checkpoints import (
     CPU,
     rtdetr_content,
@@ -39,7 +41,7 @@ from tests.detectors.test_odd_checkpoints import (
 )
 from tests.detectors.yolov5.pickled import repository
 from tests.mutations.measured import HEAD, Outcomes, measure
-from tests.mutations.subjects import Subject, checkpoint, configuration, document, student
+from tests.mutations.subjects import Subject, checkpoint, configuration, document, saved_model, student
 
 CASES = int(os.environ.get("ZSQ_FUZZ_CASES", "8"))
 SEED = int(os.environ.get("ZSQ_FUZZ_SEED", "0"))
@@ -89,6 +91,36 @@ def try_all(subject: Subject, kind: str, family: str, tmp_path: Path, table: lis
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpoints(family: str, content: Callable[[str], Any], tmp_path: Path, table: list[Outcomes]) -> None:
     try_all(checkpoint(lambda: content(family), family), "checkpoint", family, tmp_path, table)
+
+
+SAVED = ("DFine", "RTDetr")
+"""Of the transformers package."""
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[str], Path]:
+    """A small network, in the folder that the library writes."""
+
+    def write(kind: str) -> Path:
+        folder = tmp_path / kind
+        saved_network(kind, folder)
+        RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_saved_models(kind: str, saved: Callable[[str], Path], tmp_path: Path, table: list[Outcomes]) -> None:
+    try_all(saved_model(saved(kind)), "saved model", kind, tmp_path, table)
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_students_of_saved_models(
+    kind: str, saved: Callable[[str], Path], tmp_path: Path, table: list[Outcomes]
+) -> None:
+    teacher = load_teacher(TeacherSource(path=str(saved(kind))), CPU)
+    try_all(student(teacher, tmp_path / "whole"), "student", kind, tmp_path, table)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
