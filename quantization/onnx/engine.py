@@ -27,7 +27,12 @@ ONNX_ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 
 
 def open_engine(
-    path: Path, engine: EngineName = "onnxruntime", *, threads: int | None = None, providers: Sequence[str] = CPU
+    path: Path,
+    engine: EngineName = "onnxruntime",
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] = CPU,
+    float_products: bool = False,
 ) -> Engine:
     """Load an exported model into an engine.
 
@@ -36,6 +41,8 @@ def open_engine(
         engine: which.
         threads: threads of one run; None for all usable cores.
         providers: ONNX Runtime's execution providers, best first.
+        float_products: ONNX Runtime computes a product of integer weights and a float activation in float. By default,
+            as users run it, it rounds that activation to 8 bits.
 
     Raises:
         ConfigError: the engine or a provider is not installed, or does not start.
@@ -45,7 +52,9 @@ def open_engine(
     count = threads or usable_cores()
     if engine == "litert":
         return LiteRtInterpreter(path, count)
-    return _onnxruntime(path, count, providers) if engine == "onnxruntime" else _openvino(path, count)
+    if engine == "openvino":
+        return _openvino(path, count)
+    return _onnxruntime(path, count, providers, float_products)
 
 
 def seconds_of(engine: Engine, images: Images) -> float:
@@ -94,15 +103,15 @@ def engine_title(engine: EngineName, providers: Sequence[str] = CPU) -> str:
     return f"openvino {openvino.__version__.partition('-')[0]} CPU"
 
 
-def _onnxruntime(path: Path, threads: int, providers: Sequence[str]) -> Engine:
+def _onnxruntime(path: Path, threads: int, providers: Sequence[str], float_products: bool) -> Engine:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     # Idle threads that spin would slow whatever runs next, PyTorch or another engine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # By default a product of integer weights and an activation in float rounds that activation to 8 bits.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if float_products:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # the library's own exceptions have no common base

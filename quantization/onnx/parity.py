@@ -132,7 +132,7 @@ def check_in_float(student: Detector, path: Path, images: Tensor | None, image_s
     with TemporaryDirectory() as folder:
         in_float = Path(folder) / path.name
         in_float.write_bytes(ir.to_proto(model).SerializeToString())
-        mine = _run(open_engine(in_float), compared)
+        mine = _run(open_engine(in_float, float_products=True), compared)
     rules = _Rules(student.end_to_end, len(student.identity.class_names), image_size)
     reason = _impossible(mine, theirs) or _difference(mine, theirs, rules, IN_FLOAT)
     _refuse(path, reason and f"with activations in float, {reason}")
