@@ -18,7 +18,7 @@ from label_formats.coco_entries import CocoAnnotation, CocoCategory, CocoImage, 
 from label_formats.files import MAX_JSON_BYTES, count_of, read_bytes, repeated_labels, shown, some
 from label_formats.given import GivenLabels, letterboxed
 from label_formats.images import ValidationImage, ValidationSet, files_digest, image_size
-from label_formats.objects import FurtherLabels
+from label_formats.objects import FurtherLabels, further_of_label
 from schemas.errors import InputError
 from schemas.labels import ImageLabels
 from stages.storage import write_text
@@ -181,17 +181,16 @@ def write_instances(
     entries: list[dict[str, Any]] = []
     for number, (name, labels) in enumerate(images, start=1):
         entries.append({"id": number, "file_name": name, "width": labels.width, "height": labels.height})
-        for category, (x, y, w, h) in boxes_inside(labels):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": category + 1,
-                    "bbox": [x, y, w, h],
-                    "area": w * h,
-                    "iscrowd": 0,
-                }
-            )
+        for label, (x, y, w, h) in boxes_inside(labels):
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": label.category_id + 1,
+                "bbox": [x, y, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+            }
+            annotations.append(annotation | further_of_label(label))
     document = {
         "info": {"description": description},
         "categories": [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)],

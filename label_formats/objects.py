@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.labels import BoxLabel
+from stages.drawing import label_mask, label_outlines
+
 Segmentation = list[list[float]] | dict[str, Any]
 """COCO's: polygons [x1, y1, x2, y2, ...] in pixels, or run lengths with `size` and `counts`."""
 
@@ -40,3 +43,24 @@ class FurtherLabels:
 
 
 NOTHING = FurtherLabels()
+
+
+def further_of_label(label: BoxLabel) -> dict[str, Any]:
+    """What a COCO annotation says of a stored label beside its box.
+
+    That is the run lengths of its mask with their area, or the polygon of its turned box, and its keypoints.
+
+    Raises:
+        VerificationError: its mask does not decode.
+    """
+    found: dict[str, Any] = {}
+    if label.segmentation is not None:
+        size, counts = list(label.segmentation.size), label.segmentation.counts
+        area = float(label_mask(label.segmentation).sum())
+        found |= {"segmentation": {"size": size, "counts": counts}, "area": area}
+    elif label.turned is not None:
+        found |= {"segmentation": label_outlines(label), "area": label.turned[2] * label.turned[3]}
+    if label.keypoints is not None:
+        seen = sum(visibility > 0 for _, _, visibility in label.keypoints)
+        found |= {"keypoints": [number for point in label.keypoints for number in point], "num_keypoints": seen}
+    return found

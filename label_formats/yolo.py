@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import compress
 from os.path import exists, isdir, isfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -215,12 +216,21 @@ def write_yolo(folder: Path, note: str, class_names: Sequence[str], images: Iter
         images: file name and labels of each image.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or objects differ in their number of keypoints.
     """
+    points: set[int] = set()
     for name, labels in images:
         write_text((folder / LABELS / name).with_suffix(".txt"), label_text(labels))
+        points |= {len(box.keypoints or ()) for box in labels.boxes}
     # Without `path`, which Ultralytics resolves by its own settings, all is found beside the file.
-    data = {"train": IMAGES, "val": IMAGES, "names": dict(enumerate(class_names))}
+    data: dict[str, Any] = {"train": IMAGES, "val": IMAGES, "names": dict(enumerate(class_names))}
+    if any(points):
+        if len(points) > 1:
+            raise InputError(
+                f"{folder}: some objects have keypoints and others do not, or another number of them, which label "
+                "files cannot say; export as coco"
+            )
+        data["kpt_shape"] = [points.pop(), 3]
     write_text(folder / DATA, f"# {note}\n" + yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 

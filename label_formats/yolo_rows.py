@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from label_formats.boxes import Box, boxes_inside
 from label_formats.classes import check_known, index_by_name
 from label_formats.data_yaml import DataYaml, read_data_yaml
 from label_formats.files import count_of, cut, read_lines, shown
 from schemas.errors import InputError
-from schemas.labels import ImageLabels
+from schemas.labels import BoxLabel, ImageLabels
+from stages.drawing import label_outlines
 
 ANY_CLASSES = 100_000
 """Bound of class indices where there is no teacher yet."""
@@ -220,12 +222,47 @@ def has_area(edges: Sequence[float]) -> bool:
 
 
 def label_text(labels: ImageLabels) -> str:
-    """The content of a label file for the labels of a set's image, cut at its edges."""
-    return "".join(label_line(labels, category, box) for category, box in boxes_inside(labels))
+    """The content of a label file for the labels of a set's image, cut at its edges.
+
+    A row is a box; a polygon where each object of the image has a mask or a turned box, of which a mask's largest part
+    is kept; a box and keypoints where each has those.
+    """
+    pairs = boxes_inside(labels)
+    outlined = all(label.segmentation or label.turned for label, _ in pairs)
+    points = {len(label.keypoints or ()) for label, _ in pairs}
+    lines = []
+    for label, box in pairs:
+        if outlined:
+            numbers = _polygon(label, box, labels)
+        else:
+            numbers = _box(box, labels) + (_points(label, labels) if len(points) == 1 else [])
+        lines.append(" ".join([str(label.category_id), *(f"{number:.9f}" for number in numbers)]) + "\n")
+    return "".join(lines)
 
 
-def label_line(labels: ImageLabels, category: int, box: Box) -> str:
-    """One line: class index, then centre and size as shares of the image; `box` is x, y, w, h in pixels."""
+def _box(box: Box, labels: ImageLabels) -> list[float]:
+    """Centre and size as shares of the image."""
     x, y, w, h = box
-    shares = ((x + w / 2) / labels.width, (y + h / 2) / labels.height, w / labels.width, h / labels.height)
-    return " ".join([str(category), *(f"{share:.9f}" for share in shares)]) + "\n"
+    return [(x + w / 2) / labels.width, (y + h / 2) / labels.height, w / labels.width, h / labels.height]
+
+
+def _points(label: BoxLabel, labels: ImageLabels) -> list[float]:
+    """x, y as shares of the image, cut at its edges, and visibility of each keypoint."""
+    points = np.array(label.keypoints or (), dtype=np.float64).reshape(-1, 3) / (labels.width, labels.height, 1)
+    points[:, :2] = points[:, :2].clip(0, 1)
+    numbers: list[float] = points.flatten().tolist()
+    return numbers
+
+
+def _polygon(label: BoxLabel, box: Box, labels: ImageLabels) -> list[float]:
+    """The largest outline of an object as shares of the image, or the corners of its box where a mask has none."""
+    x, y, w, h = box
+    outlines = label_outlines(label) or [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    corners = max((np.array(each).reshape(-1, 2) for each in outlines), key=_area)
+    shares: list[float] = np.clip(corners / (labels.width, labels.height), 0, 1).flatten().tolist()
+    return shares
+
+
+def _area(corners: NDArray[np.float64]) -> float:
+    x, y = corners.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

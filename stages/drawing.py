@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import VerificationError
-from schemas.labels import BoxLabel
+from schemas.errors import ConfigError, VerificationError
+from schemas.labels import BoxLabel, Mask
 from stages.run_lengths import decode_mask
 
 PERSON = 17
@@ -35,18 +35,33 @@ def label_outlines(label: BoxLabel) -> list[list[float]]:
         cos, sin = math.cos(angle), math.sin(angle)
         corners = ((w, h), (-w, h), (-w, -h), (w, -h))
         return [[v for x, y in corners for v in (cx + (x * cos - y * sin) / 2, cy + (x * sin + y * cos) / 2)]]
-    if label.segmentation is None:
-        return []
+    return [] if label.segmentation is None else mask_outlines(label_mask(label.segmentation))
+
+
+def label_mask(mask: Mask) -> NDArray[np.uint8]:
+    """The pixels `(H, W)` of a stored mask, 1 where the object is.
+
+    Raises:
+        VerificationError: it does not decode.
+    """
     try:
-        mask = decode_mask(label.segmentation.counts, *label.segmentation.size)
+        return decode_mask(mask.counts, *mask.size)
     except ValueError as error:
         raise VerificationError(f"a mask of the labels does not decode ({error})") from error
-    return mask_outlines(mask)
 
 
 def mask_outlines(mask: NDArray[np.uint8]) -> list[list[float]]:
-    """The outlines of a mask `(H, W)` as [x1, y1, x2, y2, ...] each, holes left out."""
-    import cv2
+    """The outlines of a mask `(H, W)` as [x1, y1, x2, y2, ...] each, holes left out.
 
+    Raises:
+        ConfigError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:  # the image of `zsq set` has none
+        raise ConfigError(
+            "outlines of masks take OpenCV, which is not installed: pip install opencv-python-headless, or export as "
+            "coco, which keeps masks as they are"
+        ) from error
     found, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [(each.reshape(-1) + 0.5).tolist() for each in found if len(each) >= SMALLEST_OUTLINE]

@@ -120,7 +120,7 @@ def test_any_box_survives_both_formats_cut_at_the_edges(labels: ImageLabels) -> 
     assert len(rows.edges) + rows.duplicates == len(inside)
     sides = np.array([labels.width, labels.height] * 2)
     if not rows.duplicates:
-        assert rows.classes == [category for category, _ in inside]
+        assert rows.classes == [label.category_id for label, _ in inside]
         for edges, (_, (x, y, w, h)) in zip(rows.edges, inside, strict=True):
             np.testing.assert_allclose(np.array(edges) * sides, [x, y, x + w, y + h], atol=1e-4)
 
