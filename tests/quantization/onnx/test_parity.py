@@ -82,7 +82,7 @@ def test_a_model_that_is_not_the_student_is_refused_and_removed(
     reason: str,
 ) -> None:
     form = ExportForm(target=Target.GENERIC, image_size=SIZE)
-    monkeypatch.setattr(parity, "open_engine", lambda path, *engine: lambda x: tamper(open_engine(path)(x)))
+    monkeypatch.setattr(parity, "open_engine", lambda path, *_, **__: lambda x: tamper(open_engine(path)(x)))
     with pytest.raises(VerificationError, match=reason):
         export_student(traced(BitPolicy()), tmp_path / "model.onnx", images, form)
     assert list(tmp_path.iterdir()) == []
