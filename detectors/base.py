@@ -92,7 +92,10 @@ class BaseDetector(ABC):
         """See `Detector`."""
 
     def suppress(self, decoded: Decoded, limits: Suppression) -> list[Detections]:
-        """See `Detector`: of `(B, 4 + C, A)` outputs."""
+        """See `Detector`: of `(B, 4 + C, A)` outputs by NMS, of end-to-end rows the first that are certain enough."""
+        if self.end_to_end:
+            kept = [rows[rows[:, 4] > limits.confidence][: limits.max_detections] for rows in decoded]
+            return [Detections.of(rows[:, :4], rows[:, 5].long(), rows[:, 4]) for rows in kept]
         from torchvision.ops import box_convert
 
         from detectors.suppression import best_boxes

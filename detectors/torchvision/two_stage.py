@@ -210,11 +210,6 @@ class TwoStageDetector(TorchvisionDetector):
             rows[number, : len(each)] = torch.cat((each.boxes, each.scores[:, None], each.classes[:, None]), dim=1)
         return rows
 
-    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
-        """See `Detector`: rows need no NMS."""
-        kept = [rows[rows[:, 4] > limits.confidence][: limits.max_detections] for rows in decoded]
-        return [Detections.of(rows[:, :4], rows[:, 5].long(), rows[:, 4]) for rows in kept]
-
     @property
     def end_to_end(self) -> bool:
         """See `Detector`: NMS lies between the stages and is part of what the network gives out."""

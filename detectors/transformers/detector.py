@@ -1,6 +1,7 @@
 """D-FINE, RT-DETR and RT-DETRv2 of the transformers package, through the library's own losses."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,15 +10,11 @@ from torch import Tensor, nn
 from detectors.base import BaseDetector, Decoding
 from detectors.detections import Detections
 from detectors.hooks import hooked
-from detectors.protocol import HeadOutputs, PlainOutputs, Suppression
+from detectors.protocol import HeadOutputs, PlainOutputs
+from detectors.query_sets import ABSENT, CELL, set_out, smallest_side
 from detectors.transformers.library import Architecture, traceable
 from schemas.image_size import ImageSize
 from schemas.teacher import TeacherIdentity
-
-ABSENT = -20.0
-"""Class logit at a place that no query came from; its probability is 2e-9."""
-CELL = 32
-"""Unit of box distances, pixels: the coarsest level's cell, as large as those of other families are on average."""
 
 
 class TransformersDetector(BaseDetector):
@@ -38,11 +35,7 @@ class TransformersDetector(BaseDetector):
     @property
     def smallest_input(self) -> int:
         """See `Detector`: an image must have as many places as the decoder has queries."""
-        queries, stride = int(self.network.config.num_queries), self.identity.stride
-        side = stride
-        while sum((side // each) ** 2 for each in self.network.config.feat_strides) < queries:
-            side += stride
-        return side
+        return smallest_side(self.network.config.feat_strides, int(self.network.config.num_queries))
 
     def _outputs(self, images: Tensor) -> Any:
         """What the library's network gives for images `(B, 3, H, W)` in [0, 1]."""
@@ -67,20 +60,19 @@ class TransformersDetector(BaseDetector):
         chosen = scores.amax(dim=2).topk(raw.logits.shape[1], dim=1).indices[..., None]
         cells = images.new_tensor([images.shape[3], images.shape[2]]).repeat(2) / CELL
 
-        def set_out(values: Tensor, elsewhere: float) -> Tensor:
-            places = values.new_full((*scores.shape[:2], values.shape[2]), elsewhere)
-            return places.scatter(1, chosen.expand_as(values), values)
-
-        logits = set_out(raw.logits, ABSENT)
+        placed = partial(set_out, chosen=chosen, places=scores.shape[1])
+        logits = placed(raw.logits, elsewhere=ABSENT)
         if raw.intermediate_predicted_corners is None:
             earlier = (raw.intermediate_reference_points[:, :-1] * cells).transpose(1, 2).flatten(2)
-            refined = set_out(raw.pred_boxes * cells, 0.0).transpose(1, 2).unsqueeze(2)
+            refined = placed(raw.pred_boxes * cells, elsewhere=0.0).transpose(1, 2).unsqueeze(2)
         else:
             proposed = raw.init_reference_points.sigmoid()
             earlier = (first[0] + proposed.logit(1e-5)).sigmoid() * cells
-            refined = set_out(raw.intermediate_predicted_corners[:, -1], 0.0).transpose(1, 2).unflatten(1, (4, -1))
+            refined = (
+                placed(raw.intermediate_predicted_corners[:, -1], elsewhere=0.0).transpose(1, 2).unflatten(1, (4, -1))
+            )
         certain = logits.detach().sigmoid().amax(dim=2)
-        plain = PlainOutputs(set_out(earlier, 0.0).transpose(1, 2), certain)
+        plain = PlainOutputs(placed(earlier, elsewhere=0.0).transpose(1, 2), certain)
         return HeadOutputs(
             class_logits=(scores.transpose(1, 2), logits.transpose(1, 2)),
             box_logits=((dense * cells).transpose(1, 2).unsqueeze(2), refined),
@@ -127,11 +119,6 @@ class TransformersDetector(BaseDetector):
         x2, y2 = (centres + sizes / 2).unbind(dim=2)
         rows = (x1 * width, y1 * height, x2 * width, y2 * height, scores, (best % classes).to(scores))
         return torch.stack(rows, dim=2)
-
-    def suppress(self, decoded: Tensor, limits: Suppression) -> list[Detections]:
-        """See `Detector`: rows need no NMS."""
-        kept = [rows[rows[:, 4] > limits.confidence][: limits.max_detections] for rows in decoded]
-        return [Detections.of(rows[:, :4], rows[:, 5].long(), rows[:, 4]) for rows in kept]
 
     @property
     def end_to_end(self) -> bool:

@@ -12,14 +12,10 @@ from ultralytics.nn.tasks import RTDETRDetectionModel
 from detectors.detections import Detections
 from detectors.hooks import hooked
 from detectors.protocol import HeadOutputs
+from detectors.query_sets import ABSENT, CELL, set_out, smallest_side
 from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.image_size import ImageSize
 from schemas.teacher import Family
-
-ABSENT = -20.0
-"""Class logit at a place that no query came from; its probability is 2e-9."""
-CELL = 32
-"""Unit of box distances, pixels: the coarsest level's cell, as large as those of other families are on average."""
 
 
 class RtdetrDetector(UltralyticsDetector):
@@ -39,12 +35,8 @@ class RtdetrDetector(UltralyticsDetector):
     @property
     def smallest_input(self) -> int:
         """See `Detector`: an image must have as many places as the decoder has queries."""
-        stride, queries = self.identity.stride, int(self._head.num_queries)
-        strides = (stride // 4, stride // 2, stride)
-        side = stride
-        while sum((side // each) ** 2 for each in strides) < queries:
-            side += stride
-        return side
+        stride = self.identity.stride
+        return smallest_side((stride // 4, stride // 2, stride), int(self._head.num_queries))
 
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """See `Detector`: what the encoder says of every place, then what the last decoder layer says of its queries.
@@ -57,8 +49,8 @@ class RtdetrDetector(UltralyticsDetector):
         boxes, decoded_scores, *_ = raw
         dense = (head.enc_bbox_head(features[0]) + head.anchors).sigmoid()
         chosen = scores[0].amax(dim=2).topk(boxes.shape[2], dim=1).indices[..., None]
-        logits = torch.full_like(scores[0], ABSENT).scatter(1, chosen.expand_as(decoded_scores[0]), decoded_scores[0])
-        refined = torch.zeros_like(dense).scatter(1, chosen.expand_as(boxes[0]), boxes[0])
+        logits = set_out(decoded_scores[0], chosen, dense.shape[1], ABSENT)
+        refined = set_out(boxes[0], chosen, dense.shape[1], 0.0)
         cells = images.new_tensor([images.shape[3], images.shape[2]]).repeat(2)[:, None, None] / CELL
         return HeadOutputs(
             class_logits=(scores[0].transpose(1, 2), logits.transpose(1, 2)),
