@@ -177,7 +177,7 @@ def train(
             if stopping:
                 team.wait()  # for what the leading rank saves
                 stage.request_stop()
-            stage.stop_here_if_asked()
+                stage.stop_here_if_asked()  # not where all ranks did not agree to: a signal may have come since
             with fitting(f"training: {config.batch} images a step", "batch"):
                 training.step(*next(batches))
             if training.steps % CHECK_INTERVAL == 0 or training.steps == last:
