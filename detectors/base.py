@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectors.batch_norm import batch_norms, fold
 from detectors.detections import Detections
 from detectors.protocol import Decoded, HeadOutputs, Layers, StatisticsKind, Suppression
 from schemas.image_size import ImageSize
@@ -30,6 +31,9 @@ class BaseDetector(ABC):
         identity: which detector it is.
         network: computes; any module, since libraries leave theirs untyped.
     """
+
+    batch_norm_kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.BatchNorm2d,)
+    """Classes of the family's batch norms."""
 
     def __init__(self, identity: TeacherIdentity, network: Any) -> None:
         self.identity = identity
@@ -164,9 +168,7 @@ class BaseDetector(ABC):
 
     def fold_batch_norm(self) -> None:
         """See `Detector`."""
-        from detectors.batch_norm import fold
-
-        fold(self.network)
+        fold(self.network, self.batch_norm_kinds)
 
     @property
     def layers(self) -> Layers:
@@ -213,9 +215,7 @@ class BaseDetector(ABC):
 
     def statistics_sites(self) -> list[nn.Module]:
         """The modules of `Layers.statistics`."""
-        from detectors.batch_norm import batch_norms
-
-        return batch_norms(self.network)
+        return batch_norms(self.network, self.batch_norm_kinds)
 
     def names_of(self, modules: Sequence[nn.Module]) -> list[str]:
         """The names that modules have in the network, in the order of definition."""

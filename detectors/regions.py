@@ -6,7 +6,6 @@ what stands for it in a file.
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms, roi_align
 
 NAMESPACE = "zsq"
 REMOVED = -1.0
@@ -29,6 +28,8 @@ def keep_best(boxes: Tensor, scores: Tensor, iou: float, lowest: float, most: in
     Returns:
         `(G, N)`.
     """
+    from torchvision.ops import nms
+
     kept = torch.full_like(scores, REMOVED)
     for group, (corners, sure) in enumerate(zip(boxes, scores, strict=True)):
         there = torch.nonzero(sure > lowest).flatten()
@@ -60,6 +61,8 @@ def pool_levels(
     Returns:
         `(R, C, side, side)`.
     """
+    from torchvision.ops import roi_align
+
     pooled = features[0].new_zeros(len(regions), features[0].shape[1], side, side)
     for number, (feature, scale) in enumerate(zip(features, scales, strict=True)):
         mine = torch.nonzero(levels == number).flatten()

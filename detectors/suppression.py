@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from detectors.detections import Detections
 from detectors.protocol import Suppression
@@ -20,6 +19,8 @@ def best_boxes(boxes: Tensor, scores: Tensor, limits: Suppression, iou: float) -
         limits: what is left.
         iou: highest overlap of two boxes of a class where `limits` does not say it.
     """
+    from torchvision.ops import batched_nms
+
     if boxes.dim() == 2:
         boxes = boxes[:, None].expand(-1, scores.shape[1], -1)
     if limits.multi_label:

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.ops import box_iou
 
 from detectors.average_precision import BoxEvaluation, ClassMatches
 from detectors.detections import Detections
+from detectors.overlap import box_iou
 from schemas.operating_point import (
     DEPLOYED,
     ConfidenceShift,

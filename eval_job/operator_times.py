@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from quantization.onnx.graph import INPUT
+from quantization.onnx.names import INPUT
 from schemas.engine_timing import OperatorTime
 from schemas.eval_config import EngineName
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from detectors.detections import Detections
+from detectors.overlap import box_iou
 from detectors.protocol import Detector
 from eval_job.evaluate import Looking, network_input
 from eval_job.fidelity import layer_fidelity, reference_of

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.ops import box_iou
 
 from detectors.detections import Detections
+from detectors.overlap import box_iou
 from schemas.evaluation import VocPrecision
 
 OVERLAP = 0.5

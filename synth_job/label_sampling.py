@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from detectors.detections import Detections
+from detectors.overlap import box_iou
 from detectors.protocol import Detector, Suppression
 from schemas.image_size import ImageSize
 from schemas.labels import ImageLabels, LabelOrigin, ShapeKind

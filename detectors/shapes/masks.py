@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision import tv_tensors
 
 from detectors.shapes.shapes import Placement, Shapes
 from schemas.errors import VerificationError
@@ -160,6 +159,8 @@ class MaskShapes(Shapes):
 
     def targets(self, canvas: tuple[int, int]) -> dict[str, Tensor]:
         """See `Shapes`."""
+        from torchvision import tv_tensors
+
         return {"masks": tv_tensors.Mask(self.at(*canvas).byte())}
 
     def of_targets(self, targets: dict[str, Tensor], mirror: tuple[int, ...] | None = None) -> MaskShapes:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import tv_tensors
 
 from detectors.shapes.shapes import Placement, Shapes
 from schemas.errors import InputError
@@ -224,6 +223,8 @@ class TurnedBoxes(Shapes):
 
 def key_points(points: Tensor, canvas: tuple[int, int]) -> Tensor:
     """Points as torchvision's transforms take them."""
+    from torchvision import tv_tensors
+
     found: Tensor = tv_tensors.KeyPoints(points, canvas_size=canvas)  # type: ignore[call-overload]
     return found
 

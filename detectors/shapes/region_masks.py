@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from detectors.shapes.masks import CHUNK, CodedMasks, MaskShapes, encoded
 from detectors.shapes.shapes import Placement, Shapes
@@ -46,6 +45,8 @@ class RegionMasks(Shapes):
 
     def placed(self, image: Placement) -> CodedMasks:
         """See `Shapes`: pasted by torchvision at the size of the image, few at a time, and coded."""
+        from torchvision.models.detection.roi_heads import paste_masks_in_image
+
         size = ImageSize(image.height, image.width)
         boxes = (self.boxes - self.boxes.new_tensor([*image.border, *image.border])) / image.scale
         count = max(1, CHUNK // size.pixels)

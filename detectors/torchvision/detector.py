@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision import __version__ as torchvision_version
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FrozenBatchNorm2d
 
 from detectors.base import BaseDetector
 from detectors.detections import Detections
@@ -33,6 +34,8 @@ class TorchvisionDetector(BaseDetector):
         identity: its `architecture` describes the network.
         network: as `build_network` makes it.
     """
+
+    batch_norm_kinds = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
     def __init__(self, identity: TeacherIdentity, network: Any) -> None:
         super().__init__(identity, network)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from detectors.detections import Detections
+from detectors.overlap import box_iou
 
 CLOSE = 0.5
 """IoU from which an anchor's box is taken for the object's: its shape is then the object's too."""

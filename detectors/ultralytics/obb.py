@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 from ultralytics.nn.tasks import OBBModel
 
 from detectors.detections import Detections
+from detectors.overlap import box_iou
 from detectors.protocol import HeadOutputs, PlainOutputs, Suppression
 from detectors.shapes.points import TurnedBoxes
 from detectors.ultralytics.anchors import CLOSE, best_anchors, branches

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 from ultralytics.nn.tasks import SegmentationModel
 
 from detectors.detections import Detections
@@ -182,6 +181,8 @@ def _shapes(coefficients: Tensor, prototypes: Tensor, size: ImageSize, boxes: Te
 
 def _mask_logits(coefficients: Tensor, prototypes: Tensor, places: Tensor, boxes: Tensor) -> Tensor:
     """`(B, SIDE², K)` mask logits on the boxes `(B, K, 4)` of K anchors."""
+    from torchvision.ops import roi_align
+
     regions = roi_align(prototypes, list(boxes), (SIDE, SIDE), 1 / PROTOTYPE_STRIDE, sampling_ratio=1, aligned=True)
     regions = regions.unflatten(0, boxes.shape[:2])  # (B, K, P, SIDE, SIDE)
     return torch.einsum("bkpij,bpk->bijk", regions, at_places(coefficients, places)).flatten(1, 2)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quantization.engines.litert.environment import how_to_make, litert_version
 from quantization.engines.litert.interpreter import LiteRtInterpreter
-from quantization.onnx.graph import INPUT
+from quantization.onnx.names import INPUT
 from schemas.errors import ConfigError, VerificationError
 from schemas.eval_config import EngineName
 from stages import extras

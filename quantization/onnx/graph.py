@@ -14,13 +14,12 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from detectors.protocol import Detector
+from quantization.onnx.names import INPUT, OUTPUTS
 from quantization.onnx.quantizers import OPSET
 from quantization.onnx.regions import TRANSLATIONS
 from schemas.labels import ShapeKind
 from stages.storage import atomic_path
 
-INPUT, OUTPUTS = "images", ("output0", "output1")
-"""Names that the Ultralytics family gives them."""
 INT4_RANGE = (-8, 7)
 SMALLEST_SIDE, LARGEST_SIDE = 4, 1024
 """Limits of height and width, in strides. End-to-end heads pick 300 of at least as many anchors: 336 at 4 strides."""

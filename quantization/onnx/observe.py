@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from quantization.calibrate import HistogramObserver
-from quantization.onnx.graph import INPUT
+from quantization.onnx.names import INPUT
 
 
 def observe(model: onnx.ModelProto, names: Sequence[str], images: NDArray[np.float32]) -> dict[str, HistogramObserver]:

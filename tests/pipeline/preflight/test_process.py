@@ -37,6 +37,20 @@ def test_a_dry_run_says_what_and_how_long(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_refusal_does_not_wait_for_pytorch_s_compiler(tmp_path: Path) -> None:
+    """torchvision loads it, which takes longer than all else that a refusal of a detector's settings needs."""
+    settings = tmp_path / "run.json"
+    settings.write_text(read_run_config(None, ["image_size=100"]).to_json(), encoding="utf-8")
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from pipeline.preflight.__main__ import main\n"
+        f"try: main(Path({str(settings)!r}), Path({str(tmp_path / 'findings.json')!r}))\n"
+        "finally: print(*({'torch', 'torchvision', 'torch._dynamo'} & sys.modules.keys()))\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "100" in finished.stderr and finished.stdout.splitlines()[-1] == "torch", finished.stdout
+
+
 def test_what_is_refused_reads_as_the_run_s_own_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     config = read_run_config(None, [f"eval.photos={tmp_path / 'empty'}"])
