@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detectors.batch_norm import batch_norms, fold
+from detectors.batch_norm import Kinds, batch_norms, fold
 from detectors.detections import Detections
 from detectors.protocol import Decoded, HeadOutputs, Layers, StatisticsKind, Suppression
 from schemas.image_size import ImageSize
@@ -32,7 +32,7 @@ class BaseDetector(ABC):
         network: computes; any module, since libraries leave theirs untyped.
     """
 
-    batch_norm_kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.BatchNorm2d,)
+    batch_norm_kinds: ClassVar[Kinds] = (nn.BatchNorm2d,)
     """Classes of the family's batch norms."""
 
     def __init__(self, identity: TeacherIdentity, network: Any) -> None:

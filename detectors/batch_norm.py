@@ -1,11 +1,12 @@
 """Batch norms of a network, whichever way the library wrote its blocks: which there are, and how they fold away."""
 
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-Kinds = tuple[type[nn.Module], ...]
+Kinds = tuple[type[Any], ...]
 """Classes of batch norms."""
 
 
@@ -25,6 +26,6 @@ def fold(network: nn.Module, kinds: Kinds) -> None:
             if not isinstance(conv, nn.Conv2d) or not isinstance(norm, kinds):
                 continue
             if conv.out_channels == norm.weight.shape[0]:
-                setattr(block, conv_name, fuse_conv_bn_eval(conv, norm))  # type: ignore[type-var]
+                setattr(block, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(block, norm_name, nn.Identity())
     network.requires_grad_(False)
