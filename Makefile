@@ -24,7 +24,7 @@ run: setup ## The whole pipeline on the embedded teacher
 	$(RUN) zsq run
 
 test: setup ## The quick tests
-	$(RUN) pytest --numprocesses 2 --dist loadfile
+	$(RUN) pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: setup ## All tests, slow ones included
 	$(RUN) pytest -m "not docker" --timeout 3600
