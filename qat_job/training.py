@@ -20,7 +20,6 @@ from qat_job.optimizer import Adam
 from qat_job.team import Team
 from quantization.convert import activation_quantizers, quantized_layers
 from quantization.fake_quantize import FakeQuantizer
-from quantization.fixed_rounding import fix_rounding, release_rounding
 from schemas.errors import InputError
 from schemas.qat_config import QatConfig
 from schemas.student import TrainingSummary
@@ -61,7 +60,8 @@ class Training:
         if checkpoint is None:
             team.take_over(student.network.state_dict().values())
         if not config.learns_weights:
-            fix_rounding(student.network)
+            for layer in quantized_layers(student.network).values():
+                layer.fix_rounding()
         self.student, self.config, self.team = student, config, team
         self._teacher = teacher.copy()
         self._teacher.fold_batch_norm()  # the same function, one pass over every activation less
@@ -128,7 +128,8 @@ class Training:
 
     def finish(self) -> None:
         """Leave the student as it is saved and deployed: weights on their grid, every quantizer an ordinary one."""
-        release_rounding(self.student.network)
+        for layer in quantized_layers(self.student.network).values():
+            layer.release_rounding()
 
     def summary(self, seconds: float) -> TrainingSummary:
         """The course of a training that took `seconds`."""

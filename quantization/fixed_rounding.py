@@ -4,12 +4,14 @@ A weight that learns crosses from step to step with the noise of its gradient, a
 from. The integers that compensated rounding chose (`quantization.rounding`) do neither. With them fixed, a layer learns
 a scale per output channel, which is its step size, and a bias. arXiv 2311.05109 learns such a correction at the end of
 a training of the weights; here it is the training.
+
+A scale of a channel commutes with the layer, so that the layer computes with the integers and its output is scaled
+(`quantization.layers`). The gradient of the weights, a third of a layer's work, is then needed by nobody.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quantization.convert import quantized_layers
 from quantization.fake_quantize import FakeQuantizer
 
 
@@ -19,6 +21,9 @@ class FixedRounding(FakeQuantizer):
     Args:
         quantizer: decides the integers q, and the step sizes s that learning starts from.
         weight: `(channels, ...)`.
+
+    Attributes:
+        integers: q, shaped as the weight, as floats.
     """
 
     integers: Tensor
@@ -31,27 +36,21 @@ class FixedRounding(FakeQuantizer):
             integers = (quantizer(weight) / self._column(weight)).round()
         self.register_buffer("integers", integers)
 
+    @property
+    def scales(self) -> Tensor:
+        """Step size of every output channel, `(channels,)`."""
+        return self.effective_step_size.expand(self.integers.shape[0])
+
     def forward(self, x: Tensor) -> Tensor:
         """The quantized weight, shaped as `x`, whose values do not matter."""
         return self.integers * self._column(x)
 
+    @torch.no_grad()
+    def released(self) -> FakeQuantizer:
+        """An ordinary quantizer with the step sizes that were learned."""
+        quantizer = FakeQuantizer(self.spec, self.step_size.numel()).to(self.step_size.device)
+        quantizer.initialise(self.effective_step_size)
+        return quantizer
+
     def _column(self, weight: Tensor) -> Tensor:
         return self.effective_step_size.reshape(-1, *[1] * (weight.dim() - 1))
-
-
-def fix_rounding(network: nn.Module) -> None:
-    """Fix the integers of every quantized weight of a student, in place; what it computes stays the same."""
-    for layer in quantized_layers(network).values():
-        layer.weight_quantizer = FixedRounding(layer.weight_quantizer, layer.weight)
-
-
-@torch.no_grad()
-def release_rounding(network: nn.Module) -> None:
-    """Undo `fix_rounding`, in place, and keep what was learned: weights then lie on the grid of their step sizes."""
-    for layer in quantized_layers(network).values():
-        fixed = layer.weight_quantizer
-        if isinstance(fixed, FixedRounding):
-            layer.weight.copy_(fixed(layer.weight))
-            released = FakeQuantizer(fixed.spec, fixed.step_size.numel()).to(layer.weight.device)
-            released.initialise(fixed.effective_step_size)
-            layer.weight_quantizer = released

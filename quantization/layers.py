@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectors.matmul import MatMul
 from quantization.fake_quantize import FakeQuantizer
+from quantization.fixed_rounding import FixedRounding
 from quantization.plan import LayerPlan, QuantizerSpec
 
 
@@ -29,8 +31,22 @@ class QuantizedLayer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output on `x`."""
         if not self.enabled:
-            return self.compute(x, self.weight)
-        return self.compute(self.input_quantizer(x), self.weight_quantizer(self.weight))
+            return self.compute(x, self.weight, self.bias)
+        quantizer, seen = self.weight_quantizer, self.input_quantizer(x)
+        if isinstance(quantizer, FixedRounding):
+            return self.scaled(self.compute(seen, quantizer.integers, None), quantizer.scales)
+        return self.compute(seen, quantizer(self.weight), self.bias)
+
+    def fix_rounding(self) -> None:
+        """Fix the integers of the weight while its step sizes learn; what the layer computes stays the same."""
+        self.weight_quantizer = FixedRounding(self.weight_quantizer, self.weight)
+
+    @torch.no_grad()
+    def release_rounding(self) -> None:
+        """Undo `fix_rounding` and keep what was learned: the weight then lies on the grid of its step sizes."""
+        if isinstance(self.weight_quantizer, FixedRounding):
+            self.weight.copy_(self.weight_quantizer(self.weight))
+            self.weight_quantizer = self.weight_quantizer.released()
 
     def set_weight_bits(self, bits: int) -> None:
         """Take another weight quantizer of the same kind, step sizes not initialised yet."""
@@ -38,8 +54,12 @@ class QuantizedLayer(nn.Module, ABC):
         self.weight_quantizer = weight_quantizer(self.weight, spec).to(self.weight.device)
 
     @abstractmethod
-    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The float operation with given weights."""
+
+    @abstractmethod
+    def scaled(self, output: Tensor, scales: Tensor) -> Tensor:
+        """An output without bias, times a scale for each of its channels, `(channels,)`, and with the bias."""
 
     @abstractmethod
     def columns(self, x: Tensor) -> Tensor:
@@ -65,9 +85,14 @@ class QuantizedConv2d(QuantizedLayer):
             "groups": layer.groups,
         }
 
-    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See `QuantizedLayer`."""
-        return F.conv2d(x, weight, self.bias, **self._geometry)
+        return F.conv2d(x, weight, bias, **self._geometry)
+
+    def scaled(self, output: Tensor, scales: Tensor) -> Tensor:
+        """See `QuantizedLayer`; by the kernels of a batch norm of mean 0 and variance 1, one pass there and back."""
+        zeros, ones = torch.zeros_like(scales), torch.ones_like(scales)
+        return F.batch_norm(output, zeros, ones, scales, self.bias, training=False, eps=0.0)
 
     def columns(self, x: Tensor) -> Tensor:
         """See `QuantizedLayer`; the patches under the kernel."""
@@ -84,9 +109,13 @@ class QuantizedConv2d(QuantizedLayer):
 class QuantizedLinear(QuantizedLayer):
     """`nn.Linear` with quantizers."""
 
-    def compute(self, x: Tensor, weight: Tensor) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See `QuantizedLayer`."""
-        return F.linear(x, weight, self.bias)
+        return F.linear(x, weight, bias)
+
+    def scaled(self, output: Tensor, scales: Tensor) -> Tensor:
+        """See `QuantizedLayer`."""
+        return output * scales if self.bias is None else torch.addcmul(self.bias, output, scales)
 
     def columns(self, x: Tensor) -> Tensor:
         """See `QuantizedLayer`; the rows of `x`."""

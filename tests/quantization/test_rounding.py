@@ -48,7 +48,7 @@ def test_outputs_are_weighted_sums_of_the_columns(name: str) -> None:
     weight = layer.weight.reshape(columns.shape[0], -1, columns.shape[1])
     sums = (weight @ columns).flatten(0, 1)  # (outputs, positions)
     bias = 0 if layer.bias is None else layer.bias[:, None]
-    expected = layer.compute(x[:1], layer.weight)
+    expected = layer.compute(x[:1], layer.weight, layer.bias)
     expected = expected.movedim(1, 0).flatten(1) if expected.dim() == 4 else expected.T
     torch.testing.assert_close(sums + bias, expected)
 
@@ -59,12 +59,12 @@ def test_the_layers_output_error_is_less_than_with_the_nearest_integers(name: st
     layer = quantized(LAYERS[name])
     x = correlated(LAYERS[name])
     seen, weight = layer.input_quantizer(x), layer.weight.clone()
-    wanted = layer.compute(seen, weight)
-    nearest = (layer.compute(seen, layer.weight_quantizer(weight)) - wanted).norm()
+    wanted = layer.compute(seen, weight, layer.bias)
+    nearest = (layer.compute(seen, layer.weight_quantizer(weight), layer.bias) - wanted).norm()
     layer.weight = nn.Parameter(weight.clone())  # not that of the shared layer
     round_weights(layer, x)
     torch.testing.assert_close(layer.weight_quantizer(layer.weight), layer.weight)
-    assert (layer.compute(seen, layer.weight) - wanted).norm() < 0.97 * nearest
+    assert (layer.compute(seen, layer.weight, layer.bias) - wanted).norm() < 0.97 * nearest
 
 
 def test_inputs_that_do_not_correlate_mean_the_nearest_integers() -> None:
