@@ -13,6 +13,8 @@ from schemas.qat_config import BitPolicy, Policy, Quantizer
 
 EDGE_BITS = 8
 """Bits of the first layer and the output convolutions under the deploy policy."""
+SAFE_BITS = 7
+"""Weights of so many bits overflow no sum of x86 processors without VNNI. Who asks for them gets no layer with more."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
         if name in in_float:
             continue
         weight_bits, activation_bits = (
-            (EDGE_BITS, EDGE_BITS) if name in edges else (bits.layers.get(name, bits.weight_bits), bits.activation_bits)
+            (edges[name], EDGE_BITS)
+            if name in edges
+            else (bits.layers.get(name, bits.weight_bits), bits.activation_bits)
         )
         granularity: Literal["per_tensor", "per_channel"] = (
             "per_channel" if bits.policy is Policy.DEPLOY else "per_tensor"
@@ -89,11 +93,15 @@ def activation_spec(bits: BitPolicy, activation_bits: int) -> QuantizerSpec:
 
 
 def fixed_weight_bits(detector: Detector, bits: BitPolicy) -> dict[str, int]:
-    """Layers whose weight bits the policy fixes: under deploy the first one and the output convolutions."""
+    """Layers whose weight bits the policy fixes: under deploy the first one and the output convolutions.
+
+    They have 8 bits; 7 where all weights have 7, which are asked for where 8 overflow (`SAFE_BITS`).
+    """
     if bits.policy is Policy.PAPER:
         return {}  # it leaves them in float
     layers = detector.layers
-    return dict.fromkeys((layers.first, *layers.output), EDGE_BITS)
+    edge = SAFE_BITS if bits.weight_bits == SAFE_BITS else EDGE_BITS
+    return dict.fromkeys((layers.first, *layers.output), edge)
 
 
 def _check_names(bits: BitPolicy, layers: list[str], free: list[str]) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from eval_job.report import engines, headline, origins, sizes, speed
+from eval_job.report import engines, headline, origins, sizes
 from eval_job.report.accuracy import class_precisions, precision_recall_charts, training
 from eval_job.report.advice import advice
 from eval_job.report.artifacts import Artifacts, read_artifacts
+from eval_job.report.facts import facts
 from eval_job.report.gap import SHOWN as GAPS_SHOWN
 from eval_job.report.gap import gaps
 from eval_job.report.label_comparison import compare_labels
@@ -91,7 +92,7 @@ def render(artifacts: Artifacts) -> str:
             model=model,
             model_style=headline.style_of(report.models.index(model)),
             full=report.models[0],
-            facts=[*headline.facts(report), *speed.facts(report)],
+            facts=facts(report),
             latency_rows=engines.latency_rows(report),
             engine_files=engines.engine_files(report),
             throughput=engines.throughput(report),

@@ -1,6 +1,7 @@
 """`summary.md`: the verdict and its table in Markdown, to paste into a pull request or a job's summary."""
 
-from eval_job.report import advice, gap, headline, sizes, speed, thresholds
+from eval_job.report import advice, gap, headline, sizes, thresholds
+from eval_job.report.facts import facts
 from eval_job.report.verdict_words import sentence_of
 from schemas.evaluation import EvalReport, Measure
 
@@ -11,7 +12,7 @@ def summary(report: EvalReport) -> str:
     """The page's first screen as GitHub shows it; equal reports give equal bytes."""
     title, sentences = headline.verdict(report)
     parts = [f"## zsq: {_escaped(title)}", *_requirements(report), _escaped(sentences), _models(report)]
-    notes = [f"{fact.term}: {fact.text}" for fact in [*headline.facts(report), *speed.facts(report)]]
+    notes = [f"{fact.term}: {fact.text}" for fact in facts(report)]
     about = headline.headline_model(report)
     notes += [note for note in (thresholds.sentence(about), sizes.chance(report, about.name)) if note]
     notes += [advice.sentence(report.parts)] if report.parts else []
