@@ -33,6 +33,8 @@ def test_the_deploy_policy_leaves_only_decoding_in_float_and_its_edges_at_8_bits
     assert convolutions(teacher) - plan.keys() == {"model.23.dfl.conv"}
     edges = {name for name, layer in plan.items() if (layer.weight.bits, layer.input.bits) == (8, 8)}
     assert edges == {teacher.first_layer(), *teacher.output_layers()}
+    safe = plan_layers(teacher, BitPolicy(weight_bits=7))
+    assert {(layer.weight.bits, layer.input.bits) for layer in safe.values()} == {(7, 8)}, "they overflow nowhere"
     inner = {(layer.weight, layer.input) for name, layer in plan.items() if name not in edges}
     assert inner == {(QuantizerSpec(4, "per_channel", "symmetric"), QuantizerSpec(6, "per_tensor", "affine"))}
 
