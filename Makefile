@@ -19,6 +19,7 @@ help: ## Show this list
 
 setup: $(filter .uv/bin/uv,$(UV)) ## Install the locked dependencies into .venv
 	@$(UV) sync --locked
+	@case "$(UV)" in .uv/*) echo 'uv is in .uv/bin: export PATH="$$PWD/.uv/bin:$$PATH"' ;; esac
 
 run: setup ## The whole pipeline on the embedded teacher
 	$(RUN) zsq run

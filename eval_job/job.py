@@ -81,7 +81,8 @@ def evaluate(
     named = _names(evaluation.students)
     exported = _exported(config.onnx, teacher, named, image_size, output, stage)
     if exported:
-        stage.reporter.message(f"timing {len(exported)} exported models, {config.onnx.repetitions} runs each")
+        files = ", ".join(file.path.name for file in exported)
+        stage.reporter.message(f"timing {files} in their engines, {config.onnx.repetitions} runs each")
     timings = time_files(exported, image_size, config.onnx)
 
     names, validation = teacher.identity.class_names, measured_on.validation

@@ -10,6 +10,7 @@ from schemas.errors import ExitCode
 from stages.stage import Stage
 
 KILLED = 137  # 128 + SIGKILL
+CRASHED = 139  # 128 + SIGSEGV
 
 
 class Executor(Protocol):
@@ -65,6 +66,7 @@ def _how_to_go_on(command: StageCommand, code: int) -> str:
         ExitCode.BAD_INPUT: "bad configuration or input: change what the line above names",
         ExitCode.UNVERIFIED: "an artifact failed verification: the line above names it",
         KILLED: f"killed, most often for lack of memory: lower {command.stage}'s batch",
+        CRASHED: "a library crashed at what the line above says; see the exit codes of docs/run.md",
     }
     reason = reasons.get(code, "see above")
     return (

@@ -24,17 +24,6 @@ PACKAGES = (
     "stages",
     "synth_job",
 )
-TRAIN = """
-import torch
-from detectors.families.grid import Network
-torch.manual_seed(0)
-network = Network(3).train()
-with torch.no_grad():
-    for _ in range(20):
-        network(torch.rand(4, 3, 96, 96))
-    network.head.bias[4:] = -1.0
-torch.save({"grid": network.eval().state_dict(), "names": ["cat", "dog", "owl"]}, "grid.pt")
-"""
 SETTINGS = LITTLE_WORK | {"teacher.family": "grid", "synth.held_back": 2}
 
 
@@ -53,14 +42,14 @@ def run(folder: Path, *arguments: str) -> None:
 def test_the_family_of_the_page_goes_through_the_pipeline(tmp_path: Path) -> None:
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (family,) = blocks("python")
+    family, checkpoint = blocks("python")
     (tmp_path / "detectors" / "families" / "grid.py").write_text(family)
     (change,) = blocks("diff")
     before, after = (line[1:] for line in change.splitlines())
     schema = tmp_path / "schemas" / "teacher.py"
     assert before in schema.read_text()
     schema.write_text(schema.read_text().replace(before, after))
-    run(tmp_path, "-c", TRAIN)
+    run(tmp_path, "-c", checkpoint)
     assignments = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     run(tmp_path, "-m", "pipeline.cli", "run", "grid.pt", "--bits", "w4a8", "--output", "run", *assignments)
     made = {path.name for path in (tmp_path / "run" / "student").iterdir()}
