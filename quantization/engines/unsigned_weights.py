@@ -9,6 +9,7 @@ same ones. Weights within 7 bits never overflow, and stay as they are.
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 
 from quantization.onnx.initializers import add_initializer, remove_unused_initializers
 
@@ -16,6 +17,12 @@ SAFE = (-64, 63)
 """Signed integers whose products with two unsigned bytes fit into 16 bits: 7 bits."""
 MIDDLE = 128
 """The unsigned integer that stands for 0."""
+
+
+def sums_overflow_here() -> bool:
+    """Whether this is an x86 processor without VNNI, whose engines add products of 8 bits in 16."""
+    found = torch.cpu.get_capabilities()
+    return found.get("architecture") == "x86_64" and not (found.get("avx_vnni") or found.get("avx512_vnni"))
 
 
 def unsigned_where_sums_overflow(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,9 +6,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
 
-from quantization.engines.unsigned_weights import SAFE, unsigned_where_sums_overflow
+from qat_job.exported_files import overflows
+from quantization.engines.unsigned_weights import SAFE, sums_overflow_here, unsigned_where_sums_overflow
 
 LAYER = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -49,6 +51,27 @@ def test_sums_do_not_overflow(largest: int, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": images})[0], wanted, atol=65536)  # a step of the output
     assert abs(wanted).max() > 30 * 65536
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"architecture": "x86_64", "avx_vnni": False, "avx512_vnni": False}, True),
+        ({"architecture": "x86_64", "avx_vnni": True, "avx512_vnni": False}, False),
+        ({"architecture": "x86_64", "avx_vnni": False, "avx512_vnni": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_processors_that_overflow_are_told_by_their_instructions(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, object], expected: bool
+) -> None:
+    assert isinstance(sums_overflow_here(), bool)  # PyTorch has these names
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert sums_overflow_here() is expected
+
+
+def test_a_student_overflows_by_its_widest_weights() -> None:
+    assert overflows({"4": 80, "8": 7}) and not overflows({"7": 87})
 
 
 def test_weights_of_seven_bits_stay_signed_and_larger_ones_do_not() -> None:
