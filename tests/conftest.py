@@ -1,4 +1,4 @@
-"""What every test relies on: no network, nothing written to the home folder, few threads, the shared material."""
+"""What every test relies on: no network, nothing written to the home folder, two threads, the shared material."""
 
 import atexit
 import os
@@ -22,10 +22,7 @@ os.environ["MPLCONFIGDIR"] = _SCRATCH
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["YOLO_OFFLINE"] = "true"  # no update check, no telemetry
 os.environ["YOLO_AUTOINSTALL"] = "false"  # no pip at run time
-# Two threads, where ultralytics would set one. Where tests run side by side, one thread each: on two cores, two
-# processes of two threads wait for each other, and the suite took 1.4 times as long.
-_SIDE_BY_SIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
-os.environ.setdefault("OMP_NUM_THREADS", "1" if _SIDE_BY_SIDE else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # ultralytics would set 1
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -41,7 +38,7 @@ from schemas.teacher import TeacherIdentity  # noqa: E402
 from stages.shards import write_shard  # noqa: E402
 from stages.storage import write_text  # noqa: E402
 
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+torch.set_num_threads(2)
 
 # On a busy machine the time of one example says nothing, and a suite that draws new examples each run fails for others.
 settings.register_profile("zsq", deadline=None, derandomize=True)
