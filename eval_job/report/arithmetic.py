@@ -1,4 +1,4 @@
-"""Files whose engine computes other sums than the student that they were made from."""
+"""Files that keep much less than the student that they were made from: their engine computes something else."""
 
 from eval_job.report.headline import Fact
 from eval_job.report.wording import percent
@@ -22,8 +22,7 @@ def _lost(file: EvaluatedModel, student: EvaluatedModel) -> float:
 def _fact(file: EvaluatedModel, student: EvaluatedModel) -> Fact:
     text = (
         f"{file.name} keeps {percent(file.share_of_full_precision)} where the student it was made from keeps "
-        f"{percent(student.share_of_full_precision)}: on this processor the engine computes other sums. x86 processors "
-        "without VNNI instructions add products of 8 bits in 16 bits, which overflow; weights of 7 bits (--bits w7a8) "
-        "never do (docs/engines.md)"
+        f"{percent(student.share_of_full_precision)}. A known cause: x86 processors without VNNI instructions add "
+        "products of 8 bits in 16 bits, which overflow; weights of 7 bits (--bits w7a8) never do (docs/engines.md)"
     )
     return Fact(f"Arithmetic of {file.engine or 'the engine'}", text, warns=True)

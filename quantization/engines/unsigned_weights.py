@@ -12,9 +12,10 @@ import onnx_ir as ir
 import torch
 
 from quantization.onnx.initializers import add_initializer, remove_unused_initializers
+from quantization.plan import SAFE_BITS
 
-SAFE = (-64, 63)
-"""Signed integers whose products with two unsigned bytes fit into 16 bits: 7 bits."""
+SAFE = (-(2 ** (SAFE_BITS - 1)), 2 ** (SAFE_BITS - 1) - 1)
+"""Signed integers whose products with two unsigned bytes fit into 16 bits together."""
 MIDDLE = 128
 """The unsigned integer that stands for 0."""
 
