@@ -18,7 +18,7 @@ help: ## Show this list
 		|| { rm -rf .uv; echo "could not install uv: install python3-venv, or uv itself (https://docs.astral.sh/uv)" >&2; exit 1; }
 
 setup: $(filter .uv/bin/uv,$(UV)) ## Install the locked dependencies into .venv
-	@$(UV) sync --locked
+	@$(UV) sync --locked --compile-bytecode
 	@case "$(UV)" in .uv/*) echo 'uv is in .uv/bin: export PATH="$$PWD/.uv/bin:$$PATH"' ;; esac
 
 run: setup ## The whole pipeline on the embedded teacher

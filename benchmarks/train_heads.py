@@ -36,9 +36,9 @@ LAYERS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-def build(head: Head) -> Any:
-    """The embedded detector with another head, its weights where they fit."""
-    architecture: dict[str, Any] = yaml.safe_load(ARCHITECTURE.read_text(encoding="utf-8"))
+def build(head: Head, layers: Path = ARCHITECTURE, weights: Path = WEIGHTS) -> Any:
+    """The embedded detector, or another one of its scenes, with another head, its weights where they fit."""
+    architecture: dict[str, Any] = yaml.safe_load(layers.read_text(encoding="utf-8"))
     kind, (name, arguments) = LAYERS[head]
     architecture["head"][-1][2:] = [name, arguments]
     architecture["nc"] = len(NAMES[head])
@@ -46,8 +46,8 @@ def build(head: Head) -> Any:
         architecture["kpt_shape"] = [len(KEYPOINTS), 3]
     network = kind(architecture, ch=3, nc=len(NAMES[head]), verbose=False)
     own = network.state_dict()
-    embedded = load_file(WEIGHTS)
-    network.load_state_dict(own | {n: t.float() for n, t in embedded.items() if n in own and own[n].shape == t.shape})
+    stored = load_file(weights)
+    network.load_state_dict(own | {n: t.float() for n, t in stored.items() if n in own and own[n].shape == t.shape})
     network.names = dict(enumerate(NAMES[head]))
     if head == "pose":
         network.kpt_names = {0: list(KEYPOINTS)}

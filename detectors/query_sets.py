@@ -10,15 +10,15 @@ CELL = 32
 """Unit of box distances, pixels: the coarsest level's cell, as large as those of other families are on average."""
 
 
-def smallest_side(strides: Sequence[int], queries: int) -> int:
-    """The smallest side of a square, pixels, that has as many places as the decoder has queries.
+def smallest_side(strides: Sequence[int], places: int) -> int:
+    """The smallest side of a square, pixels, that has enough places.
 
     Args:
-        strides: of the encoder's levels, each a part of the last one.
-        queries: of the decoder.
+        strides: of the feature maps whose cells are places, each a part of the last one.
+        places: how many there must be, such as a decoder's queries.
     """
     side = strides[-1]
-    while sum((side // stride) ** 2 for stride in strides) < queries:
+    while sum((side // stride) ** 2 for stride in strides) < places:
         side += strides[-1]
     return side
 

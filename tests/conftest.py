@@ -22,7 +22,10 @@ os.environ["MPLCONFIGDIR"] = _SCRATCH
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["YOLO_OFFLINE"] = "true"  # no update check, no telemetry
 os.environ["YOLO_AUTOINSTALL"] = "false"  # no pip at run time
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # ultralytics would set 1
+# A worker of pytest-xdist has one thread, since each core has a worker; it would inherit what its controller chose.
+# Without workers there are two. Stages that a test starts as processes inherit this, and ultralytics would set 1.
+_THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -38,7 +41,7 @@ from schemas.teacher import TeacherIdentity  # noqa: E402
 from stages.shards import write_shard  # noqa: E402
 from stages.storage import write_text  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(_THREADS)
 
 # On a busy machine the time of one example says nothing, and a suite that draws new examples each run fails for others.
 settings.register_profile("zsq", deadline=None, derandomize=True)
@@ -112,6 +115,26 @@ def real_teacher(shared_path: Path) -> Path:
 def coco_val(shared_path: Path) -> Path:
     """128 images of COCO val2017: `images/`, YOLO `labels/` and COCO `instances.json`."""
     return _existing(shared_path / "data" / "coco-val128")
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The detector of `tests.small_detector` as an Ultralytics checkpoint."""
+    from tests.small_detector import small_detector
+
+    detector = small_detector()
+    path = tmp_path_factory.mktemp("small_detector") / "small.pt"
+    torch.save({"model": detector.network, "train_args": {"imgsz": detector.identity.input_size}}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_teacher(small_checkpoint: Path) -> Any:
+    """The detector of `small_checkpoint`; tests must not change it."""
+    from detectors.registry import load_teacher
+    from schemas.teacher import TeacherSource
+
+    return load_teacher(TeacherSource(path=str(small_checkpoint)), torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -44,10 +44,10 @@ MAX_BYTES: int = 3_000_000
 """Largest weights file; the weights are stored in float16 where float32 would exceed it."""
 
 
-def build_model() -> DetectionModel:
+def build_model(architecture: Path = ARCHITECTURE) -> DetectionModel:
     """The untrained embedded detector, float32 on the CPU, with the library's default loss gains in `args`."""
-    architecture: dict[str, Any] = yaml.safe_load(ARCHITECTURE.read_text(encoding="utf-8"))
-    model = DetectionModel(architecture, nc=len(CLASS_NAMES), verbose=False)
+    layers: dict[str, Any] = yaml.safe_load(architecture.read_text(encoding="utf-8"))
+    model = DetectionModel(layers, nc=len(CLASS_NAMES), verbose=False)
     model.args = get_cfg()  # type: ignore[assignment]  # nn.Module declares every attribute a tensor or a module
     return model
 
@@ -183,6 +183,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Weights file to write (safetensors).")] = WEIGHTS,
     minutes: Annotated[float, typer.Option(min=0.1, help="Training time, without rendering and evaluation.")] = 18.0,
     seed: Annotated[int, typer.Option(help="Seed of initial weights, order and augmentation.")] = 0,
+    architecture: Annotated[Path, typer.Option(help="The layers of the detector, as Ultralytics writes them.")] = (
+        ARCHITECTURE
+    ),
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 2,
 ) -> None:
     """Train the embedded detector on rendered scenes, measure it on validation scenes and save it."""
@@ -193,12 +196,12 @@ def main(
     scenes = render_scenes(TRAINING_SEED, TRAINING_SCENES)
     report(f"rendered {len(scenes)} training scenes in {time.monotonic() - started:.0f} s")
     batches = training_batches(scenes, np.random.default_rng(seed))
-    model = train(build_model(), batches, minutes * 60, report)
+    model = train(build_model(architecture), batches, minutes * 60, report)
 
     command = f"python -m detectors.embedded.train --minutes {minutes:g} --seed {seed} --threads {threads}"
     names = ",".join(CLASS_NAMES)
     save_weights(model, out, {"class_names": names, "image_size": str(SCENE_SIZE), "command": command})
-    stored = UltralyticsDetector.embedded(out)
+    stored = UltralyticsDetector.embedded(out, architecture)
     precision, per_class = evaluate(stored, render_scenes(VALIDATION_SEED, VALIDATION_SCENES))
     for name, value in {"mAP50-95": precision.map50_95, "mAP50": precision.map50, **per_class}.items():
         report(f"{name} {value:.3f}")

@@ -17,8 +17,6 @@ from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.image_size import ImageSize
 from schemas.labels import ShapeKind
 
-PROTOTYPE_STRIDE = 4
-"""Pixels of a cell of the prototypes."""
 COMPARED, SIDE = 32, 28
 """Anchors of an image whose masks are compared in distillation, and the side of the grid on each one's box."""
 SMALLEST_SHARE = 0.2
@@ -50,6 +48,11 @@ class SegmentDetector(UltralyticsDetector):
         """See `Detector`."""
         return ShapeKind.MASK
 
+    @property
+    def prototype_stride(self) -> int:
+        """Pixels of a cell of the prototypes, which have twice the height and width of the finest feature map."""
+        return int(self._head.stride[0]) // 2
+
     def detection_loss(self, images: Tensor, labels: Sequence[Detections]) -> Tensor:
         """See `Detector`."""
         return self.task_loss(super().head_outputs(images), labels)
@@ -63,7 +66,7 @@ class SegmentDetector(UltralyticsDetector):
         else:
             places = tuple(self._places(raw, logits) for raw, logits in zip(raws, outputs.class_logits, strict=True))
         logits = [
-            _mask_logits(raw["mask_coefficient"], _prototypes(raw), *where)
+            _mask_logits(raw["mask_coefficient"], _prototypes(raw), *where, self.prototype_stride)
             for raw, where in zip(raws, places, strict=True)
         ]
         certain = (like or outputs).class_logits
@@ -82,7 +85,7 @@ class SegmentDetector(UltralyticsDetector):
 
     def further_targets(self, labels: Sequence[Detections], size: ImageSize, device: torch.device) -> dict[str, Tensor]:
         """See `UltralyticsDetector`: a mask of each object at the size of the prototypes, and classes of all pixels."""
-        height, width = size.height // PROTOTYPE_STRIDE, size.width // PROTOTYPE_STRIDE
+        height, width = size.height // self.prototype_stride, size.width // self.prototype_stride
         masks = [_masks_of(label, size).to(device).at(height, width) for label in labels]
         classes = torch.zeros(len(labels), height, width, device=device)
         for image, (each, label) in enumerate(zip(masks, labels, strict=True)):
@@ -93,7 +96,7 @@ class SegmentDetector(UltralyticsDetector):
     def suppress(self, decoded: tuple[Tensor, Tensor], limits: Suppression) -> list[Detections]:
         """See `Detector`."""
         rows, prototypes = decoded
-        height, width = (side * PROTOTYPE_STRIDE for side in prototypes.shape[2:])
+        height, width = (side * self.prototype_stride for side in prototypes.shape[2:])
         return [
             Detections.of(
                 found[:, :4],
@@ -163,7 +166,7 @@ class SegmentDetector(UltralyticsDetector):
 
 
 def _prototypes(raw: dict[str, Any]) -> Tensor:
-    """`(B, P, H / 4, W / 4)`."""
+    """`(B, P, h, w)`, see `SegmentDetector.prototype_stride`."""
     prototypes: Tensor = raw["proto"]
     return prototypes
 
@@ -179,11 +182,11 @@ def _shapes(coefficients: Tensor, prototypes: Tensor, size: ImageSize, boxes: Te
     return MaskShapes(torch.einsum("np,phw->nhw", coefficients, prototypes), size, boxes)
 
 
-def _mask_logits(coefficients: Tensor, prototypes: Tensor, places: Tensor, boxes: Tensor) -> Tensor:
-    """`(B, SIDE², K)` mask logits on the boxes `(B, K, 4)` of K anchors."""
+def _mask_logits(coefficients: Tensor, prototypes: Tensor, places: Tensor, boxes: Tensor, stride: int) -> Tensor:
+    """`(B, SIDE², K)` mask logits on the boxes `(B, K, 4)` of K anchors; prototypes have cells of `stride` pixels."""
     from torchvision.ops import roi_align
 
-    regions = roi_align(prototypes, list(boxes), (SIDE, SIDE), 1 / PROTOTYPE_STRIDE, sampling_ratio=1, aligned=True)
+    regions = roi_align(prototypes, list(boxes), (SIDE, SIDE), 1 / stride, sampling_ratio=1, aligned=True)
     regions = regions.unflatten(0, boxes.shape[:2])  # (B, K, P, SIDE, SIDE)
     return torch.einsum("bkpij,bpk->bijk", regions, at_places(coefficients, places)).flatten(1, 2)
 

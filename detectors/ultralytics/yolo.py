@@ -23,6 +23,7 @@ from detectors.detections import Detections
 from detectors.embedded import ARCHITECTURE, WEIGHTS
 from detectors.embedded.scenes import CLASS_NAMES, SCENE_SIZE
 from detectors.protocol import Decoded, HeadOutputs, Suppression
+from detectors.query_sets import smallest_side
 from detectors.stored import check_growth, largest_stride, one_line, reading
 from detectors.ultralytics.architecture_limits import buildable, stored_numbers
 from detectors.ultralytics.checkpoint import described, loss_gains, read_checkpoint, weights
@@ -35,6 +36,8 @@ NMS_SECONDS_PER_IMAGE = 1e3
 """Suppression is never cut short by the clock: results must not depend on the machine's load."""
 NMS_IOU = 0.7
 """The library's own, in validation and in prediction."""
+ASSIGNED_PLACES = 10
+"""How many the library's assigner picks for each object (`topk`). Its loss fails on an image that has fewer places."""
 EXPORTED_DETECTIONS = 300
 """Rows that an exported end-to-end head gives; the library's own exports have as many."""
 
@@ -108,11 +111,11 @@ class UltralyticsDetector(BaseDetector):
         return next((kind for kind in cls.kinds() if name in kind.HEADS), cls)
 
     @classmethod
-    def embedded(cls, weights: Path = WEIGHTS) -> Self:
-        """The small detector that ships with this project, trained on its own rendered scenes."""
+    def embedded(cls, weights: Path = WEIGHTS, architecture: Path = ARCHITECTURE) -> Self:
+        """The small detector that ships with this project, or another one trained on the same rendered scenes."""
         identity = TeacherIdentity(
             family="ultralytics",
-            architecture=yaml.safe_load(ARCHITECTURE.read_text(encoding="utf-8")),
+            architecture=yaml.safe_load(architecture.read_text(encoding="utf-8")),
             sha256=file_digest(weights),
             class_names=CLASS_NAMES,
             input_size=SCENE_SIZE,
@@ -121,6 +124,11 @@ class UltralyticsDetector(BaseDetector):
         detector = cls.build(identity)
         detector.network.load_state_dict(load_file(weights))
         return detector
+
+    @property
+    def smallest_input(self) -> int:
+        """See `Detector`: an image has at least as many places as the loss assigns to an object."""
+        return smallest_side(sorted(max(1, int(stride)) for stride in self._head.stride), ASSIGNED_PLACES)
 
     @property
     def _head(self) -> Any:

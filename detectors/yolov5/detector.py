@@ -76,6 +76,11 @@ class Yolov5Detector(UltralyticsDetector):
         """See `UltralyticsDetector.build`."""
         return cls(identity, _built(identity.architecture, len(identity.class_names)), gains)
 
+    @property
+    def smallest_input(self) -> int:
+        """See `Detector`: this loss takes an object's own places, however few there are."""
+        return self.identity.stride
+
     def head_outputs(self, images: Tensor, like: HeadOutputs | None = None) -> HeadOutputs:
         """See `Detector`.
 

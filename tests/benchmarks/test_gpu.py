@@ -18,10 +18,8 @@ from benchmarks.gpu.roofline import Floor, Operation, Peaks, count
 from benchmarks.gpu.variants import Mode
 from benchmarks.speed.steps import boxes
 from detectors.protocol import Detector
-from detectors.registry import load_teacher
 from schemas.errors import VerificationError
 from schemas.synth_config import Precision
-from schemas.teacher import TeacherSource
 from synth_job.initialisation import sample_generator
 from synth_job.inversion import Course, Inversion
 
@@ -34,8 +32,8 @@ EVERY_PATH = f"^({SYNTHESIS}|sets.*|qat, (fp32|bf16), eager|qat, .*compiled)$"
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Detector:
-    return load_teacher(TeacherSource(), torch.device("cpu"))
+def teacher(small_teacher: Detector) -> Detector:
+    return small_teacher
 
 
 def measured(folder: Path, only: str, **changes: Any) -> Any:

@@ -51,8 +51,8 @@ def test_outputs_that_are_not_finite_on_noise_are_refused() -> None:
 def test_a_network_that_its_file_cannot_hold_is_not_built(family: Any, tmp_path: Path) -> None:
     with repository():
         content = copy.deepcopy(CONTENT[family]())
-        for layer in content["model"].yaml["backbone"][:3]:
-            layer[3][0] = 16_000
+        for *_, arguments in [layer for layer in content["model"].yaml["backbone"] if layer[3]][:3]:
+            arguments[0] = 16_000
         content["model"].yaml |= {"width_multiple": 8.0, "scales": {"n": [1.0, 8.0, 16_000]}, "scale": "n"}
         torch.save(content, tmp_path / "wide.pt")
     assert "numbers, more than a file of" in str(outcome(tmp_path / "wide.pt", family=family))

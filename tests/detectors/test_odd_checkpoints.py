@@ -7,6 +7,7 @@ import copy
 import os
 import random
 from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.detectors.ultralytics.test_rtdetr import SMALL
 from tests.detectors.yolov5.conftest import architecture
 from tests.detectors.yolov5.conftest import identity as yolov5_identity
 from tests.detectors.yolov5.pickled import as_pickled, repository
+from tests.small_detector import small_detector
 
 CASES = int(os.environ.get("ZSQ_FUZZ_CASES", "26"))
 SEED = int(os.environ.get("ZSQ_FUZZ_SEED", "0"))
@@ -41,13 +43,21 @@ NAMES = list("abcdefgh")
 pytestmark = pytest.mark.usefixtures("no_network")
 
 
+def made_once(make: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Gives a copy of what `make` made the first time: to build a network takes longer than to copy it."""
+    made = cache(make)
+    return wraps(make)(lambda *arguments: copy.deepcopy(made(*arguments)))
+
+
+@made_once
 def ultralytics_content() -> dict[str, Any]:
-    network = UltralyticsDetector.embedded().network
+    network = small_detector().network
     network.names, network.args = dict(enumerate(NAMES)), {"imgsz": 160}
     arguments = {"imgsz": 160, "box": 7.5, "cls": 0.5, "dfl": 1.5, "project": "/home/user/secret"}
     return {"model": network, "ema": None, "train_args": arguments, "epoch": -1}
 
 
+@made_once
 def rtdetr_content() -> dict[str, Any]:
     torch.manual_seed(0)
     network = RTDETRDetectionModel(copy.deepcopy(SMALL), ch=3, nc=3, verbose=False)
@@ -55,6 +65,7 @@ def rtdetr_content() -> dict[str, Any]:
     return {"model": network.eval(), "ema": None, "train_args": {"imgsz": 64}}
 
 
+@made_once
 def torchvision_content(torchvision_detector: Callable[..., Any]) -> dict[str, Any]:
     built = torchvision_detector("fcos")
     return {
@@ -109,8 +120,8 @@ def test_a_mutated_checkpoint_loads_or_is_refused_in_one_line(
     print(outcome(path, family=family))
 
 
-def embedded(path: Path, arguments: Any = None, **attributes: Any) -> Path:
-    """The embedded detector as a checkpoint of the library, some of its attributes replaced."""
+def checkpoint(path: Path, arguments: Any = None, **attributes: Any) -> Path:
+    """A detector as a checkpoint of the library, some of its attributes replaced."""
     content = ultralytics_content()
     content["model"].__dict__.update(attributes)
     torch.save(content | {"train_args": {} if arguments is None else arguments}, path)
@@ -153,7 +164,7 @@ LARGE: Any = torch.zeros(1).expand(60_000, 60_000)
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else str(value)[:30],
 )  # fmt: skip
 def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path: Path, attributes: dict[str, Any], said: str | None) -> None:
-    text = outcome(embedded(tmp_path / "odd.pt", **attributes))
+    text = outcome(checkpoint(tmp_path / "odd.pt", **attributes))
     assert text is None if said is None else text is not None and said in text
 
 
@@ -163,7 +174,7 @@ def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path: Path, attributes: dic
      ({"imgsz": "x", "box": "x"}, 640), ({"imgsz": INFINITE, "box": INFINITE, "cls": None, "dfl": NAN}, 640)],
 )  # fmt: skip
 def test_settings_of_training_that_are_none_count_as_not_stored(tmp_path: Path, arguments: Any, side: int) -> None:
-    teacher = load_teacher(TeacherSource(path=str(embedded(tmp_path / "odd.pt", arguments))), CPU)
+    teacher = load_teacher(TeacherSource(path=str(checkpoint(tmp_path / "odd.pt", arguments))), CPU)
     assert teacher.identity.input_size == side
     assert (teacher.network.args.box, teacher.network.args.cls) == (7.5, 0.5)  # type: ignore[union-attr]
 
@@ -252,7 +263,7 @@ def test_a_backbone_of_torchvision_does_not_fetch_its_weights(weights: str | Non
 
 def test_a_layer_that_is_a_whole_network_of_its_own_file_is_refused(tmp_path: Path) -> None:
     described = {"nc": 3, "backbone": [[-1, 1, "DetectionModel", ["https://127.0.0.1:1/x.yaml"]]], "head": []}
-    text = outcome(embedded(tmp_path / "odd.pt", yaml=described))
+    text = outcome(checkpoint(tmp_path / "odd.pt", yaml=described))
     assert "names the layer 'DetectionModel'" in str(text)
 
 

@@ -11,7 +11,6 @@ import torch
 from typer.testing import CliRunner
 
 from detectors.protocol import Detector, Suppression
-from detectors.registry import load_teacher
 from eval_job import job, latency
 from eval_job.__main__ import app
 from eval_job.evaluate import InferenceSettings, predict
@@ -21,15 +20,9 @@ from quantization.onnx.engine import open_engine
 from quantization.onnx.export import export_full_precision
 from schemas.evaluation import EvalReport
 from schemas.image_size import ImageSize
-from schemas.teacher import TeacherSource
 
 CPU = torch.device("cpu")
 SIZE = ImageSize(96, 160)
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Detector:
-    return load_teacher(TeacherSource(), CPU)
 
 
 @pytest.fixture
@@ -61,11 +54,11 @@ def test_precision_is_in_pixels_of_the_original_images(
     assert f"letterboxed to {size[0]}x{size[1]} px (height x width)" in page
 
 
-def test_onnx_runtime_finds_in_a_rectangle_what_pytorch_finds(embedded: Detector, tmp_path: Path) -> None:
+def test_onnx_runtime_finds_in_a_rectangle_what_pytorch_finds(small_teacher: Detector, tmp_path: Path) -> None:
     from detectors.embedded.scenes import VALIDATION_SEED, render_scene
 
-    export_full_precision(embedded, SIZE, tmp_path / "single.onnx", tmp_path / "half.onnx")
-    exported = OnnxDetector(open_engine(tmp_path / "single.onnx"), embedded)
+    export_full_precision(small_teacher, SIZE, tmp_path / "single.onnx", tmp_path / "half.onnx")
+    exported = OnnxDetector(open_engine(tmp_path / "single.onnx"), small_teacher)
     images = []
     for number in range(6):
         scene = render_scene(VALIDATION_SEED, number)
@@ -74,7 +67,7 @@ def test_onnx_runtime_finds_in_a_rectangle_what_pytorch_finds(embedded: Detector
         boxes = scene.boxes + np.array([160, 0, 160, 0], dtype=np.float32)
         images.append(ValidationImage(number, wide, boxes, scene.classes, np.zeros(len(boxes), dtype=np.bool_)))
     look = InferenceSettings(ImageSize(160, 320), 4, Suppression(0.3, iou=0.7, max_detections=20))
-    theirs = predict(embedded, images, CPU, look).detections
+    theirs = predict(small_teacher, images, CPU, look).detections
     mine = predict(exported, images, CPU, look).detections
     found = 0
     for here, there, image in zip(mine, theirs, images, strict=True):

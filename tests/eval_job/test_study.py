@@ -1,4 +1,4 @@
-"""Students of the embedded detector looked into: layers, weights against activations, what would help."""
+"""Students of a small detector looked into: layers, weights against activations, what would help."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.embedded import WEIGHTS
 from detectors.embedded.scenes import VALIDATION_SEED, render_scene
 from detectors.protocol import Detector
-from detectors.ultralytics.yolo import UltralyticsDetector
 from eval_job.data import EmbeddedScenes
 from eval_job.evaluate import Looking
 from eval_job.fidelity import HIGHEST_DB, layer_fidelity, reference_of
@@ -41,8 +39,8 @@ BATCHES = [
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Detector:
-    return UltralyticsDetector.embedded(WEIGHTS)
+def teacher(small_teacher: Detector) -> Detector:
+    return small_teacher
 
 
 def student_of(teacher: Detector, bits: BitPolicy) -> Detector:

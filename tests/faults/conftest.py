@@ -46,6 +46,7 @@ class Stages:
     """Runs stages in forks of a process that has PyTorch loaded."""
 
     log: Path
+    teacher: Path
     zygote: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,19 +82,20 @@ class Stages:
         self, output: Path, *faults: tuple[Any, ...], kill_after: float | None = None, **settings: Any
     ) -> Outcome:
         """The set of `SYNTH`."""
-        return self.run("synth_job", ["--output", str(output), *_sets(SYNTH, settings)], *faults, kill_after=kill_after)
+        arguments = ["--output", str(output), *self._sets(SYNTH, settings)]
+        return self.run("synth_job", arguments, *faults, kill_after=kill_after)
 
     def qat(
         self, folder: Path, output: Path, *faults: tuple[Any, ...], kill_after: float | None = None, **settings: Any
     ) -> Outcome:
         """The student of `QAT`, from the set in `folder`."""
-        arguments = ["--calibration-set", str(folder), "--output", str(output), *_sets(QAT, settings)]
+        arguments = ["--calibration-set", str(folder), "--output", str(output), *self._sets(QAT, settings)]
         return self.run("qat_job", arguments, *faults, kill_after=kill_after)
 
-
-def _sets(defaults: dict[str, Any], changed: dict[str, Any]) -> list[str]:
-    values = defaults | {key.replace("__", "."): value for key, value in changed.items()}
-    return [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    def _sets(self, defaults: dict[str, Any], changed: dict[str, Any]) -> list[str]:
+        values = defaults | {"teacher.path": str(self.teacher)}
+        values |= {key.replace("__", "."): value for key, value in changed.items()}
+        return [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -114,8 +116,8 @@ class Reference:
 
 
 @pytest.fixture(scope="session")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
-    running = Stages(tmp_path_factory.mktemp("log") / "log")
+def stages(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    running = Stages(tmp_path_factory.mktemp("log") / "log", small_checkpoint)
     yield running
     assert running.zygote.stdin is not None
     running.zygote.stdin.close()

@@ -115,7 +115,7 @@ def test_finished_output_on_a_read_only_volume_is_up_to_date(
 @needs_root
 @pytest.mark.parametrize("where", [".", "new"])
 def test_a_folder_of_somebody_else_is_refused_before_any_work(stages: Stages, open_folder: Path, where: str) -> None:
-    outcome = stages.synth(open_folder / where, ("become", NOBODY))
+    outcome = stages.synth(open_folder / where, ("become", NOBODY), teacher__path="embedded")
     assert "(Permission denied)" in outcome.line(ExitCode.BAD_INPUT)
     assert "shard 1" not in outcome.output
     assert list(open_folder.iterdir()) == []
@@ -126,8 +126,8 @@ def test_a_folder_that_cannot_be_reached_is_named(stages: Stages, open_folder: P
     closed = open_folder / "closed"
     closed.mkdir(mode=0o700)
     for outcome in (
-        stages.synth(closed / "set", ("become", NOBODY)),
-        stages.qat(closed / "set", open_folder / "student", ("become", NOBODY)),
+        stages.synth(closed / "set", ("become", NOBODY), teacher__path="embedded"),
+        stages.qat(closed / "set", open_folder / "student", ("become", NOBODY), teacher__path="embedded"),
     ):
         line = outcome.line(ExitCode.BAD_INPUT)
         assert str(closed / "set") in line and "Permission denied" in line

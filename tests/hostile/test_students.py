@@ -46,9 +46,9 @@ def unseeing(teacher: Detector, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student of the embedded detector."""
-    return unseeing(load_teacher(TeacherSource(), CPU), tmp_path_factory.mktemp("student"))
+def saved(small_teacher: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student of a small detector."""
+    return unseeing(small_teacher, tmp_path_factory.mktemp("student"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The embedded teacher, a small calibration set it knows, and the command as a user runs it."""
+"""A small teacher, a small calibration set it knows, and the command as a user runs it."""
 
 import json
 from collections.abc import Callable
@@ -14,14 +14,12 @@ from typer.testing import CliRunner, Result
 from detectors.detections import Detections
 from detectors.embedded.scenes import VALIDATION_SEED, render_scene
 from detectors.protocol import Detector
-from detectors.registry import load_teacher
 from qat_job.__main__ import main
 from schemas.calibration_set import MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
 from schemas.image_size import ImageSize
 from schemas.labels import LabelOrigin
 from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
-from schemas.teacher import TeacherSource
 from stages.shards import write_shard
 from stages.storage import write_text
 
@@ -38,9 +36,9 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def teacher() -> Detector:
-    """The embedded teacher; tests must not change it."""
-    return load_teacher(TeacherSource(), torch.device("cpu"))
+def teacher(small_teacher: Detector) -> Detector:
+    """The small detector of scenes; tests must not change it."""
+    return small_teacher
 
 
 @pytest.fixture(scope="session")
@@ -83,13 +81,14 @@ def calibration_set(write_set: Callable[..., Path], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def qat(calibration_set: Path) -> Callable[..., Result]:
+def qat(calibration_set: Path, small_checkpoint: Path) -> Callable[..., Result]:
     """`python -m qat_job` at tiny settings; keyword arguments (dots as __) are `--set`."""
     app = typer.Typer()
     app.command()(main)
 
     def run(output: Path, *arguments: str, folder: Path = calibration_set, **settings: Any) -> Result:
-        values = TINY | {key.replace("__", "."): value for key, value in settings.items()}
+        values = TINY | {"teacher.path": str(small_checkpoint)}
+        values |= {key.replace("__", "."): value for key, value in settings.items()}
         pairs = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
         return CliRunner().invoke(
             app, ["--calibration-set", str(folder), "--output", str(output), *pairs, *arguments]

@@ -17,7 +17,7 @@ from schemas.qat_config import QatConfig
 from stages.ranks import Rank
 from stages.stage import Stage
 
-LARGE = ImageSize(320, 352)
+LARGE = ImageSize(480, 512)
 CPU = torch.device("cpu")
 
 
@@ -34,11 +34,11 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_setting_that_does_not_fit_is_named_with_a_number_that_does(teacher: Detector, little_memory: None) -> None:
     with pytest.raises(
-        ConfigError, match=r"^correction_images: 32 images of 320 x 352 pixels .* set correction_images to"
+        ConfigError, match=r"^correction_images: 32 images of 480 x 512 pixels .* set correction_images to"
     ):
         check(teacher)
     with pytest.raises(
-        ConfigError, match=r"^batch: 8 images of 320 x 352 pixels a step take .* set batch to \d or less"
+        ConfigError, match=r"^batch: 8 images of 480 x 512 pixels a step take .* set batch to \d or less"
     ):
         check(teacher, correction_images=0)
 

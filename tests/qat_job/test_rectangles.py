@@ -56,8 +56,10 @@ def test_its_file_finds_what_the_student_finds(student: Path, wide_set: Path) ->
     images = torch.cat((pixels(wide_set), pixels(wide_set).flip(3)))
     outputs = torch.from_numpy(open_engine(exported_path(student, Target.ONNXRUNTIME))(images.numpy()))
     certain, all_there = (
-        Suppression(confidence, iou=0.7, max_detections=20, multi_label=False) for confidence in (0.4, 0.2)
-    )  # kernels of engines round differently from machine to machine, so a score near a threshold is on either side
+        Suppression(confidence, iou=0.7, max_detections=100, multi_label=True) for confidence in (0.4, 0.2)
+    )
+    # Kernels of engines round differently from machine to machine: a score near a threshold is on either side of it,
+    # and where two classes score alike, either one is the best, so both are kept.
     theirs = detector.predict(images, certain)
     assert sum(map(len, theirs)) >= 3
     assert max(float(found.boxes[:, 2].max()) for found in theirs if len(found)) > 96, "right of what a square holds"

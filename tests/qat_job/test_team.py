@@ -35,6 +35,12 @@ SETTINGS: dict[str, Any] = TINY | {
 }
 
 
+@pytest.fixture
+def settings(small_checkpoint: Path) -> dict[str, Any]:
+    """Those of every rank."""
+    return SETTINGS | {"teacher.path": str(small_checkpoint)}
+
+
 def start(calibration_set: Path, output: Path, settings: dict[str, Any], count: int = 2) -> list[subprocess.Popen[str]]:
     """All ranks of a training, as torchrun starts them."""
     with socket.socket() as free:
@@ -56,9 +62,11 @@ def start(calibration_set: Path, output: Path, settings: dict[str, Any], count: 
     ]
 
 
-def test_two_ranks_train_what_one_does(calibration_set: Path, qat: Callable[..., Result], tmp_path: Path) -> None:
-    ranks = start(calibration_set, tmp_path / "two", SETTINGS)
-    alone = qat(tmp_path / "one", **{key.replace(".", "__"): value for key, value in SETTINGS.items()})
+def test_two_ranks_train_what_one_does(
+    calibration_set: Path, qat: Callable[..., Result], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    ranks = start(calibration_set, tmp_path / "two", settings)
+    alone = qat(tmp_path / "one", **{key.replace(".", "__"): value for key, value in settings.items()})
     assert alone.exit_code == 0, alone.output
     outputs = [rank.communicate(timeout=200)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
@@ -113,10 +121,10 @@ def test_several_ranks_without_an_address_are_one_clear_line(
 
 @pytest.mark.slow
 def test_sigterm_to_one_rank_stops_all_after_a_checkpoint_and_they_go_on_together(
-    calibration_set: Path, tmp_path: Path
+    calibration_set: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     # Progress is told every five seconds, and training must go on well after the first time.
-    settings = SETTINGS | {"steps": 300, "checkpoint_interval": 1000}
+    settings |= {"steps": 300, "checkpoint_interval": 1000}
     ranks = start(calibration_set, tmp_path, settings)
     assert ranks[1].stdout is not None
     for line in ranks[1].stdout:
@@ -135,8 +143,10 @@ def test_sigterm_to_one_rank_stops_all_after_a_checkpoint_and_they_go_on_togethe
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_others_with_one_line(calibration_set: Path, tmp_path: Path) -> None:
-    ranks = start(calibration_set, tmp_path, SETTINGS | {"steps": 1000})
+def test_a_killed_rank_ends_the_others_with_one_line(
+    calibration_set: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    ranks = start(calibration_set, tmp_path, settings | {"steps": 1000})
     assert ranks[1].stdout is not None
     for line in ranks[1].stdout:
         if '"training"' in line:

@@ -1,4 +1,4 @@
-"""The embedded teacher, images it was made for, and students of it."""
+"""A small teacher, images it was made for, and students of it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from detectors.embedded.scenes import VALIDATION_SEED, render_scene
 from detectors.protocol import Detector
-from detectors.registry import load_teacher
 from quantization.calibrate import calibrate
 from quantization.convert import make_student
 from quantization.onnx.export import TracedStudent, trace_student
@@ -19,13 +18,12 @@ from schemas.calibration_set import ImageSource, LabelMode
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
-from schemas.teacher import TeacherSource
 
 
 @pytest.fixture(scope="session")
-def teacher() -> Detector:
-    """The embedded teacher; tests must not change it."""
-    return load_teacher(TeacherSource(), torch.device("cpu"))
+def teacher(small_teacher: Detector) -> Detector:
+    """The small detector of scenes; tests must not change it."""
+    return small_teacher
 
 
 @pytest.fixture(scope="session")

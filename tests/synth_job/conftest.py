@@ -1,4 +1,4 @@
-"""The embedded teacher, tiny settings, and the command as a user runs it."""
+"""A small teacher, tiny settings, and the command as a user runs it."""
 
 import json
 from collections.abc import Callable
@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer
 from typer.testing import CliRunner, Result
 
 from detectors.protocol import Detector
-from detectors.registry import load_teacher
-from schemas.teacher import TeacherSource
 from stages.stage import Stage
 from synth_job.__main__ import main
 
@@ -32,9 +29,9 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def teacher() -> Detector:
-    """The embedded teacher; tests must not change it."""
-    return load_teacher(TeacherSource(), torch.device("cpu"))
+def teacher(small_teacher: Detector) -> Detector:
+    """The small detector of scenes; tests must not change it."""
+    return small_teacher
 
 
 @pytest.fixture
@@ -44,13 +41,14 @@ def stage() -> Stage:
 
 
 @pytest.fixture(scope="session")
-def synth() -> Callable[..., Result]:
+def synth(small_checkpoint: Path) -> Callable[..., Result]:
     """`python -m synth_job --output FOLDER` at tiny settings; keyword arguments (dots as __) are `--set`."""
     app = typer.Typer()
     app.command()(main)
 
     def run(folder: Path, *arguments: str, **settings: Any) -> Result:
-        values = TINY | {key.replace("__", "."): value for key, value in settings.items()}
+        values = TINY | {"teacher.path": str(small_checkpoint)}
+        values |= {key.replace("__", "."): value for key, value in settings.items()}
         pairs = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
         return CliRunner().invoke(app, ["--output", str(folder), *pairs, *arguments])
 

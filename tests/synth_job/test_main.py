@@ -18,6 +18,7 @@ from typer.testing import Result
 from detectors.average_precision import average_precision
 from detectors.detections import Detections
 from detectors.protocol import Detector, Suppression
+from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, CalibrationSetManifest, LabelMode, LabelStatistics
 from schemas.errors import ExitCode
 from schemas.image_size import ImageSize
@@ -104,6 +105,16 @@ def test_every_label_source_makes_a_whole_set(
     assert pixels.std() > 1
 
 
+def test_a_detector_without_statistics_is_served_and_told(
+    synth: Synth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UltralyticsDetector, "statistics_sites", lambda self: [])
+    result = synth(tmp_path, labels__source="random", images=1)
+    assert result.exit_code == 0, result.output
+    assert "neither batch norm nor attention" in result.stdout
+    assert "the teacher sees few of the labels" in result.stdout, "after three iterations"
+
+
 def test_agreement_is_the_teacher_on_the_stored_images(finished: Path, teacher: Detector) -> None:
     opened = open_calibration_set(finished)
     pixels = np.stack([sample.image() for sample in opened.samples])
@@ -158,11 +169,11 @@ def test_images_grow_through_the_levels_with_their_labels(
     run = Inversion.run
     monkeypatch.setattr(Inversion, "run", watched)
     settings = {"labels__source": "random", "images": 1, "inversion__iterations": 5, "inversion__levels": [0.5, 1]}
-    assert synth(tmp_path, **settings).exit_code == 0
-    assert [entry[:2] for entry in seen] == [(32, 2), (64, 3)]
+    assert synth(tmp_path, image_size=128, **settings).exit_code == 0
+    assert [entry[:2] for entry in seen] == [(64, 2), (128, 3)]
     assert seen[1][2] == pytest.approx(2 * seen[0][2])
     (sample,) = open_calibration_set(tmp_path).samples
-    assert sample.image().shape == (64, 64, 3)
+    assert sample.image().shape == (128, 128, 3)
 
 
 def test_levels_split_the_iterations_and_equal_sides_join() -> None:

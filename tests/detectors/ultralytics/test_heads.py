@@ -24,20 +24,37 @@ from schemas.errors import ConfigError, InputError
 from schemas.image_size import ImageSize
 from schemas.labels import ShapeKind
 from schemas.target import Target
+from tests.small_detector import ARCHITECTURE, WEIGHTS
 
 KINDS = {"segment": ShapeKind.MASK, "pose": ShapeKind.KEYPOINTS, "obb": ShapeKind.TURNED_BOX}
 LIMITS = Suppression(0.01, iou=0.7, max_detections=20, multi_label=False)
 
 
+def loaded(network: Any, path: Path) -> UltralyticsDetector:
+    """A network from a checkpoint as the library writes it."""
+    torch.save({"model": network.eval(), "train_args": {"imgsz": 160}}, path)
+    return UltralyticsDetector.load(path)
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> UltralyticsDetector:
-    """The embedded detector with another head, from a checkpoint as the library writes it."""
+    """A detector of the scenes with another head: the embedded one, or the small one where that will do."""
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("heads") / "best.pt"
-    torch.save({"model": build(request.param).eval(), "train_args": {"imgsz": 160}}, path)
-    loaded = UltralyticsDetector.load(path)
-    assert loaded.sees is KINDS[request.param]
-    return loaded
+    network = build("segment") if request.param == "segment" else build(request.param, ARCHITECTURE, WEIGHTS)
+    detector = loaded(network, tmp_path_factory.mktemp("heads") / "best.pt")
+    assert detector.sees is KINDS[request.param]
+    return detector
+
+
+def test_masks_lie_where_they_belong_whatever_the_stride_of_the_prototypes(images: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = loaded(build("segment", ARCHITECTURE, WEIGHTS), tmp_path / "best.pt")
+    rows, prototypes = detector.decoded(images)
+    assert prototypes.shape[2:] == (20, 20), "its finest level has stride 16"
+    found = detector.suppress((rows, prototypes), LIMITS)
+    for each, row, of in zip(found, detector.suppressed(rows, LIMITS), prototypes, strict=True):
+        theirs = process_mask(of, row[:, 6:], row[:, :4], (160, 160), upsample=True)
+        assert isinstance(each.shapes, MaskShapes) and torch.equal(each.shapes.at(160, 160), theirs > 0)
 
 
 def test_shapes_are_those_of_the_librarys_own_code(detector: UltralyticsDetector, images: Tensor) -> None:

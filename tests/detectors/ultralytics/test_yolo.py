@@ -17,12 +17,21 @@ from detectors.embedded.scenes import Scene
 from detectors.protocol import Suppression
 from detectors.ultralytics.yolo import UltralyticsDetector
 from schemas.image_size import ImageSize
+from tests.small_detector import small_detector
 
 LIMITS = Suppression(confidence=0.25, iou=0.7, max_detections=100, multi_label=False)
 
 
 def relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
+
+
+def test_an_image_has_as_many_places_as_the_loss_assigns_to_an_object(embedded: UltralyticsDetector) -> None:
+    assert embedded.smallest_input == 32  # 16 + 4 + 1 places
+    two_levels = small_detector()  # of strides 16 and 32, so 32 pixels have 4 + 1
+    assert two_levels.smallest_input == 64
+    images, labels = torch.rand(1, 3, 64, 64), [Detections.of([[10.0, 10.0, 40.0, 40.0]], [0])]
+    assert torch.isfinite(two_levels.detection_loss(images, labels))
 
 
 def test_head_outputs_have_an_anchor_for_every_cell_of_every_level(embedded: UltralyticsDetector) -> None:

@@ -25,13 +25,14 @@ TINY: dict[str, Any] = {"sensitivity.images": 2, "sensitivity.candidates": [2, 8
 
 
 @pytest.fixture(scope="module")
-def sensitivity(calibration_set: Path) -> Stage:
+def sensitivity(calibration_set: Path, small_checkpoint: Path) -> Stage:
     """`python -m qat_job.sensitivity` at tiny settings; keyword arguments (dots as __) are `--set`."""
     app = typer.Typer()
     app.command()(main)
 
     def run(output: Path, *arguments: str, folder: Path = calibration_set, **settings: Any) -> Result:
-        values = TINY | {key.replace("__", "."): value for key, value in settings.items()}
+        values = TINY | {"teacher.path": str(small_checkpoint)}
+        values |= {key.replace("__", "."): value for key, value in settings.items()}
         pairs = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
         return CliRunner().invoke(
             app, ["--calibration-set", str(folder), "--output", str(output), *pairs, *arguments]
@@ -144,7 +145,7 @@ def test_a_target_that_cannot_be_is_one_line(
     [
         ({"model.4.cv2.conw": 4}, "no layer 'model.4.cv2.conw'; did you mean 'model.4.cv2.conv'?"),
         ({"backbone": 4}, "its layers are named like"),
-        ({"model.23.dfl.conv": 4}, "the deploy policy decides about 'model.23.dfl.conv' itself"),
+        ({"model.13.dfl.conv": 4}, "the deploy policy decides about 'model.13.dfl.conv' itself"),
         ({"model.0.conv": 4}, "the deploy policy decides about 'model.0.conv' itself"),
         ({"model.4.cv2.conv": 1}, "got 1, should be greater than or equal to 2"),
         ({"model.4.cv2.conv": 99}, "got 99, should be less than or equal to 8"),

@@ -4,13 +4,14 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -20,9 +21,9 @@ from detectors.protocol import Detector, Suppression
 from quantization.convert import quantized_layers
 from quantization.onnx.engine import open_engine
 from quantization.onnx.export import (
+    TracedStudent,
     export_full_precision,
     export_student,
-    trace_student,
     verify_onnx,
 )
 from schemas.errors import ConfigError, InputError, VerificationError
@@ -62,7 +63,7 @@ class Exported:
 @pytest.fixture(scope="module")
 def export(
     calibrated: Callable[[BitPolicy], Detector],
-    manifest_of: Callable[[Detector, BitPolicy], StudentManifest],
+    traced: Callable[[BitPolicy], TracedStudent],
     images: Tensor,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Exported]:
@@ -72,12 +73,10 @@ def export(
     def run(name: str) -> Exported:
         if name not in made:
             bits = POLICIES[name]
-            student = calibrated(bits)
-            manifest = manifest_of(student, bits)
             path = tmp_path_factory.mktemp("exported") / "model.onnx"
             form = ExportForm(target=Target.GENERIC, image_size=SIZE, int4=bits.weight_bits <= 4)
-            described = export_student(trace_student(student, manifest), path, images, form)
-            made[name] = Exported(student, manifest, path, described)
+            described = export_student(traced(bits), path, images, form)
+            made[name] = Exported(calibrated(bits), traced(bits).manifest, path, described)
         return made[name]
 
     return run
@@ -91,6 +90,13 @@ def full_precision(teacher: Detector, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "single.onnx", folder / "half.onnx"
 
 
+def of_seen_boxes(errors: NDArray[Any], outputs: NDArray[Any]) -> NDArray[Any]:
+    """Errors of the corners, in pixels, where an object is seen; boxes elsewhere are arbitrary."""
+    seen = outputs[:, 4:].max(axis=1) > 0.05
+    assert seen.sum() > 20
+    return errors[:, :4].transpose(0, 2, 1)[seen]
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_outputs_are_those_of_the_simulated_student(
     export: Callable[[str], Exported], name: str, images: Tensor
@@ -100,17 +106,20 @@ def test_outputs_are_those_of_the_simulated_student(
     theirs = exported.student.decoded(images).detach().numpy()
     errors = np.abs(open_engine(exported.path)(images.numpy()) - theirs)
     assert errors[:, 4:].mean() < 5e-4 < theirs[:, 4:].max() / 100
-    assert errors[:, :4].mean() < 0.5
+    assert of_seen_boxes(errors, theirs).mean() < 0.2
     parity = exported.described.parity
     assert (parity.images, parity.image_source, parity.matched) == (4, "calibration set", 1)
     assert parity.score_mean == pytest.approx(errors[:, 4:].mean(), rel=1e-3)
     assert parity.box_max == pytest.approx(errors[:, :4].max(), rel=1e-3)
 
 
-def test_the_paper_policy_has_few_roundings_and_agrees_to_float_precision(export: Callable[[str], Exported]) -> None:
-    parity = export("W6A6 paper").described.parity
-    assert parity.score_max < 1e-4
-    assert parity.box_max < 1e-2
+def test_the_paper_policy_has_few_roundings_and_mostly_agrees_to_float_precision(
+    export: Callable[[str], Exported], images: Tensor
+) -> None:
+    exported = export("W6A6 paper")
+    errors = np.abs(open_engine(exported.path)(images.numpy()) - exported.student.decoded(images).detach().numpy())
+    assert np.quantile(errors[:, 4:], 0.75) < 1e-6
+    assert np.median(errors[:, :4]) < 1e-3
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -152,7 +161,7 @@ def test_narrow_activations_are_clipped_and_8_bit_ones_are_not(export: Callable[
         for name in ("W8A8 deploy", "W6A6 deploy")
     }
     assert clips["W8A8 deploy"] == 0
-    assert clips["W6A6 deploy"] > 50
+    assert clips["W6A6 deploy"] > 25
 
 
 def test_files_are_small(export: Callable[[str], Exported], full_precision: tuple[Path, Path]) -> None:
@@ -174,7 +183,7 @@ def test_the_teacher_is_exported_in_single_and_half_precision(
 
 @pytest.mark.parametrize(
     ("name", "pixels"),
-    [("onnxruntime", 0.1), ("openvino", 3.0)],  # OpenVINO computes in integers and so rounds elsewhere
+    [("onnxruntime", 0.1), ("openvino", 1.0)],  # OpenVINO computes in integers and so rounds elsewhere
 )
 def test_batch_height_and_width_are_free(
     export: Callable[[str], Exported], images: Tensor, name: Literal["onnxruntime", "openvino"], pixels: float
@@ -183,9 +192,10 @@ def test_batch_height_and_width_are_free(
     exported = export("W6A6 paper")
     engine = open_engine(exported.path, name)
     for part in (images, images[:1], images[:3, :, :128], images[:1, :, :, :128].repeat(1, 1, 2, 1)):
-        errors = np.abs(engine(part.contiguous().numpy()) - exported.student.decoded(part).detach().numpy())
+        theirs = exported.student.decoded(part).detach().numpy()
+        errors = np.abs(engine(part.contiguous().numpy()) - theirs)
         assert errors[:, 4:].mean() < 5e-4
-        assert errors[:, :4].mean() < pixels
+        assert of_seen_boxes(errors, theirs).mean() < pixels
 
 
 def test_the_file_says_what_it_is_and_where_it_comes_from(export: Callable[[str], Exported]) -> None:
