@@ -1,12 +1,13 @@
 """A run from its configuration to its end: check, say what will be done, then one stage after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pipeline.executor import Executor, run_stages
 from pipeline.executor_names import ExecutorName
 from pipeline.local_executor import LocalExecutor
 from pipeline.plan import StageCommand, describe_plan, plan_stages
 from pipeline.preflight.findings import Findings, described
+from pipeline.preflight.finished import finished_stages
 from pipeline.preflight.process import preflight
 from pipeline.settings import check_inputs
 from pipeline.smallest import Search, check_search
@@ -33,12 +34,12 @@ EXECUTORS: dict[ExecutorName, Callable[[], Executor]] = {
 
 def checked(
     config: RunConfig,
-    commands: Sequence[StageCommand],
+    commands: tuple[StageCommand, ...],
     executor: ExecutorName,
     overwrite: bool,
     max_drop: float | None = None,
 ) -> Findings | None:
-    """Check a run before anything starts; None where all that it makes is there, and each stage will say so itself.
+    """Check a run before anything starts; None where all that it makes is there, and each stage says so itself.
 
     Raises:
         ConfigError, InputError: the run would fail.
@@ -54,6 +55,9 @@ def checked(
         memory_limit()
         for command in commands:
             mounts(command)
+    if _settings_are_compared(executor, max_drop):
+        done = finished_stages(commands, overwrite)
+        return None if len(done) == len(commands) else preflight(config, containers=False).with_finished(done)
     made = (SET_MANIFEST, STUDENT_MANIFEST, REPORT)
     if not overwrite and all((c.output / file).exists() for c, file in zip(commands, made, strict=True)):
         return None
@@ -68,7 +72,21 @@ def described_run(config: RunConfig, executor: ExecutorName, overwrite: bool, ma
     """
     commands = plan_stages(config, overwrite=overwrite)
     findings = checked(config, commands, executor, overwrite, max_drop)
-    return describe_plan(config, commands, described(findings, config, max_drop) if findings else ())
+    if findings is not None:
+        facts = described(findings, config, max_drop)
+    else:
+        same = _settings_are_compared(executor, max_drop)
+        there = "up to date" if same else "finished; each stage says whether what is there is of these settings"
+        facts = [("output", f"{commands[0].storage}: {there}")]
+    return describe_plan(config, commands, facts)
+
+
+def _settings_are_compared(executor: ExecutorName, max_drop: float | None) -> bool:
+    """Whether what a storage holds is compared with the settings before a run; else each stage does so in its turn.
+
+    In containers files have other places, and a search makes students of its own.
+    """
+    return executor is ExecutorName.LOCAL and max_drop is None
 
 
 def conduct(

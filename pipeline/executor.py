@@ -51,7 +51,7 @@ def run_stages(
 def _time_left(commands: Sequence[StageCommand], done: int, seconds: float, expected: Mapping[str, float]) -> str:
     """After `done` stages: the expected time of the others, corrected by how long the first ones took."""
     before, after = (sum(expected[command.stage] for command in part) for part in (commands[:done], commands[done:]))
-    pace = min(max(seconds / before, 0.5), 2.0)  # a stage that was up to date says nothing of the next
+    pace = min(max(seconds / before, 0.5), 2.0) if before else 1.0  # stages that were up to date say nothing of others
     took = f"{commands[done - 1].stage} is done after {duration(seconds)}"
     return f"{took}; about {duration(after * pace)} left"
 

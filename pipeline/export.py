@@ -62,6 +62,7 @@ def export(
     import torch  # takes seconds, and "up to date" needs none of it
 
     from qat_job.images import ImageBatches
+    from quantization.engines.unsigned_weights import overflow_remark
     from quantization.onnx.export import OBSERVED_IMAGES, check_target, export_student, trace_student
     from quantization.student import load_student
     from stages.shards import open_calibration_set
@@ -76,6 +77,8 @@ def export(
     with stage.claim(exported.folder, exported.key, Rank(), lambda: False):
         described = export_student(trace_student(detector, manifest), path, images, form)
     _show(described, path, stage)
+    if remark := overflow_remark(described):
+        stage.reporter.message(remark)
 
 
 def export_form(folder: Path, target: Target, image_size: str | None, int4: bool) -> ExportForm:

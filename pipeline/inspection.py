@@ -36,6 +36,8 @@ def _lines(manifest: CalibrationSetManifest) -> Iterator[str]:
         yield "agreement      none: there are no boxes to agree with, or nobody measured it"
     else:
         yield f"agreement      teacher mAP50-95 {agreement.map50_95:.3f}, mAP50 {agreement.map50:.3f} on these images"
+    if manifest.doubt:
+        yield f"               {manifest.doubt}"
     if (checked := manifest.privacy) is not None:
         yield f"privacy check  {checked.verdict.value}: {checked.copy_like} of {checked.images} images look like copies"
         yield f"               of {checked.real_images} real ones (as its maker says; no proof of privacy)"

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from detectors.source import checkpoint_digest
+from qat_job.outputs import is_whole, student_output
 from schemas.calibration_set import MANIFEST as SET_MANIFEST
 from schemas.calibration_set import CalibrationSetManifest
 from schemas.errors import InputError
-from schemas.provenance import Provenance
 from schemas.qat_config import QatConfig
-from schemas.student import MANIFEST, StudentManifest, is_exported
+from schemas.student import MANIFEST
 from stages.options import Assignments, ConfigFile, GivenSet, Overwrite, RunConfigFile, read_stage_config
-from stages.output import Job, Output
+from stages.output import Job
 from stages.ranks import Rank
 from stages.stage import run_stage
 
@@ -42,13 +42,8 @@ def main(
         teacher = checkpoint_digest(settings.teacher)
         set_manifest.check_made_from(teacher, calibration_set, allow_other=settings.allow_other_teacher)
         inputs = {"teacher": teacher, "calibration_set": set_manifest.digest}
-        wanted = Provenance.of("qat", settings.keyed(), inputs)
-        made = Output(output / MANIFEST, StudentManifest, wanted, overwrite)
-
-        def exported(student: StudentManifest) -> bool:
-            return student.export_obstacle is not None or all(is_exported(output, each) for each in settings.targets)
-
-        with made.claim(stage, rank, whole=exported) as is_wanted:
+        made = student_output(settings, inputs, output, overwrite)
+        with made.claim(stage, rank, whole=lambda student: is_whole(student, settings, output)) as is_wanted:
             if not is_wanted:
                 stage.reporter.message(f"up to date: {output}")
                 return

@@ -1,15 +1,14 @@
 """The files of a finished student, one for each target, and their removal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectors.protocol import Detector
 from detectors.registry import resolve_device
 from qat_job.images import ImageBatches
 from quantization.convert import make_student, quantizer_records
-from quantization.engines.unsigned_weights import sums_overflow_here
+from quantization.engines.unsigned_weights import overflow_remark
 from quantization.onnx.export import OBSERVED_IMAGES, check_expressible, check_head, export_student, trace_student
-from quantization.plan import SAFE_BITS
 from quantization.student import load_student
 from schemas.qat_config import QatConfig
 from schemas.student import ExportForm, StudentManifest, is_exported, onnx_manifest_path
@@ -62,20 +61,8 @@ def export(
             f"{len(census.float_layers)} layers in float; against the student, scores differ by at most "
             f"{parity.score_max:.4f}, boxes by {parity.box_mean:.3f} px on average"
         )
-        if target is Target.OPENVINO and overflows(exported.weight_tensors) and sums_overflow_here():
-            stage.reporter.message(
-                f"{path}: this processor has no VNNI instructions, and without them OpenVINO's sums of 8-bit weights "
-                "overflow; for such processors make the student with --bits w7a8 (docs/engines.md)"
-            )
-
-
-def overflows(weight_tensors: Mapping[str, int]) -> bool:
-    """Whether an exported student has weights of more bits than old processors can add.
-
-    Args:
-        weight_tensors: how many have how many bits.
-    """
-    return any(int(bits) > SAFE_BITS for bits in weight_tensors)
+        if remark := overflow_remark(exported):
+            stage.reporter.message(f"{path}: {remark}")
 
 
 def export_again(settings: QatConfig, set_folder: Path, folder: Path, stage: Stage) -> None:

@@ -9,12 +9,11 @@ from torch import nn
 from detectors.matmul import MatMul
 from detectors.protocol import Detector
 from schemas.errors import ConfigError
+from schemas.planned_bits import SAFE_BITS
 from schemas.qat_config import BitPolicy, Policy, Quantizer
 
 EDGE_BITS = 8
 """Bits of the first layer and the output convolutions under the deploy policy."""
-SAFE_BITS = 7
-"""Weights of so many bits overflow no sum of x86 processors without VNNI. Who asks for them gets no layer with more."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,12 @@ def activation_spec(bits: BitPolicy, activation_bits: int) -> QuantizerSpec:
 def fixed_weight_bits(detector: Detector, bits: BitPolicy) -> dict[str, int]:
     """Layers whose weight bits the policy fixes: under deploy the first one and the output convolutions.
 
-    They have 8 bits; 7 where all weights have 7, which are asked for where 8 overflow (`SAFE_BITS`).
+    They have 8 bits; 7 where no layer is asked for more than 7, and one for 7: 8 may overflow there (`SAFE_BITS`).
     """
     if bits.policy is Policy.PAPER:
         return {}  # it leaves them in float
     layers = detector.layers
-    edge = SAFE_BITS if bits.weight_bits == SAFE_BITS else EDGE_BITS
+    edge = SAFE_BITS if max((bits.weight_bits, *bits.layers.values())) == SAFE_BITS else EDGE_BITS
     return dict.fromkeys((layers.first, *layers.output), edge)
 
 

@@ -140,6 +140,11 @@ class SetSource(Contract):
     sources: tuple["SetSource", ...] = Field(default=(), description="what this one was made of, where it was")
 
 
+LOW_AGREEMENT = 0.1
+"""mAP50 of the teacher on a set's images below which they hardly show what their labels say. Sets of YOLO11n made with
+default settings have more than 0.9."""
+
+
 class CalibrationSetManifest(Document):
     """`manifest.json`: its presence means the set is whole."""
 
@@ -189,6 +194,17 @@ class CalibrationSetManifest(Document):
     def samples(self) -> int:
         """Number of images."""
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the images may teach little, in one line; None where nothing speaks for that."""
+        agreement = self.teacher_agreement
+        if agreement is None or not 0 <= agreement.map50 < LOW_AGREEMENT:
+            return None
+        return (
+            f"the teacher sees few of the labels in these images (teacher agreement: mAP50 {agreement.map50:.3f}): a "
+            "student made with them may be worth little; look at the contact sheet and raise synth.inversion.iterations"
+        )
 
     def check_made_from(self, teacher_sha256: str, folder: Path, *, allow_other: bool) -> None:
         """Check that the images came out of these weights.

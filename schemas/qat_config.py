@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from schemas.base import Contract
-from schemas.planned_bits import ALL_WIDTHS, STORED_WIDTHS, Bits, SensitivityConfig
+from schemas.planned_bits import ALL_WIDTHS, SAFE_BITS, STORED_WIDTHS, Bits, SensitivityConfig
 from schemas.target import Target
 from schemas.teacher import TeacherSource
 from schemas.training_terms import AugmentationConfig, DistillationWeights
@@ -237,7 +237,10 @@ class QatConfig(Contract):
     def planned_widths(self) -> tuple[int, ...]:
         """Weight bits that layers are measured at and planned with, fewest first, the default resolved."""
         given = self.sensitivity.candidates if self.sensitivity else None
-        return tuple(sorted(given or (STORED_WIDTHS if self.targets else ALL_WIDTHS)))
+        default = STORED_WIDTHS if self.targets else ALL_WIDTHS
+        if self.bits.weight_bits == SAFE_BITS:
+            default = (STORED_WIDTHS[0], SAFE_BITS)
+        return tuple(sorted(given or default))
 
     @property
     def training_steps(self) -> int:

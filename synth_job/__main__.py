@@ -5,16 +5,14 @@ from typing import Annotated
 
 import typer
 
-from detectors.source import checkpoint_digest
 from schemas.calibration_set import HELD_BACK_FOLDER, MANIFEST, CalibrationSetManifest
-from schemas.provenance import Provenance
 from schemas.synth_config import SynthConfig
 from stages.options import Assignments, ConfigFile, GivenSet, Overwrite, RunConfigFile, read_stage_config
-from stages.output import Job, Output
+from stages.output import Job
 from stages.ranks import Rank
 from stages.shards import open_calibration_set
 from stages.stage import Stage, run_stage
-from synth_job.given_labels import given_labels_digest
+from synth_job.outputs import inputs_of, set_output, sets_of
 
 
 def main(
@@ -29,18 +27,14 @@ def main(
     with run_stage("synth") as stage:
         rank = Rank.of_environment()
         settings = read_stage_config("synth", SynthConfig, config, run_config, assignments)
-        inputs = {"teacher": checkpoint_digest(settings.teacher)}
-        if settings.labels.path:
-            inputs["labels"] = given_labels_digest(Path(settings.labels.path))
-        held_back = settings.for_held_back()
-        if given_set is not None:
-            held_back = beside_given(held_back, given_set, stage)
-        sets = {output: settings if given_set is None else None, output / HELD_BACK_FOLDER: held_back}
+        inputs = inputs_of(settings)
+        if given_set is None:
+            sets = sets_of(settings, output)
+        else:
+            held_back = beside_given(settings.for_held_back(), given_set, stage)
+            sets = {output / HELD_BACK_FOLDER: held_back} if held_back else {}
         for folder, asked in sets.items():
-            if asked is not None:
-                wanted = Provenance.of("synth", asked.keyed(), inputs)
-                made = Output(folder / MANIFEST, CalibrationSetManifest, wanted, overwrite)
-                make_set(asked, Job(stage, made, rank))
+            make_set(asked, Job(stage, set_output(asked, inputs, folder, overwrite), rank))
 
 
 def beside_given(held_back: SynthConfig | None, given: Path, stage: Stage) -> SynthConfig | None:

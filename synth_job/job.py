@@ -62,6 +62,11 @@ def synthesize(settings: SynthConfig, job: SetJob) -> CalibrationSetManifest | N
     size = settings.image_size or ImageSize.square(teacher.identity.input_size)
     for asked, name in ((size, "image_size"), (ImageSize.square(settings.labels.size), "labels.size")):
         check_size(teacher, asked, name)
+    if not teacher.layers.statistics:
+        stage.reporter.message(
+            "the detector has neither batch norm nor attention whose statistics images could follow: they follow its "
+            "loss alone, and look less like what it was trained on"
+        )
     inversion = Inversion(teacher, settings.precision)
     given = given_labels(settings.labels, teacher, size, stage)
     sampler = LabelSampler(teacher, settings.labels, settings.seed, losses, inversion=inversion, given=given)
@@ -221,3 +226,5 @@ def report(finished: CalibrationSet, stage: Stage) -> None:
         ("set", str(finished.folder)),
     ]
     stage.reporter.table("Calibration set", ("", ""), rows)
+    if manifest.doubt:
+        stage.reporter.message(manifest.doubt)

@@ -81,6 +81,7 @@ def _calibration_set(manifest: CalibrationSetManifest, teacher_sha256: str) -> L
         ("labels", LABEL_MODES[manifest.label_mode]),
         ("image source", IMAGE_SOURCES[manifest.image_source]),
         ("teacher's agreement", f"mAP50-95 {number(agreement.map50_95)}" if agreement else "not measured"),
+        *([("doubt", manifest.doubt)] if manifest.doubt else []),
         ("seed", str(manifest.seed)),
         ("made", f"{moment(manifest.provenance.created)}, zsq {manifest.provenance.code_version}"),
         ("licence", manifest.licence),

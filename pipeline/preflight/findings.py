@@ -1,12 +1,13 @@
 """What the checks before a run found, as one JSON document, and how it reads for a person."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
 from schemas.base import Document
 from schemas.files import expanded
 from schemas.image_size import SMALLEST_SIDE, ImageSize, Sides
+from schemas.planned_bits import SAFE_BITS
 from schemas.run_config import RunConfig
 from schemas.teacher import EMBEDDED, Family
 
@@ -24,6 +25,12 @@ class Findings(Document):
     bytes_needed: int = Field(ge=0, description="of storage, about")
     bytes_free: int = Field(ge=0)
     seconds: dict[str, float] = Field(description="expected time of each stage, measured on this machine")
+    done: tuple[str, ...] = Field(default=(), description="stages that are up to date and take no time")
+
+    def with_finished(self, done: tuple[str, ...]) -> Self:
+        """The same where some stages are done already and take no time."""
+        left = {stage: 0.0 if stage in done else seconds for stage, seconds in self.seconds.items()}
+        return self.model_copy(update={"done": done, "seconds": left})
 
 
 def described(findings: Findings, config: RunConfig, max_drop: float | None = None) -> list[tuple[str, str]]:
@@ -42,7 +49,7 @@ def described(findings: Findings, config: RunConfig, max_drop: float | None = No
     made = f"{config.synth.images} synthetic images" + (f", {held_back} more held back" if held_back else "")
     size = findings.image_size.in_words + (" (what the detector was trained at)" if findings.own_size else "")
     student = f"{qat.bits.name}, training: {steps}"
-    could_be_planned = qat.planned_widths[0] <= qat.bits.weight_bits < 8
+    could_be_planned = qat.planned_widths[0] <= qat.bits.weight_bits < SAFE_BITS
     if could_be_planned and not (qat.bits.layers or qat.plans_bits):
         instead = f"--bits w8a{qat.bits.activation_bits} --budget {qat.bits.weight_bits + 0.5:g}"
         student += f"; planned bits keep more: {instead}"
@@ -59,7 +66,10 @@ def described(findings: Findings, config: RunConfig, max_drop: float | None = No
         )
     of_one = ", of one student; several are tried" if max_drop is not None else ""
     total = duration(sum(findings.seconds.values()))
-    parts = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in findings.seconds.items())
+    parts = ", ".join(
+        f"{stage} {'up to date' if stage in findings.done else duration(seconds)}"
+        for stage, seconds in findings.seconds.items()
+    )
     return [
         (
             "detector",

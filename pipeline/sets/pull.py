@@ -46,7 +46,8 @@ def _fetch_set(
 ) -> None:
     remove_file(folder / MANIFEST)  # from here on what lies here is no set
     _check_space(folder, manifest)
-    for record in stage.reporter.track(manifest.shards, "pull", unit="shard"):
+    task = stage.name.removeprefix("set ")  # pull, or push into a folder
+    for record in stage.reporter.track(manifest.shards, task, unit="shard"):
         stage.stop_here_if_asked()
         _fetch_shard(store, folder, record, stage, overwrite)
     if overwrite:

@@ -40,6 +40,7 @@ class OnnxRuntime:
     measured = "W8A8 YOLO11n, 640 px: 1.7 times as fast as FP32 (docs/engines.md#onnx-runtime)"
     runs_in: EngineName = "onnxruntime"
     needs_images = True
+    overflows_without_vnni = False  # `unsigned_weights`
 
     def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
         return None

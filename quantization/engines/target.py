@@ -30,6 +30,8 @@ class EngineTarget(Protocol):
     """The engine that judges the file here; where the target's own cannot run, another that computes the same."""
     needs_images: bool
     """Whether calibration images decide grids that the student does not have."""
+    overflows_without_vnni: bool
+    """Whether its sums of 8-bit weights overflow on x86 processors without VNNI instructions."""
 
     def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
         """Why no file can be made of these quantizers here, and which setting to change; None where one can."""

@@ -32,6 +32,7 @@ class TensorRt:
     measured = "docs/engines.md#tensorrt: its rules are checked, no GPU was at hand"
     runs_in: EngineName = "onnxruntime"
     needs_images = False
+    overflows_without_vnni = False
 
     def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
         if any(quantizer.scheme == "affine" for quantizer in quantizers):

@@ -11,8 +11,10 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from quantization.engines.target import engine_target
 from quantization.onnx.initializers import add_initializer, remove_unused_initializers
-from quantization.plan import SAFE_BITS
+from schemas.planned_bits import SAFE_BITS
+from schemas.student import OnnxManifest
 
 SAFE = (-(2 ** (SAFE_BITS - 1)), 2 ** (SAFE_BITS - 1) - 1)
 """Signed integers whose products with two unsigned bytes fit into 16 bits together."""
@@ -24,6 +26,19 @@ def sums_overflow_here() -> bool:
     """Whether this is an x86 processor without VNNI, whose engines add products of 8 bits in 16."""
     found = torch.cpu.get_capabilities()
     return found.get("architecture") == "x86_64" and not (found.get("avx_vnni") or found.get("avx512_vnni"))
+
+
+def overflow_remark(described: OnnxManifest) -> str | None:
+    """What to know and to do where sums of a file overflow on a processor like this one; None where they do not."""
+    engine = engine_target(described.target)
+    wide = sum(count for bits, count in described.weight_tensors.items() if int(bits) > SAFE_BITS)
+    if not (engine.overflows_without_vnni and wide and sums_overflow_here()):
+        return None
+    layers = sum(described.weight_tensors.values())
+    return (
+        "this processor has no VNNI instructions, and without them sums of 8-bit weights may overflow in "
+        f"{engine.title}: {wide} of {layers} layers have such; with --bits w7a8 none has (docs/engines.md)"
+    )
 
 
 def unsigned_where_sums_overflow(model: onnx.ModelProto) -> onnx.ModelProto:

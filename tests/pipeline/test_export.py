@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner, Result
 
-from detectors.registry import load_teacher
+from detectors.protocol import Detector
 from pipeline.cli import app
 from quantization.convert import make_student
 from quantization.onnx.export import verify_onnx
@@ -18,16 +17,15 @@ from schemas.image_size import ImageSize
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, Policy, QatConfig
 from schemas.student import CalibrationSetReference, StudentManifest, TrainingMethod, TrainingSummary
-from schemas.teacher import TeacherSource
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student of the embedded teacher, not calibrated; exports go elsewhere."""
+def student(small_teacher: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student, not calibrated; exports go elsewhere."""
     folder, bits = tmp_path_factory.mktemp("student"), BitPolicy(policy=Policy.PAPER, weight_bits=4)
     config = QatConfig(bits=bits, ptq_only=True)
     save_student(
-        make_student(load_teacher(TeacherSource(), torch.device("cpu")), bits), folder,
+        make_student(small_teacher, bits), folder,
         method=TrainingMethod.PTQ, config=config,
         calibration_set=CalibrationSetReference(
             digest="of another set", samples=4, image_size=128,

@@ -5,7 +5,14 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
 from pipeline.inspection import describe_set
-from schemas.calibration_set import MANIFEST, CalibrationSetManifest, ImageSource, LabelMode, LabelStatistics
+from schemas.calibration_set import (
+    MANIFEST,
+    AveragePrecision,
+    CalibrationSetManifest,
+    ImageSource,
+    LabelMode,
+    LabelStatistics,
+)
 from schemas.labels import BoxLabel, ImageLabels, LabelOrigin
 
 
@@ -42,6 +49,14 @@ def test_given_labels_and_real_images_stand_out(tmp_path, make_calibration_set):
     text = describe_set(manifest.model_copy(update={"label_mode": LabelMode.GIVEN, "image_source": ImageSource.REAL}))
     assert "SOMEBODY'S LABELS" in text
     assert "image source   real" in text
+
+
+@pytest.mark.parametrize(("map50", "doubted"), [(0.02, True), (0.9, False)])
+def test_images_in_which_the_teacher_sees_nothing_are_doubted(tmp_path, make_calibration_set, map50, doubted):
+    agreement = AveragePrecision(map50_95=0.01, map50=map50, map75=0.01, map_small=-1, map_medium=0.01, map_large=0.01)
+    manifest = make_calibration_set(tmp_path).model_copy(update={"teacher_agreement": agreement})
+    assert (manifest.doubt is not None) == doubted
+    assert ("sees few of the labels in these images" in describe_set(manifest)) == doubted
 
 
 def test_json_is_the_manifest(tmp_path, make_calibration_set):

@@ -80,6 +80,8 @@ def test_a_budget_plans_with_the_widths_that_engines_store(tmp_path: Path) -> No
     assert anywhere.planned_widths == (2, 3, 4, 6, 8), "no engine is named"
     own = read_run_config("best.pt", [*options.assignments(), "qat.sensitivity.candidates=[8, 3]"], tmp_path).qat
     assert own.planned_widths == (3, 8)
+    safe = read_run_config("best.pt", RunOptions(bits="w7a8", budget=4.5).assignments(), tmp_path).qat
+    assert safe.planned_widths == (4, 7), "for processors where 8 bits overflow"
 
 
 def test_without_labels_synth_holds_images_back_and_with_labels_it_does_not():

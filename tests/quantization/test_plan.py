@@ -30,11 +30,15 @@ def test_the_paper_policy_leaves_first_layer_and_head_in_float(teacher: Detector
 
 def test_the_deploy_policy_leaves_only_decoding_in_float_and_its_edges_at_8_bits(teacher: Detector) -> None:
     plan = plan_layers(teacher, DEPLOY)
-    assert convolutions(teacher) - plan.keys() == {"model.23.dfl.conv"}
+    assert convolutions(teacher) - plan.keys() == {"model.13.dfl.conv"}
     edges = {name for name, layer in plan.items() if (layer.weight.bits, layer.input.bits) == (8, 8)}
     assert edges == {teacher.first_layer(), *teacher.output_layers()}
     safe = plan_layers(teacher, BitPolicy(weight_bits=7))
     assert {(layer.weight.bits, layer.input.bits) for layer in safe.values()} == {(7, 8)}, "they overflow nowhere"
+    planned = BitPolicy(weight_bits=4, layers={"model.4.cv2.conv": 7})
+    assert {layer.weight.bits for layer in plan_layers(teacher, planned).values()} == {4, 7}
+    wide = BitPolicy(weight_bits=7, layers={"model.4.cv2.conv": 8})
+    assert plan_layers(teacher, wide)[teacher.first_layer()].weight.bits == 8
     inner = {(layer.weight, layer.input) for name, layer in plan.items() if name not in edges}
     assert inner == {(QuantizerSpec(4, "per_channel", "symmetric"), QuantizerSpec(6, "per_tensor", "affine"))}
 
@@ -48,7 +52,7 @@ def test_single_layers_take_their_own_weight_bits_and_nothing_else_changes(teach
 
 
 @pytest.mark.parametrize(
-    ("bits", "name"), [(DEPLOY, "model.23.dfl.conv"), (DEPLOY, "model.0.conv"), (PAPER, "model.23.cv2.0.0.conv")]
+    ("bits", "name"), [(DEPLOY, "model.13.dfl.conv"), (DEPLOY, "model.0.conv"), (PAPER, "model.13.cv2.0.0.conv")]
 )
 def test_layers_that_the_policy_decides_about_cannot_be_named(teacher: Detector, bits: BitPolicy, name: str) -> None:
     with pytest.raises(ConfigError, match=f"the {bits.policy.value} policy decides about '{name}' itself"):

@@ -98,7 +98,8 @@ def test_another_set_is_replaced_only_when_told(set_folder: Path, s3: str, tmp_p
 
 
 def test_a_folder_is_a_target_too(set_folder: Path, tmp_path: Path) -> None:
-    assert zsq_set("push", set_folder, f"file://{tmp_path}/there").exit_code == 0
+    result = zsq_set("push", set_folder, f"file://{tmp_path}/there")
+    assert result.exit_code == 0 and '"task": "push"' in result.stdout
     assert content(tmp_path / "there") == content(set_folder)
 
 

@@ -109,7 +109,7 @@ def test_every_convolution_but_the_output_ones_is_integer_in_the_optimised_graph
 
     census = ENGINE.census(path)
     assert census.integer["QLinearConv"] == found["QLinearConv"]
-    assert census.integer["QLinearSigmoid"] == census.integer["QLinearMul"] > 50
+    assert census.integer["QLinearSigmoid"] == census.integer["QLinearMul"] > 25
     decoded = [layer for layer in census.float_layers if layer.reason == OUTPUT_IN_FLOAT]
     assert len(decoded) == outputs_of_head
 
@@ -146,9 +146,11 @@ def test_outputs_stay_close_to_the_traced_student(
 ) -> None:
     for bits in (W8A8, W6A6):
         student = traced(bits).model
-        errors = np.abs(outputs(ENGINE.place(student, pixels), pixels) - outputs(student, pixels))
-        assert errors[:, 4:].mean() < 1e-3
-        assert errors[:, :4].mean() < 3.0  # most of it where nothing is
+        theirs = outputs(student, pixels)
+        errors = np.abs(outputs(ENGINE.place(student, pixels), pixels) - theirs)
+        assert errors[:, 4:].mean() < 2e-3 < theirs[:, 4:].max() / 100
+        seen = theirs[:, 4:].max(axis=1) > 0.05
+        assert errors[:, :4].transpose(0, 2, 1)[seen].mean() < 1.0
 
 
 def test_opencv_runs_the_file_too(

@@ -9,8 +9,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from qat_job.exported_files import overflows
-from quantization.engines.unsigned_weights import SAFE, sums_overflow_here, unsigned_where_sums_overflow
+from quantization.engines.unsigned_weights import (
+    SAFE,
+    overflow_remark,
+    sums_overflow_here,
+    unsigned_where_sums_overflow,
+)
+from schemas.student import OnnxManifest
+from schemas.target import Target
 
 LAYER = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -70,8 +76,22 @@ def test_processors_that_overflow_are_told_by_their_instructions(
     assert sums_overflow_here() is expected
 
 
-def test_a_student_overflows_by_its_widest_weights() -> None:
-    assert overflows({"4": 80, "8": 7}) and not overflows({"7": 87})
+@pytest.mark.parametrize(
+    ("target", "bits", "vnni", "told"),
+    [
+        ("openvino", {"4": 80, "8": 7}, False, True),
+        ("generic", {"8": 87}, False, True),
+        ("openvino", {"7": 87}, False, False),
+        ("openvino", {"8": 87}, True, False),
+        ("onnxruntime", {"8": 87}, False, False),
+    ],
+)
+def test_a_file_whose_sums_overflow_here_comes_with_a_remark(
+    monkeypatch: pytest.MonkeyPatch, target: str, bits: dict[str, int], vnni: bool, told: bool
+) -> None:
+    monkeypatch.setattr("quantization.engines.unsigned_weights.sums_overflow_here", lambda: not vnni)
+    remark = overflow_remark(OnnxManifest.model_construct(target=Target(target), weight_tensors=bits))
+    assert ("--bits w7a8" in remark) if told and remark else remark is None and not told
 
 
 def test_weights_of_seven_bits_stay_signed_and_larger_ones_do_not() -> None:
