@@ -62,7 +62,7 @@ def export(
     import torch  # takes seconds, and "up to date" needs none of it
 
     from qat_job.images import ImageBatches
-    from quantization.engines.unsigned_weights import overflow_remark
+    from quantization.engines.sums import overflow_remark
     from quantization.onnx.export import OBSERVED_IMAGES, check_target, export_student, trace_student
     from quantization.student import load_student
     from stages.shards import open_calibration_set

@@ -16,7 +16,6 @@ from schemas.eval_config import EvalConfig
 from schemas.files import expanded
 from schemas.image_size import ImageSize
 from schemas.plain_yaml import plain_value
-from schemas.planned_bits import SAFE_BITS
 from schemas.qat_config import QatConfig
 from schemas.run_config import RunConfig
 from schemas.synth_config import SynthConfig
@@ -106,9 +105,8 @@ class RunOptions:
         if found is None:
             raise ConfigError(f"bits: got {self.bits!r}; write weight and activation bits, 2 to 8, as in w8a8 or w4a8")
         weights, activations = int(found[1]), int(found[2])
-        planned = (("budget", self.budget, (SAFE_BITS, MOST_BITS)), ("max-drop", self.max_drop, (MOST_BITS,)))
-        for option, value, widest in planned:  # the most that a layer may get can be asked for
-            if value is not None and weights not in widest:
+        for option, value in (("budget", self.budget), ("max-drop", self.max_drop)):
+            if value is not None and weights != MOST_BITS:  # the most that a layer may get can be asked for
                 raise ConfigError(
                     f"bits: {self.bits} asks for {weights} weight bits, but {option} {value:g} plans how many each "
                     f"layer gets; leave one of the two out, or write w{MOST_BITS}a{activations} to set the activations"

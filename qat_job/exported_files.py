@@ -7,7 +7,7 @@ from detectors.protocol import Detector
 from detectors.registry import resolve_device
 from qat_job.images import ImageBatches
 from quantization.convert import make_student, quantizer_records
-from quantization.engines.unsigned_weights import overflow_remark
+from quantization.engines.sums import overflow_remark
 from quantization.onnx.export import OBSERVED_IMAGES, check_expressible, check_head, export_student, trace_student
 from quantization.student import load_student
 from schemas.qat_config import QatConfig

@@ -141,7 +141,12 @@ def quantizer_records(network: nn.Module) -> tuple[QuantizerRecord, ...]:
     specs = {name: place.quantizer.spec for name, place in quantizers(network).items()}
     return tuple(
         QuantizerRecord(
-            name=name, bits=spec.bits, granularity=spec.granularity, scheme=spec.scheme, signed=not spec.affine
+            name=name,
+            bits=spec.bits,
+            granularity=spec.granularity,
+            scheme=spec.scheme,
+            signed=not spec.affine,
+            reduced_range=spec.uses_fewer,
         )
         for name, spec in specs.items()
     )

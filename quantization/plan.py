@@ -18,11 +18,16 @@ EDGE_BITS = 8
 
 @dataclass(frozen=True)
 class QuantizerSpec:
-    """One quantizer: bits, granularity and scheme."""
+    """One quantizer: bits, granularity and scheme.
+
+    Attributes:
+        reduced_range: where it has 8 bits, its integers take the values that `SAFE_BITS` hold.
+    """
 
     bits: int
     granularity: Literal["per_tensor", "per_channel"]
     scheme: Literal["symmetric", "affine"]
+    reduced_range: bool = False
 
     @property
     def affine(self) -> bool:
@@ -30,11 +35,17 @@ class QuantizerSpec:
         return self.scheme == "affine"
 
     @property
+    def uses_fewer(self) -> bool:
+        """Whether its integers take fewer values than its bits hold."""
+        return self.reduced_range and self.bits > SAFE_BITS
+
+    @property
     def range(self) -> tuple[int, int]:
         """Lowest and highest integer."""
         if self.affine:
             return 0, 2**self.bits - 1
-        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+        used = SAFE_BITS if self.uses_fewer else self.bits
+        return -(2 ** (used - 1)), 2 ** (used - 1) - 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def plan_layers(detector: Detector, bits: BitPolicy) -> dict[str, LayerPlan]:
             "per_channel" if bits.policy is Policy.DEPLOY else "per_tensor"
         )
         plan[name] = LayerPlan(
-            weight=QuantizerSpec(weight_bits, granularity, "symmetric"),
+            weight=QuantizerSpec(weight_bits, granularity, "symmetric", bits.reduces_range),
             input=activation_spec(bits, activation_bits),
         )
     return plan
@@ -92,15 +103,11 @@ def activation_spec(bits: BitPolicy, activation_bits: int) -> QuantizerSpec:
 
 
 def fixed_weight_bits(detector: Detector, bits: BitPolicy) -> dict[str, int]:
-    """Layers whose weight bits the policy fixes: under deploy the first one and the output convolutions.
-
-    They have 8 bits; 7 where no layer is asked for more than 7, and one for 7: 8 may overflow there (`SAFE_BITS`).
-    """
+    """Layers whose weight bits the policy fixes: under deploy the first one and the output convolutions."""
     if bits.policy is Policy.PAPER:
         return {}  # it leaves them in float
     layers = detector.layers
-    edge = SAFE_BITS if max((bits.weight_bits, *bits.layers.values())) == SAFE_BITS else EDGE_BITS
-    return dict.fromkeys((layers.first, *layers.output), edge)
+    return dict.fromkeys((layers.first, *layers.output), EDGE_BITS)
 
 
 def _check_names(bits: BitPolicy, layers: list[str], free: list[str]) -> None:

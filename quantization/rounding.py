@@ -16,7 +16,11 @@ POSITIONS_PER_IMAGE = 512
 MOST_INPUTS = 4608
 """Weights of layers with more inputs per output are rounded to the nearest: the matrix grows with their square."""
 FINE_BITS = 8
-"""From here on rounding to the nearest loses nothing that could be won back."""
+"""From here on rounding to the nearest loses nothing that could be won back, where integers take all their values.
+
+YOLO11n, 640 px, KL from the teacher on 48 photographs: W8A8 rounded to the nearest 0.058, compensated 0.057. With a
+reduced range 0.107 and 0.056.
+"""
 
 
 @torch.no_grad()
@@ -28,7 +32,7 @@ def round_weights(layer: QuantizedLayer, x: Tensor) -> None:
         x: its input, before quantization.
     """
     spec = layer.weight_quantizer.spec
-    if spec.bits >= FINE_BITS or layer.weight[0].numel() > MOST_INPUTS:
+    if (spec.bits >= FINE_BITS and not spec.uses_fewer) or layer.weight[0].numel() > MOST_INPUTS:
         return
     gram = gram_matrix(layer, layer.input_quantizer(x))
     groups, inputs = gram.shape[:2]

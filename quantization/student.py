@@ -67,6 +67,7 @@ def load_student(folder: Path, device: torch.device) -> tuple[Detector, StudentM
     if not (folder / MANIFEST).exists():
         raise InputError(f"{folder}: no finished student here ({MANIFEST} is missing); run qat, or check the path")
     manifest = StudentManifest.read(folder / MANIFEST)
+    manifest = manifest.model_copy(update={"bits": manifest.recorded_bits})
     weights = folder / WEIGHTS
     if not weights.is_file() or file_digest(weights) != manifest.weights_sha256:
         raise VerificationError(f"{weights}: content does not match its digest; copy it again or run qat again")

@@ -11,8 +11,8 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 STORED_WIDTHS = (4, 8)
 """Weight bits that engines store."""
 SAFE_BITS = 7
-"""Most weight bits whose products with 8-bit activations never overflow: x86 processors without VNNI add two of them in
-16 bits. Whoever asks for them gets no layer with more."""
+"""Most bits of weights whose products with 8-bit activations never overflow: x86 processors without VNNI add two of
+them in 16 bits."""
 ALL_WIDTHS = (2, 3, 4, 6, 8)
 """Weight bits that are planned with where no engine is named."""
 
@@ -24,8 +24,8 @@ class SensitivityConfig(Contract):
         default=None,
         min_length=1,
         strict=False,  # a run configuration is validated from plain Python values
-        description="weight bits that are measured and planned with; null: 4 and 8, which engines store (4 and 7 where "
-        "bits.weight_bits is 7), or 2, 3, 4, 6 and 8 where no target is named",
+        description="weight bits that are measured and planned with; null: 4 and 8, which engines store, or 2, 3, 4, 6 "
+        "and 8 where no target is named",
     )
     images: int = Field(default=32, ge=1, description="at most this many images of the calibration set are looked at")
     budget: float | None = Field(

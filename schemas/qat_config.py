@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from schemas.base import Contract
-from schemas.planned_bits import ALL_WIDTHS, SAFE_BITS, STORED_WIDTHS, Bits, SensitivityConfig
+from schemas.planned_bits import ALL_WIDTHS, STORED_WIDTHS, Bits, SensitivityConfig
 from schemas.target import Target
 from schemas.teacher import TeacherSource
 from schemas.training_terms import AugmentationConfig, DistillationWeights
@@ -47,6 +47,12 @@ class BitPolicy(Contract):
         description="of a mixed-precision student, over all weights that are quantized; written by qat, set null",
     )
     quantizer: Quantizer | None = Field(default=None, description="null: lsq+ for deploy, lsq for paper")
+    reduce_range: bool | None = Field(
+        default=None,
+        description="whether weights of 8 bits use the values of 7, whose sums overflow on no processor (x86 without "
+        "VNNI adds products of 8 bits in 16); null: false for paper, and where all targets add in 32 bits (tensorrt, "
+        "litert); else true",
+    )
 
     @property
     def name(self) -> str:
@@ -63,11 +69,18 @@ class BitPolicy(Contract):
             return self.quantizer
         return Quantizer.LSQ if self.policy is Policy.PAPER else Quantizer.LSQ_PLUS
 
+    @property
+    def reduces_range(self) -> bool:
+        """Whether weights of 8 bits use the values of 7, the default resolved."""
+        return self.policy is Policy.DEPLOY if self.reduce_range is None else self.reduce_range
+
 
 RATE_AT_4_BITS = 2e-4
 """Default learning rate of weights at 4 bits."""
 EIGHT_BITS = (Target.TENSORRT, Target.LITERT)
 """Targets whose activations have 8 bits."""
+WIDE_SUMS = (Target.TENSORRT, Target.LITERT)
+"""Targets that add products in 32 bits on every processor; others do not on x86 without VNNI."""
 BIAS_RATE = 20
 """Default learning rate of biases, relative to that of weights."""
 TRAINING_STEPS = 250
@@ -169,16 +182,21 @@ class QatConfig(Contract):
 
     @model_validator(mode="before")
     @classmethod
-    def _symmetric_for_tensorrt(cls, values: Any) -> Any:
-        """TensorRT takes no zero points: where it is a target, `bits.quantizer` is lsq unless set."""
+    def _bits_follow_targets(cls, values: Any) -> Any:
+        """Unless set: `bits.quantizer` is lsq for TensorRT, and ranges are reduced only for targets that need it."""
         targets = values.get("targets") if isinstance(values, dict) else None
-        if not isinstance(targets, list | tuple) or Target.TENSORRT.value not in targets:
+        if not isinstance(targets, list | tuple) or not targets:
             return values
+        followed: dict[str, Any] = {}
+        if Target.TENSORRT.value in targets:  # which takes no zero points
+            followed["quantizer"] = Quantizer.LSQ.value
+        if all(target in [wide.value for wide in WIDE_SUMS] for target in targets):
+            followed["reduce_range"] = False
         bits = values.get("bits")
-        if not isinstance(bits, BitPolicy | dict | None):
+        if not followed or not isinstance(bits, BitPolicy | dict | None):
             return values  # which its own field refuses
         bits = bits.model_dump() if isinstance(bits, BitPolicy) else dict(bits or {})
-        return values | {"bits": bits | {"quantizer": bits.get("quantizer") or Quantizer.LSQ.value}}
+        return values | {"bits": bits | {key: value for key, value in followed.items() if bits.get(key) is None}}
 
     @model_validator(mode="after")
     def _targets_can_express(self) -> Self:
@@ -238,8 +256,6 @@ class QatConfig(Contract):
         """Weight bits that layers are measured at and planned with, fewest first, the default resolved."""
         given = self.sensitivity.candidates if self.sensitivity else None
         default = STORED_WIDTHS if self.targets else ALL_WIDTHS
-        if self.bits.weight_bits == SAFE_BITS:
-            default = (STORED_WIDTHS[0], SAFE_BITS)
         return tuple(sorted(given or default))
 
     @property
@@ -270,6 +286,9 @@ class QatConfig(Contract):
             "checkpoints_kept": True,
         }
         values = self.model_dump(mode="json", exclude=beside | {"device": True, "teacher": {"path", "family"}})
+        del values["bits"]["reduce_range"]
+        if self.bits.reduces_range:  # students from before ranges could be reduced have no such key
+            values["bits"]["reduce_range"] = True
         if self.sensitivity is not None:  # whose default follows the targets
             values["sensitivity"]["candidates"] = list(self.planned_widths)
         return values

@@ -10,6 +10,7 @@ from schemas.base import Contract, Document
 from schemas.calibration_set import ImageSource, LabelMode
 from schemas.image_size import LARGEST_SIDE, SMALLEST_SIDE, ImageSize, Sides
 from schemas.operating_point import MatchedThreshold
+from schemas.planned_bits import SAFE_BITS
 from schemas.provenance import Provenance
 from schemas.qat_config import BitPolicy, QatConfig
 from schemas.target import Census, Target, exported_path
@@ -38,6 +39,7 @@ class QuantizerRecord(Contract):
     granularity: Literal["per_tensor", "per_channel"]
     scheme: Literal["symmetric", "affine"]
     signed: bool = Field(description="integer range: signed -2^(b-1) to 2^(b-1)-1, unsigned 0 to 2^b-1")
+    reduced_range: bool = Field(default=False, description="8 bits that use the values of 7, -64 to 63")
     observer: Literal["squared_error"] = "squared_error"
 
 
@@ -113,6 +115,14 @@ class StudentManifest(Document):
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     export_obstacle: str | None = Field(default=None, description="why it cannot be exported; null where it can")
     provenance: Provenance
+
+    @property
+    def recorded_bits(self) -> BitPolicy:
+        """Its bits; students that were made before ranges could be reduced do not say that theirs are not."""
+        weights = [quantizer for quantizer in self.quantizers if quantizer.name.endswith(".weight")]
+        if any(quantizer.bits > SAFE_BITS and not quantizer.reduced_range for quantizer in weights):
+            return self.bits.model_copy(update={"reduce_range": False})
+        return self.bits
 
 
 class OnnxParity(Contract):

@@ -118,6 +118,18 @@ def coco_val(shared_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def each_trace_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports of a network that any worker has traced before take that trace."""
+    from tests.traces import traced_once
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with traced_once(folder):
+        yield
+
+
+@pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The detector of `tests.small_detector` as an Ultralytics checkpoint."""
     from tests.small_detector import small_detector

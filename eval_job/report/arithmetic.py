@@ -23,6 +23,7 @@ def _fact(file: EvaluatedModel, student: EvaluatedModel) -> Fact:
     text = (
         f"{file.name} keeps {percent(file.share_of_full_precision)} where the student it was made from keeps "
         f"{percent(student.share_of_full_precision)}. A known cause: x86 processors without VNNI instructions add "
-        "products of 8 bits in 16 bits, which overflow; weights of 7 bits (--bits w7a8) never do (docs/engines.md)"
+        "products of 8 bits in 16 bits, which overflow; weights of a reduced range (qat.bits.reduce_range) never do "
+        "(docs/engines.md)"
     )
     return Fact(f"Arithmetic of {file.engine or 'the engine'}", text, warns=True)

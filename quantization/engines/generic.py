@@ -21,7 +21,7 @@ class Generic:
     measured = "nothing of its own: it is what the other placements start from"
     runs_in: EngineName = "onnxruntime"
     needs_images = False
-    overflows_without_vnni = True  # as INT8, which is how they are stored
+    overflows_without_vnni = True
 
     def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
         return None

@@ -1,8 +1,8 @@
 """ONNX Runtime on CPUs: an operator is fused into an integer one only between DequantizeLinear and QuantizeLinear.
 
 So every activation between two quantized layers is quantized (`whole_graph`), as UINT8, since INT8 has no fast kernels
-on x86. Weights are symmetric, per channel, and INT8 where 7 bits hold them (`unsigned_weights`). Fewer than 8 bits of
-activations are held by a Clip on the integers: one in float would stand in the way of fusion.
+on x86. Weights are symmetric, per channel, and INT8: its fast kernels for convolutions take no UINT8. Fewer than 8 bits
+of activations are held by a Clip on the integers: one in float would stand in the way of fusion.
 """
 
 import tempfile
@@ -17,7 +17,6 @@ from quantization.engines.first_layer import first_layer_over_blocks
 from quantization.engines.linear_layers import weights_with_zero_points
 from quantization.engines.softmax import spell_out_softmax
 from quantization.engines.target import Images
-from quantization.engines.unsigned_weights import unsigned_where_sums_overflow
 from quantization.engines.whole_graph import place_everywhere
 from schemas.eval_config import EngineName
 from schemas.student import QuantizerRecord
@@ -40,7 +39,7 @@ class OnnxRuntime:
     measured = "W8A8 YOLO11n, 640 px: 1.7 times as fast as FP32 (docs/engines.md#onnx-runtime)"
     runs_in: EngineName = "onnxruntime"
     needs_images = True
-    overflows_without_vnni = False  # `unsigned_weights`
+    overflows_without_vnni = True
 
     def obstacle(self, quantizers: Sequence[QuantizerRecord]) -> str | None:
         return None
@@ -48,7 +47,7 @@ class OnnxRuntime:
     def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
         assert images is not None
         placed = weights_with_zero_points(place_everywhere(model, images))
-        return unsigned_where_sums_overflow(spell_out_softmax(first_layer_over_blocks(placed)))
+        return spell_out_softmax(first_layer_over_blocks(placed))
 
     def census(self, path: Path) -> Census:
         graph = optimised(path).graph

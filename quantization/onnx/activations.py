@@ -111,15 +111,21 @@ def leave_activations_in_float(graph: ir.Graph) -> None:
     the network's own and stays.
     """
     for quantize in [node for node in graph if node.op_type == "QuantizeLinear"]:
-        source, integers = _input(quantize, 0), [quantize.outputs[0]]
+        source = _input(quantize, 0)
         if (clip := source.producer()) is not None and clip.op_type == "Clip" and _narrows(clip, _grid(quantize)):
             source = _input(clip, 0)
-        for value in integers:
+        integers = [(quantize.outputs[0], source)]
+        for value, in_float in integers:
             for node in list(value.consumers()):
                 if node.op_type == "DequantizeLinear":
-                    node.outputs[0].replace_all_uses_with(source, replace_graph_outputs=True)
-                else:  # a Clip on the integers
-                    integers.append(node.outputs[0])
+                    node.outputs[0].replace_all_uses_with(in_float, replace_graph_outputs=True)
+                    graph.remove(node, safe=True)
+                elif node.op_type == "Clip":
+                    integers.append((node.outputs[0], in_float))
+                else:  # moves values, whatever they are
+                    node.replace_input_with(0, in_float)
+                    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+                    integers.append((node.outputs[0], node.outputs[0]))
 
 
 def _narrows(clip: ir.Node, grid: Grid) -> bool:

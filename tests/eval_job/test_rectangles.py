@@ -54,6 +54,7 @@ def test_precision_is_in_pixels_of_the_original_images(
     assert f"letterboxed to {size[0]}x{size[1]} px (height x width)" in page
 
 
+@pytest.mark.usefixtures("each_trace_once")
 def test_onnx_runtime_finds_in_a_rectangle_what_pytorch_finds(small_teacher: Detector, tmp_path: Path) -> None:
     from detectors.embedded.scenes import VALIDATION_SEED, render_scene
 

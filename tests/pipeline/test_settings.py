@@ -80,8 +80,25 @@ def test_a_budget_plans_with_the_widths_that_engines_store(tmp_path: Path) -> No
     assert anywhere.planned_widths == (2, 3, 4, 6, 8), "no engine is named"
     own = read_run_config("best.pt", [*options.assignments(), "qat.sensitivity.candidates=[8, 3]"], tmp_path).qat
     assert own.planned_widths == (3, 8)
-    safe = read_run_config("best.pt", RunOptions(bits="w7a8", budget=4.5).assignments(), tmp_path).qat
-    assert safe.planned_widths == (4, 7), "for processors where 8 bits overflow"
+
+
+@pytest.mark.parametrize(
+    ("given", "reduced"),
+    [
+        ([], True),
+        (["qat.targets=[]"], True),
+        (["qat.targets=[tensorrt]"], False),
+        (["qat.targets=[litert, tensorrt]"], False),
+        (["qat.targets=[litert, openvino]"], True),
+        (["qat.targets=[tensorrt]", "qat.bits.reduce_range=true"], True),
+        (["qat.bits.reduce_range=false"], False),
+        (["qat.bits.policy=paper"], False),
+    ],
+)
+def test_ranges_are_reduced_where_an_engine_may_need_it(given: list[str], reduced: bool) -> None:
+    qat = read_run_config("best.pt", given).qat
+    assert qat.bits.reduces_range is reduced
+    assert qat.keyed()["bits"].get("reduce_range", False) is reduced, "no key: as before there was the setting"
 
 
 def test_without_labels_synth_holds_images_back_and_with_labels_it_does_not():

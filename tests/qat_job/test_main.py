@@ -30,6 +30,7 @@ from schemas.student import MANIFEST, PTQ_FOLDER, WEIGHTS, StudentManifest, Trai
 from schemas.target import Target, exported_path
 from stages.shards import open_calibration_set
 from stages.storage import file_digest
+from tests.traces import traced_once
 
 CPU = torch.device("cpu")
 Qat = Callable[..., Result]
@@ -156,9 +157,11 @@ def test_without_training_there_is_one_student(qat: Qat, tmp_path: Path, policy:
 
 
 def test_a_student_is_exported_and_a_lost_export_is_made_again_without_training(
-    qat: Qat, tmp_path: Path, calibration_set: Path
+    qat: Qat, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    assert qat(tmp_path, ptq_only=True, targets=["generic"]).exit_code == 0
+    traces = tmp_path_factory.mktemp("traces")
+    with traced_once(traces):
+        assert qat(tmp_path, ptq_only=True, targets=["generic"]).exit_code == 0
     path, manifest = exported_path(tmp_path, Target.GENERIC), StudentManifest.read(tmp_path / MANIFEST)
     described = verify_onnx(path, manifest)
     assert (described.image_size, described.parity.images, described.parity.image_source) == (
@@ -173,11 +176,13 @@ def test_a_student_is_exported_and_a_lost_export_is_made_again_without_training(
     weights, digest = (tmp_path / WEIGHTS).stat().st_mtime_ns, described.sha256
     path.unlink()
     assert "up to date" not in qat(tmp_path, ptq_only=True, targets=["generic"]).stdout
+    assert verify_onnx(path, manifest).sha256 == digest, "traced again"
     for file in (path, onnx_manifest_path(path)):
         file.unlink()
     assert qat(tmp_path, ptq_only=True).exit_code == 0
     assert not path.exists()
-    result = qat(tmp_path, ptq_only=True, targets=["generic"])
+    with traced_once(traces):
+        result = qat(tmp_path, ptq_only=True, targets=["generic"])
     assert result.exit_code == 0, result.output
     assert verify_onnx(path, manifest).sha256 == digest
     assert (tmp_path / WEIGHTS).stat().st_mtime_ns == weights

@@ -75,6 +75,7 @@ def assert_found(certain: Sequence[Detections], among: Sequence[Detections]) -> 
             assert len(same) and float((same - box).abs().amax(dim=1).min()) <= 3.0
 
 
+@pytest.mark.usefixtures("each_trace_once")
 def test_a_full_precision_file_computes_the_same_on_both_orientations(
     teacher: Detector, wide_set: Path, tmp_path: Path
 ) -> None:

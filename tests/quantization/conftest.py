@@ -70,7 +70,9 @@ def manifest_of() -> Callable[[Detector, BitPolicy], StudentManifest]:
 
 @pytest.fixture(scope="session")
 def traced(
-    calibrated: Callable[[BitPolicy], Detector], manifest_of: Callable[[Detector, BitPolicy], StudentManifest]
+    calibrated: Callable[[BitPolicy], Detector],
+    manifest_of: Callable[[Detector, BitPolicy], StudentManifest],
+    each_trace_once: None,
 ) -> Callable[[BitPolicy], TracedStudent]:
     """The graph of a policy's student, traced once; tests must not change it."""
     made: dict[str, TracedStudent] = {}

@@ -33,14 +33,35 @@ def test_the_deploy_policy_leaves_only_decoding_in_float_and_its_edges_at_8_bits
     assert convolutions(teacher) - plan.keys() == {"model.13.dfl.conv"}
     edges = {name for name, layer in plan.items() if (layer.weight.bits, layer.input.bits) == (8, 8)}
     assert edges == {teacher.first_layer(), *teacher.output_layers()}
-    safe = plan_layers(teacher, BitPolicy(weight_bits=7))
-    assert {(layer.weight.bits, layer.input.bits) for layer in safe.values()} == {(7, 8)}, "they overflow nowhere"
-    planned = BitPolicy(weight_bits=4, layers={"model.4.cv2.conv": 7})
-    assert {layer.weight.bits for layer in plan_layers(teacher, planned).values()} == {4, 7}
-    wide = BitPolicy(weight_bits=7, layers={"model.4.cv2.conv": 8})
-    assert plan_layers(teacher, wide)[teacher.first_layer()].weight.bits == 8
     inner = {(layer.weight, layer.input) for name, layer in plan.items() if name not in edges}
-    assert inner == {(QuantizerSpec(4, "per_channel", "symmetric"), QuantizerSpec(6, "per_tensor", "affine"))}
+    assert inner == {(QuantizerSpec(4, "per_channel", "symmetric", True), QuantizerSpec(6, "per_tensor", "affine"))}
+
+
+@pytest.mark.parametrize(
+    ("bits", "lowest"),
+    [
+        (BitPolicy(), {-64}),
+        (BitPolicy(weight_bits=4, layers={"model.4.cv2.conv": 8}), {-8, -64}),
+        (BitPolicy(reduce_range=False), {-128}),
+        (BitPolicy(policy=Policy.PAPER), {-128}),
+        (BitPolicy(policy=Policy.PAPER, reduce_range=True), {-64}),
+    ],
+)
+def test_weights_of_8_bits_use_the_values_of_7_unless_asked_otherwise(
+    teacher: Detector, bits: BitPolicy, lowest: set[int]
+) -> None:
+    student = make_student(teacher, bits)
+    assert {layer.weight.range[0] for layer in plan_layers(teacher, bits).values()} == lowest
+    weights = [record for record in quantizer_records(student.network) if record.name.endswith(".weight")]
+    assert {record.reduced_range for record in weights if record.bits == 8} == {-64 in lowest}
+    assert not any(record.reduced_range for record in weights if record.bits < 8)
+
+
+def test_a_layer_that_is_given_8_bits_later_uses_the_values_of_7_as_well(teacher: Detector) -> None:
+    student = make_student(teacher, BitPolicy(weight_bits=4))
+    layer = quantized_layers(student.network)["model.4.cv2.conv"]
+    layer.set_weight_bits(8)
+    assert layer.weight_quantizer.spec.range == (-64, 63)
 
 
 def test_single_layers_take_their_own_weight_bits_and_nothing_else_changes(teacher: Detector) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detectors.protocol import Detector
-from quantization.convert import make_student
+from quantization.convert import make_student, quantized_layers
 from quantization.student import load_student
 from schemas.errors import InputError, VerificationError
 from schemas.qat_config import BitPolicy, Policy
@@ -47,6 +47,19 @@ def test_a_reloaded_student_is_bit_exact(
     assert torch.equal(mine.class_logits[0], theirs.class_logits[0])
     assert torch.equal(mine.box_logits[0], theirs.box_logits[0])
     assert loaded.identity == calibrated(bits).identity
+
+
+def test_a_student_from_before_ranges_could_be_reduced_keeps_its_range(save: Save) -> None:
+    def forget(values: dict[str, Any]) -> None:
+        del values["bits"]["reduce_range"]
+        for record in values["quantizers"]:
+            del record["reduced_range"]
+
+    folder = save(BitPolicy(reduce_range=False))
+    edit(folder, forget)
+    student, manifest = load_student(folder, CPU)
+    assert not manifest.bits.reduces_range
+    assert {layer.weight_quantizer.spec.range[0] for layer in quantized_layers(student.network).values()} == {-128}
 
 
 def test_weights_are_safetensors_only_and_the_folder_holds_nothing_else(save: Save) -> None:

@@ -84,9 +84,8 @@ def test_head_outputs_stand_at_the_places_that_queries_come_from(pair: Any, imag
     refined = outputs.class_logits[1]
     there = refined.amax(dim=1) > -19
     assert there.sum(dim=1).tolist() == [queries] * 2
-    torch.testing.assert_close(
-        refined.transpose(1, 2)[there].sort(dim=0).values, raw.logits.flatten(0, 1).sort(dim=0).values
-    )
+    mine, theirs = refined.transpose(1, 2)[there], raw.logits.flatten(0, 1)
+    torch.testing.assert_close(mine.sort(dim=0).values, theirs.sort(dim=0).values, rtol=1e-4, atol=1e-4)
     dense = outputs.box_logits[0][:, :, 0].transpose(1, 2) * CELL / torch.tensor([96.0, 64.0, 96.0, 64.0])
     torch.testing.assert_close(dense, raw.enc_outputs_coord_logits.sigmoid())
     (plain,) = outputs.plain

@@ -15,7 +15,7 @@ def warnings(report: EvalReport, share: float) -> list[str]:
 
 def test_a_file_that_loses_much_more_than_its_student_is_explained(exported: EvalReport) -> None:
     (said,) = warnings(exported, 0.15)
-    assert "VNNI" in said and "--bits w7a8" in said and exported.models[-1].name in said
+    assert "VNNI" in said and "reduce_range" in said and exported.models[-1].name in said
 
 
 def test_rounding_in_another_place_is_no_reason_to_warn(exported: EvalReport) -> None:

@@ -83,7 +83,9 @@ def export(
 
 
 @pytest.fixture(scope="module")
-def full_precision(teacher: Detector, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def full_precision(
+    teacher: Detector, each_trace_once: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """The teacher in single and in half precision."""
     folder = tmp_path_factory.mktemp("teacher")
     export_full_precision(teacher, ImageSize.square(SIZE), folder / "single.onnx", folder / "half.onnx")

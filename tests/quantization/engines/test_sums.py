@@ -1,6 +1,4 @@
-"""Sums of 8-bit products are exact in ONNX Runtime on every processor."""
-
-from pathlib import Path
+"""Sums of 8-bit products are exact in engines on every processor, and where they are not it is said."""
 
 import numpy as np
 import onnx
@@ -9,15 +7,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from quantization.engines.unsigned_weights import (
-    SAFE,
-    overflow_remark,
-    sums_overflow_here,
-    unsigned_where_sums_overflow,
-)
+from quantization.engines.sums import overflow_remark, sums_overflow_here
+from quantization.engines.target import engine_target
+from quantization.plan import QuantizerSpec
+from schemas.qat_config import WIDE_SUMS, BitPolicy
 from schemas.student import OnnxManifest
 from schemas.target import Target
 
+REDUCED = QuantizerSpec(8, "per_channel", "symmetric", reduced_range=True).range
 LAYER = """
 <ir_version: 10, opset_import: ["" : 21]>
 layer (float[1, 16, 8, 8] x) => (float[1, 16, 8, 8] y) <
@@ -41,20 +38,14 @@ def layer(largest: int) -> onnx.ModelProto:
     return model
 
 
-def stored(model: onnx.ModelProto) -> dict[str, np.dtype]:
-    kept = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
-    return {"weights": next(values.dtype for values in kept if values.ndim == 4)}
-
-
-@pytest.mark.parametrize("largest", [127, SAFE[1], -120])
-def test_sums_do_not_overflow(largest: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("largest", [REDUCED[1], REDUCED[0] + 3])
+def test_sums_of_a_reduced_range_do_not_overflow(largest: int) -> None:
     model = layer(largest)
-    onnx.save(unsigned_where_sums_overflow(model), tmp_path / "layer.onnx")
     images = np.full((1, 16, 8, 8), 255, np.float32)
     exact = onnxruntime.SessionOptions()
     exact.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # computes in float
     wanted = onnxruntime.InferenceSession(model.SerializeToString(), exact).run(None, {"x": images})[0]
-    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": images})[0], wanted, atol=65536)  # a step of the output
     assert abs(wanted).max() > 30 * 65536
 
@@ -77,23 +68,26 @@ def test_processors_that_overflow_are_told_by_their_instructions(
 
 
 @pytest.mark.parametrize(
-    ("target", "bits", "vnni", "told"),
+    ("target", "tensors", "reduced", "vnni", "told"),
     [
-        ("openvino", {"4": 80, "8": 7}, False, True),
-        ("generic", {"8": 87}, False, True),
-        ("openvino", {"7": 87}, False, False),
-        ("openvino", {"8": 87}, True, False),
-        ("onnxruntime", {"8": 87}, False, False),
+        ("onnxruntime", {"4": 80, "8": 7}, False, False, True),
+        ("generic", {"8": 87}, False, False, True),
+        ("openvino", {"8": 87}, True, False, False),
+        ("openvino", {"7": 87}, False, False, False),
+        ("openvino", {"8": 87}, False, True, False),
+        ("tensorrt", {"8": 87}, False, False, False),
     ],
 )
 def test_a_file_whose_sums_overflow_here_comes_with_a_remark(
-    monkeypatch: pytest.MonkeyPatch, target: str, bits: dict[str, int], vnni: bool, told: bool
+    monkeypatch: pytest.MonkeyPatch, target: str, tensors: dict[str, int], reduced: bool, vnni: bool, told: bool
 ) -> None:
-    monkeypatch.setattr("quantization.engines.unsigned_weights.sums_overflow_here", lambda: not vnni)
-    remark = overflow_remark(OnnxManifest.model_construct(target=Target(target), weight_tensors=bits))
-    assert ("--bits w7a8" in remark) if told and remark else remark is None and not told
+    monkeypatch.setattr("quantization.engines.sums.sums_overflow_here", lambda: not vnni)
+    described = OnnxManifest.model_construct(
+        target=Target(target), weight_tensors=tensors, bits=BitPolicy(reduce_range=reduced)
+    )
+    remark = overflow_remark(described)
+    assert ("bits.reduce_range" in remark) if told and remark else remark is None and not told
 
 
-def test_weights_of_seven_bits_stay_signed_and_larger_ones_do_not() -> None:
-    assert stored(unsigned_where_sums_overflow(layer(SAFE[1]))) == {"weights": np.int8}
-    assert stored(unsigned_where_sums_overflow(layer(SAFE[1] + 1))) == {"weights": np.uint8}
+def test_settings_and_engines_agree_on_which_sums_are_wide() -> None:
+    assert {target for target in Target if not engine_target(target).overflows_without_vnni} == set(WIDE_SUMS)
