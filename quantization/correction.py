@@ -12,18 +12,8 @@ from torch import Tensor
 
 from quantization.layers import QuantizedConv2d, QuantizedLayer
 
-POSITIONS = 8192
-"""Output positions of a layer, over all images, that are compared; more are thinned out evenly."""
 SCALE_RANGE = (0.5, 2.0)
 """A channel is not scaled beyond: one that seems to need it carries little but rounding errors."""
-
-
-def positions(layer: QuantizedLayer, output: Tensor) -> Tensor:
-    """A layer's output as `(positions, channels)`, thinned out evenly where there are many."""
-    if isinstance(layer, QuantizedConv2d):
-        output = output.permute(0, 2, 3, 1)
-    rows = output.reshape(-1, output.shape[-1])
-    return rows[:: max(1, len(rows) // POSITIONS)].clone()
 
 
 @dataclass(frozen=True)

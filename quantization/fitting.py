@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from detectors.hooks import hooked
 from detectors.protocol import Detector
 from quantization.convert import in_float, quantized_layers
-from quantization.correction import Correction, positions
+from quantization.correction import Correction
 from quantization.layers import QuantizedLayer
+from quantization.positions import of_outputs
 from quantization.rounding import round_weights
 
 Handle = torch.utils.hooks.RemovableHandle
@@ -35,14 +36,14 @@ def fit_to_float(student: Detector, images: Tensor, *, compensate: bool) -> None
     def record(name: str, layer: QuantizedLayer) -> Handle:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             runs[name] += 1
-            wanted[name] = positions(layer, output)
+            wanted[name] = of_outputs(layer, output)
 
         return layer.register_forward_hook(hook)
 
     def round_for(name: str, layer: QuantizedLayer) -> Handle:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if compensate and runs[name] == 1:
-                round_weights(layer, inputs[0])
+                round_weights(layer, inputs[0], wanted[name])
 
         return layer.register_forward_pre_hook(hook)
 
@@ -50,7 +51,7 @@ def fit_to_float(student: Detector, images: Tensor, *, compensate: bool) -> None
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
             if runs[name] != 1 or layer.bias is None:
                 return None
-            correction = Correction.between(wanted.pop(name), positions(layer, output))
+            correction = Correction.between(wanted.pop(name), of_outputs(layer, output))
             if layer.weight_quantizer.spec.granularity != "per_channel":
                 correction = correction.without_scale()
             correction.apply_to(layer)

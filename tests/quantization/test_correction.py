@@ -9,9 +9,10 @@ from torch import Tensor
 from detectors.protocol import Detector
 from quantization.calibrate import calibrate
 from quantization.convert import in_float, make_student, quantized_layers
-from quantization.correction import Correction, positions
+from quantization.correction import Correction
 from quantization.fitting import fit_to_float
 from quantization.layers import QuantizedLayer
+from quantization.positions import of_outputs
 from schemas.qat_config import BitPolicy, Policy
 
 
@@ -28,7 +29,7 @@ def layer_outputs(student: Detector, images: Tensor) -> dict[str, Tensor]:
 
     def keep(name: str, layer: QuantizedLayer) -> torch.utils.hooks.RemovableHandle:
         return layer.register_forward_hook(
-            lambda _module, _inputs, output: found.__setitem__(name, positions(layer, output))
+            lambda _module, _inputs, output: found.__setitem__(name, of_outputs(layer, output))
         )
 
     handles = [keep(name, layer) for name, layer in quantized_layers(student.network).items()]

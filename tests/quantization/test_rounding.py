@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from quantization.calibrate import calibrate_weight
 from quantization.layers import QuantizedConv2d, QuantizedLayer, QuantizedLinear
 from quantization.plan import LayerPlan, QuantizerSpec
-from quantization.rounding import MOST_INPUTS, compensated, gram_matrix, round_weights
+from quantization.positions import of_outputs
+from quantization.rounding import MOST_INPUTS, compensated, fitted, input_products, round_weights
 
 torch.manual_seed(0)
 LAYERS = {
@@ -59,10 +60,10 @@ def test_the_layers_output_error_is_less_than_with_the_nearest_integers(name: st
     layer = quantized(LAYERS[name])
     x = correlated(LAYERS[name])
     seen, weight = layer.input_quantizer(x), layer.weight.clone()
-    wanted = layer.compute(seen, weight, layer.bias)
+    wanted = layer.compute(x, weight, layer.bias)
     nearest = (layer.compute(seen, layer.weight_quantizer(weight), layer.bias) - wanted).norm()
     layer.weight = nn.Parameter(weight.clone())  # not that of the shared layer
-    round_weights(layer, x)
+    round_weights(layer, x, of_outputs(layer, wanted))
     torch.testing.assert_close(layer.weight_quantizer(layer.weight), layer.weight)
     assert (layer.compute(seen, layer.weight, layer.bias) - wanted).norm() < 0.97 * nearest
 
@@ -85,11 +86,27 @@ def test_an_input_that_is_always_zero_does_no_harm() -> None:
 def test_what_gains_nothing_or_costs_too_much_stays(bits: int, inputs: int) -> None:
     layer = quantized(nn.Linear(inputs, 2), bits)
     before = layer.weight.clone()
-    round_weights(layer, torch.rand(3, inputs))
+    round_weights(layer, torch.rand(3, inputs), torch.rand(3, 2))
     assert torch.equal(layer.weight, before)
 
 
-def test_the_gram_matrix_is_summed_over_images() -> None:
+def test_products_are_summed_over_images() -> None:
     layer = quantized(LAYERS["linear"])
-    x = correlated(LAYERS["linear"]).reshape(4, 10, 9)
-    torch.testing.assert_close(gram_matrix(layer, x)[0], x.reshape(-1, 9).T @ x.reshape(-1, 9))
+    x, sums = correlated(LAYERS["linear"]).reshape(4, 10, 9), torch.rand(40, 5)
+    gram, cross = input_products(layer, x, sums)
+    torch.testing.assert_close(gram[0], x.reshape(-1, 9).T @ x.reshape(-1, 9))
+    torch.testing.assert_close(cross[0], sums.T @ x.reshape(-1, 9))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_weights_that_see_what_is_wanted_stay_and_those_that_see_less_make_up_for_it(name: str) -> None:
+    layer = quantized(LAYERS[name])
+    x = correlated(LAYERS[name])
+    groups, outputs = layer.columns(x[:1]).shape[0], layer.weight.shape[0]
+    weight = layer.weight.reshape(groups, outputs // groups, -1)
+    sums = of_outputs(layer, layer.compute(x, layer.weight, None))
+    torch.testing.assert_close(fitted(weight, *input_products(layer, x, sums)), weight)
+    weaker = fitted(weight, *input_products(layer, 0.9 * x, sums)).reshape(layer.weight.shape)
+    left = (layer.compute(0.9 * x, weaker, None) - layer.compute(x, layer.weight, None)).norm()
+    assert left < 0.8 * (0.1 * layer.compute(x, layer.weight, None)).norm()
