@@ -7,7 +7,7 @@ from torch import Tensor
 from quantization.layers import QuantizedConv2d, QuantizedLayer
 
 PER_IMAGE = 256
-"""At most about so many positions of an image."""
+"""So many positions of an image, or up to twice as many; all of them where there are fewer."""
 
 
 def of_outputs(layer: QuantizedLayer, output: Tensor) -> Tensor:
