@@ -14,8 +14,7 @@ import onnx
 import typer
 
 from eval_job.latency import measure_latencies
-from quantization.engines.first_layer import first_layer_over_blocks
-from quantization.engines.softmax import spell_out_softmax
+from quantization.engines.onnxruntime import REWRITES
 from quantization.engines.whole_graph import place_everywhere
 from schemas.image_size import ImageSize
 from schemas.target import Target, exported_path
@@ -33,18 +32,15 @@ def main(
     samples = open_calibration_set(calibration_set).samples[:images]
     pixels = np.stack([np.asarray(sample.image()) for sample in samples]).transpose(0, 3, 1, 2).astype(np.float32) / 255
     generic = exported_path(student, Target.GENERIC)
-    whole = place_everywhere(onnx.load(generic), pixels)
-    blocks = first_layer_over_blocks(whole)
+    model = place_everywhere(onnx.load(generic), pixels)
     with tempfile.TemporaryDirectory() as folder:
         files = {"full precision": fp32, "generic": generic}
-        parts = {
-            "quantizers through the whole graph": whole,
-            "and the first layer over blocks": blocks,
-            "and Softmax written out": spell_out_softmax(blocks),
-        }
-        for number, (name, model) in enumerate(parts.items()):
-            files[name] = Path(folder) / f"{number}.onnx"
-            onnx.save(model, files[name])
+        files["quantizers through the whole graph"] = Path(folder) / "whole_graph.onnx"
+        onnx.save(model, files["quantizers through the whole graph"])
+        for rewrite in REWRITES:
+            model = rewrite(model)
+            files[f"and {rewrite.__name__}"] = Path(folder) / f"{rewrite.__name__}.onnx"
+            onnx.save(model, files[f"and {rewrite.__name__}"])
         timed = measure_latencies(
             files, ImageSize.square(size), engine="onnxruntime", threads=[1, 2], repetitions=repetitions
         )

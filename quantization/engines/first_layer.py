@@ -43,23 +43,23 @@ def _fits(node: ir.Node) -> bool:
     """Whether a node is a convolution of stride 2 and few channels whose kernel covers `side / 2` positions."""
     if node.op_type != "Conv" or not is_dequantized(node.inputs[1]):
         return False
-    weight, pads = _integers(node), _attribute(node, "pads", [0] * 4)
+    weight, pads = _integers(node), node.attributes.get_ints("pads", [0] * 4)
     padding, side = pads[0], weight.shape[2]
-    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
-    plain = group == 1 and set(_attribute(node, "dilations", [1, 1])) == {1}
+    plain = node.attributes.get_int("group", 1) == 1 and set(node.attributes.get_ints("dilations", [1, 1])) == {1}
     square = weight.shape[2] == weight.shape[3] and set(pads) == {padding}
     halves = side - BLOCK * padding in (1, 2)  # so that an even side gives half as many outputs
-    strided = _attribute(node, "strides", [1, 1]) == [BLOCK, BLOCK]
+    strided = list(node.attributes.get_ints("strides", [1, 1])) == [BLOCK, BLOCK]
     return plain and square and halves and strided and weight.shape[1] <= FEW_CHANNELS
 
 
 def _over_blocks(graph: ir.Graph, node: ir.Node) -> None:
-    weight, padding = _integers(node), _attribute(node, "pads", [0] * 4)[0]
+    weight, padding = _integers(node), node.attributes.get_ints("pads", [0] * 4)[0]
     dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
     assert dequantize is not None
     values, before, after = kernel_over_blocks(weight, padding)
     old = dequantize.inputs[0]
     dequantize.replace_input_with(0, add_initializer(graph, f"{node.name}_block_integers", values))
+    dequantize.outputs[0].shape = None  # no longer what it was
     if old is not None and not old.uses():
         del graph.initializers[str(old.name)]
     for name, numbers in {
@@ -96,7 +96,3 @@ def _integers(node: ir.Node) -> NDArray[np.int8]:
     assert dequantize is not None and dequantize.inputs[0] is not None
     assert dequantize.inputs[0].const_value is not None
     return dequantize.inputs[0].const_value.numpy()
-
-
-def _attribute(node: ir.Node, name: str, otherwise: list[int]) -> list[int]:
-    return list(node.attributes[name].as_ints()) if name in node.attributes else otherwise

@@ -15,8 +15,10 @@ import onnxruntime
 from quantization.engines.census import ACTIVATION_IN_FLOAT, LAYERS, OUTPUT_IN_FLOAT, census_of
 from quantization.engines.first_layer import first_layer_over_blocks
 from quantization.engines.linear_layers import weights_with_zero_points
+from quantization.engines.narrow_layers import narrow_layers_filled_up
 from quantization.engines.softmax import spell_out_softmax
 from quantization.engines.target import Images
+from quantization.engines.upsampling import upsampling_by_copies
 from quantization.engines.whole_graph import place_everywhere
 from schemas.eval_config import EngineName
 from schemas.student import QuantizerRecord
@@ -29,6 +31,15 @@ BOOKKEEPING = frozenset(
     | {"ReorderInput", "ReorderOutput", "QuantizeLinear", "DequantizeLinear"}
 )
 """Operators that compute shapes, anchors or other forms of a value, and nothing of the network."""
+
+REWRITES = (
+    weights_with_zero_points,
+    first_layer_over_blocks,
+    narrow_layers_filled_up,
+    upsampling_by_copies,
+    spell_out_softmax,
+)
+"""What is computed in another way, with the same result, once the quantizers are placed."""
 
 
 class OnnxRuntime:
@@ -46,8 +57,10 @@ class OnnxRuntime:
 
     def place(self, model: onnx.ModelProto, images: Images | None) -> onnx.ModelProto:
         assert images is not None
-        placed = weights_with_zero_points(place_everywhere(model, images))
-        return spell_out_softmax(first_layer_over_blocks(placed))
+        placed = place_everywhere(model, images)
+        for rewrite in REWRITES:
+            placed = rewrite(placed)
+        return placed
 
     def census(self, path: Path) -> Census:
         graph = optimised(path).graph

@@ -19,7 +19,7 @@ def spell_out_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in [node for node in graph if node.op_type == "Softmax"]:
         value = node.inputs[0]
         assert value is not None
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+        axis = node.attributes.get_int("axis", -1)
         if value.shape is None or axis in (-1, len(value.shape) - 1):
             continue
         name = node.name or node.outputs[0].name

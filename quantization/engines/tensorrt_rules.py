@@ -39,7 +39,7 @@ def weights_by_output_channel(graph: ir.Graph) -> Iterator[str]:
         weight = node.inputs[1].producer() if node.inputs[1] is not None else None
         if weight is None or weight.op_type != "DequantizeLinear" or weight.inputs[1] is None:
             continue
-        axis = weight.attributes["axis"].as_int() if "axis" in weight.attributes else 1
+        axis = weight.attributes.get_int("axis", 1)
         if _constant(weight.inputs[1]).size > 1 and axis != 0:
             yield f"{node.name}: its weight has scales along axis {axis}"
 
@@ -118,7 +118,7 @@ def broken_rules(graph: ir.Graph) -> list[str]:
 def is_narrow(node: ir.Node) -> bool:
     """Whether a convolution has so few channels that integers are slower; kernels exist for first layers."""
     shape = _weight_shape(node)
-    groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    groups = node.attributes.get_int("group", 1)
     inputs, outputs = shape[1] * groups, shape[0]
     if min(inputs, outputs) >= FEWEST_CHANNELS:
         return False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
 from quantization.onnx.initializers import add_initializer
 from quantization.onnx.quantizers import STORED_BITS
@@ -50,6 +51,11 @@ class Grid:
     def bits(self) -> int:
         """Bits that the integers in use need."""
         return (self.highest - self.lowest).bit_length()
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The values of the grid that stand for `x`, in its shape."""
+        integers = (x / self.scale).round().add(self.zero).clamp(self.lowest, self.highest)
+        return integers.sub(self.zero).mul(self.scale)
 
     def as_unsigned(self) -> "Grid":
         """The same values by unsigned integers."""
@@ -122,10 +128,12 @@ def leave_activations_in_float(graph: ir.Graph) -> None:
                     graph.remove(node, safe=True)
                 elif node.op_type == "Clip":
                     integers.append((node.outputs[0], in_float))
-                else:  # moves values, whatever they are
-                    node.replace_input_with(0, in_float)
-                    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-                    integers.append((node.outputs[0], node.outputs[0]))
+                else:  # moves values, whatever they are, or asks for their shape
+                    for index in [index for index, each in enumerate(node.inputs) if each is value]:
+                        node.replace_input_with(index, in_float)
+                    if node.op_type != "Shape":
+                        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+                        integers.append((node.outputs[0], node.outputs[0]))
 
 
 def _narrows(clip: ir.Node, grid: Grid) -> bool:

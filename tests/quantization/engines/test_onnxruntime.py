@@ -15,8 +15,10 @@ from detectors.protocol import Detector
 from quantization.engines.census import OUTPUT_IN_FLOAT
 from quantization.engines.first_layer import first_layer_over_blocks
 from quantization.engines.linear_layers import weights_with_zero_points
+from quantization.engines.narrow_layers import narrow_layers_filled_up
 from quantization.engines.onnxruntime import ENGINE, optimised
 from quantization.engines.softmax import spell_out_softmax
+from quantization.engines.upsampling import upsampling_by_copies
 from quantization.engines.whole_graph import place_everywhere
 from quantization.onnx.export import TracedStudent
 from schemas.qat_config import BitPolicy, Quantizer
@@ -224,3 +226,138 @@ def test_a_linear_layer_is_an_integer_one_once_its_weight_has_a_zero_point(tmp_p
     values = np.random.default_rng(0).random((5, 4), dtype=np.float32)
     assert np.array_equal(outputs(after, values), outputs(before, values))
     assert weights_with_zero_points(after) == after
+
+
+NARROW = """
+network (float[1, 2, 8, 8] images) => (float[1, 3, h, w] output0)
+<
+  float scale = {0.02}, uint8 zero = {100}, int8[4, 2, 3, 3] w1, float[4] w1_scale = {0.01, 0.02, 0.03, 0.04},
+  float[4] bias = {0.5, -0.5, 0.1, 0.0}, int8[3, 4, 1, 1] w2, float w2_scale = {0.05}
+>
+{
+  images_q = QuantizeLinear(images, scale, zero)
+  images_d = DequantizeLinear(images_q, scale, zero)
+  w1_d = DequantizeLinear <axis = 0> (w1, w1_scale)
+  conv1 = Conv <pads = [1, 1, 1, 1]> (images_d, w1_d, bias)
+  conv1_q = QuantizeLinear(conv1, scale, zero)
+  conv1_d = DequantizeLinear(conv1_q, scale, zero)
+  gate = Sigmoid(conv1_d)
+  gate_q = QuantizeLinear(gate, scale, zero)
+  gate_d = DequantizeLinear(gate_q, scale, zero)
+  silu = Mul(conv1_d, gate_d)
+  silu_q = QuantizeLinear(silu, scale, zero)
+  silu_d = DequantizeLinear(silu_q, scale, zero)
+  w2_d = DequantizeLinear(w2, w2_scale)
+  output0 = Conv(silu_d, w2_d)
+}
+"""
+
+
+def narrow(text: str = NARROW) -> onnx.ModelProto:
+    random = np.random.default_rng(1)
+    network = model(text.replace(", int8[4, 2, 3, 3] w1", "").replace(", int8[3, 4, 1, 1] w2", ""))
+    for name, shape in (("w1", (4, 2, 3, 3)), ("w2", (3, 4, 1, 1))):
+        values = random.integers(-128, 128, shape).astype(np.int8)
+        network.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return network
+
+
+def sizes_of_weights(of: onnx.ModelProto) -> set[tuple[int, ...]]:
+    return {tuple(each.dims) for each in of.graph.initializer if each.data_type == TensorProto.INT8}
+
+
+def test_a_narrow_layer_gets_outputs_of_zero_and_the_sums_stay() -> None:
+    network, images = narrow(), noise(1, 2, 8, 8)
+    filled = narrow_layers_filled_up(network)
+    assert sizes_of_weights(filled) == {(16, 2, 3, 3), (3, 16, 1, 1)}
+    assert np.array_equal(outputs(filled, images), outputs(network, images))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("Conv(silu_d, w2_d)", "Conv <group = 1> (silu_d, w2_d)\n  seen = Identity(conv1_d)"),
+        ("silu = Mul(conv1_d, gate_d)", "silu = Mul(conv1_d, images_s)\n  images_s = ReduceMax(images_d)"),
+        ("silu_d = Deq", "silu_c = Concat <axis = 1> (silu_q, silu_q)\n  silu_d = Deq"),
+    ],
+    ids=["read by another operator", "multiplied by another value", "concatenated"],
+)
+def test_a_narrow_layer_that_others_read_stays_as_it_is(before: str, after: str) -> None:
+    network = narrow(NARROW.replace(before, after))
+    assert sizes_of_weights(narrow_layers_filled_up(network)) == {(4, 2, 3, 3), (3, 4, 1, 1)}
+
+
+UPSAMPLED = """
+network (float[n, 3, h, w] images) => (float[n, 3, i, j] output0)
+<float scale = {0.01}, uint8 zero = {3}, float[4] twice = {1.0, 1.0, 2.0, 2.0}, float other = {0.02}>
+{
+  images_q = QuantizeLinear(images, scale, zero)
+  images_d = DequantizeLinear(images_q, scale, zero)
+  larger = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">
+    (images_d, , twice)
+  larger_q = QuantizeLinear(larger, scale, zero)
+  output0 = DequantizeLinear(larger_q, scale, zero)
+}
+"""
+
+
+def test_upsampling_copies_pixels_of_any_size() -> None:
+    network, images = model(UPSAMPLED), noise(2, 3, 4, 5)
+    copied = upsampling_by_copies(network)
+    assert "Resize" not in {node.op_type for node in copied.graph.node}
+    assert np.array_equal(outputs(copied, images), outputs(network, images))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"nearest"', '"linear"'),
+        ('"floor"', '"ceil"'),
+        ("2.0, 2.0}", "2.0, 3.0}"),
+        ("(larger, scale", "(larger, other"),
+    ],
+)
+def test_other_resizing_stays_as_it_is(before: str, after: str) -> None:
+    copied = upsampling_by_copies(model(UPSAMPLED.replace(before, after)))
+    assert "Resize" in {node.op_type for node in copied.graph.node}
+
+
+TAKEN_TWICE = """
+network (float[1, 2, 8, 8] images) => (float[1, 2, 8, 8] output0, float[1, 2, 8, 8] output1)
+<float scale = {0.004}, uint8 zero = {0}, float coarse = {COARSE}, float w_scale = {0.01}>
+{
+  images_q = QuantizeLinear(images, scale, zero)
+  images_d = DequantizeLinear(images_q, scale, zero)
+  w_d = DequantizeLinear(w, w_scale)
+  conv = Conv(images_d, w_d)
+  relu = Relu(conv)
+  relu_q = QuantizeLinear(relu, scale, zero)
+  relu_d = DequantizeLinear(relu_q, scale, zero)
+  output0 = Conv(relu_d, w_d)
+  joined = Concat <axis = 1> (relu, relu)
+  joined_q = QuantizeLinear(joined, coarse, zero)
+  joined_d = DequantizeLinear(joined_q, coarse, zero)
+  w2_d = DequantizeLinear(w2, w_scale)
+  output1 = Conv(joined_d, w2_d)
+}
+"""
+
+
+def scales_where_taken_twice(coarse: float) -> tuple[float, float]:
+    """Step sizes of a value that a layer and a concatenation take, and of the concatenation's."""
+    network = model(TAKEN_TWICE.replace("COARSE", str(coarse)))
+    integers = np.random.default_rng(0).integers(-60, 60, (2, 2, 1, 1)).astype(np.int8)
+    for name, values in (("w", integers), ("w2", np.concatenate([integers, integers], axis=1))):
+        network.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    placed = place_everywhere(network, noise(4, 2, 8, 8))
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in placed.graph.initializer}
+    quantizers = {node.input[0]: node.input[1] for node in placed.graph.node if node.op_type == "QuantizeLinear"}
+    return constants[quantizers["relu"]].item(), constants[quantizers["joined"]].item()
+
+
+def test_the_grid_of_a_concatenation_serves_all_where_it_is_nearly_as_fine_as_the_best() -> None:
+    best, _ = scales_where_taken_twice(1.0)  # far too coarse to be shared
+    for coarser, shared in ((1.1, True), (1.8, False)):
+        assert scales_where_taken_twice(best * coarser) == pytest.approx(
+            (best * (coarser if shared else 1), best * coarser)
+        )
