@@ -21,6 +21,9 @@ SHRINKS = torch.linspace(0.02, 1.0, 99)
 LOWER_SHRINKS = torch.linspace(0.0, 1.0, 9)
 """The same for the lower end of affine quantizers."""
 
+AT_ONCE = 64
+"""Candidates that are tried at once, so that their errors at all bins stay in a processor's cache (1 MB)."""
+
 
 @torch.no_grad()
 def calibrate(network: nn.Module, batches: Callable[[], Iterable[Tensor]], forward: Callable[[Tensor], object]) -> None:
@@ -105,7 +108,8 @@ def weight_step_sizes(weight: Tensor, spec: QuantizerSpec) -> Tensor:
     best = largest / highest
     for shrink in SHRINKS.tolist():
         step = largest * shrink / highest
-        error = ((rows / step).round().clamp(lowest, highest) * step - rows).square().sum(dim=1, keepdim=True)
+        rounded = (rows / step).round_().clamp_(lowest, highest).mul_(step)
+        error = rounded.sub_(rows).square_().sum(dim=1, keepdim=True)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best = torch.where(better, step, best)
@@ -133,8 +137,10 @@ def activation_step_size(
     else:
         steps = (SHRINKS.double() * max(abs(low), abs(high)) / highest).clamp(min=1e-8)
         zero_points = torch.zeros_like(steps)
-    values, weights = observer.centres(), observer.counts
-    column, zeros = steps[:, None], zero_points[:, None]  # candidates down, bins across
-    quantized = ((values / column).round_().add_(zeros).clamp_(lowest, highest).sub_(zeros)).mul_(column)
-    best = (seen_through(quantized).sub_(seen_through(values)).square_() @ weights).argmin()
+    values, wanted = observer.centres(), seen_through(observer.centres())
+    errors = []
+    for column, zeros in zip(steps[:, None].split(AT_ONCE), zero_points[:, None].split(AT_ONCE), strict=True):
+        quantized = (values / column).round_().add_(zeros).clamp_(lowest, highest).sub_(zeros).mul_(column)
+        errors.append(seen_through(quantized).sub_(wanted).square_() @ observer.counts)
+    best = torch.cat(errors).argmin()
     return steps[best].float().reshape(1), zero_points[best].float().reshape(1)
