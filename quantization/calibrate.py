@@ -22,7 +22,7 @@ LOWER_SHRINKS = torch.linspace(0.0, 1.0, 9)
 """The same for the lower end of affine quantizers."""
 
 AT_ONCE = 64
-"""Candidates that are tried at once, so that their errors at all bins stay in a processor's cache (1 MB)."""
+"""Candidates that are tried at once, at most, so that their errors at all bins stay in a processor's cache (1 MB)."""
 
 
 @torch.no_grad()
@@ -138,8 +138,8 @@ def activation_step_size(
         steps = (SHRINKS.double() * max(abs(low), abs(high)) / highest).clamp(min=1e-8)
         zero_points = torch.zeros_like(steps)
     values, wanted = observer.centres(), seen_through(observer.centres())
-    errors = []
-    for column, zeros in zip(steps[:, None].split(AT_ONCE), zero_points[:, None].split(AT_ONCE), strict=True):
+    errors, chunks = [], len(steps) // AT_ONCE + 1
+    for column, zeros in zip(steps[:, None].chunk(chunks), zero_points[:, None].chunk(chunks), strict=True):
         quantized = (values / column).round_().add_(zeros).clamp_(lowest, highest).sub_(zeros).mul_(column)
         errors.append(seen_through(quantized).sub_(wanted).square_() @ observer.counts)
     best = torch.cat(errors).argmin()
