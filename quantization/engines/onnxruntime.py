@@ -47,7 +47,7 @@ class OnnxRuntime:
 
     title = "ONNX Runtime, CPU"
     placement = "UINT8 on every activation between two layers, weights per channel; decoding in float"
-    measured = "W8A8 YOLO11n, 640 px: 1.7 times as fast as FP32 (docs/engines.md#onnx-runtime)"
+    measured = "W8A8 YOLO11n, 640 px: 1.8 times as fast as FP32 (docs/engines.md#onnx-runtime)"
     runs_in: EngineName = "onnxruntime"
     needs_images = True
     overflows_without_vnni = True
