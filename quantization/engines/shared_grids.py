@@ -2,8 +2,9 @@
 
 A student has a quantizer before each layer. Where a layer reads a value, and another reads it through a concatenation,
 the value has two grids; OpenVINO then keeps it in float, and moves four times the bytes through Split and Concat. So
-the coarsest of the grids serves all readers, sums included, if it is at most twice as coarse as the finest: who reads
-on a finer grid of 8 bits loses at most one of them. Activations of fewer bits stay as they are.
+the coarsest of the grids serves all readers if it is at most twice as coarse as the finest: who reads on a finer grid
+of 8 bits loses at most one of them. Values that sums read in float stay in float, and activations of fewer bits stay as
+they are.
 """
 
 from collections.abc import Iterable, Mapping
@@ -74,7 +75,7 @@ def _asked_by(use: Use, own: Mapping[Use, Grid], asked: Mapping[ir.Value, set[Gr
 def _can_share(value: ir.Value, own: Mapping[Use, Grid], asked: Mapping[ir.Value, set[Grid]]) -> bool:
     """Whether all who read a value can read it on one grid."""
     scales = [grid.scale for grid in asked[value]]
-    everyone = all(use[0].op_type == "Add" or _asked_by(use, own, asked) for use in _uses(value))
+    everyone = all(_asked_by(use, own, asked) for use in _uses(value))  # and nobody reads it in float, as sums do
     return everyone and not value.is_graph_output() and max(scales) <= COARSER * min(scales)
 
 
