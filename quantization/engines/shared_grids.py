@@ -35,9 +35,9 @@ def grids_shared(model: onnx.ModelProto) -> onnx.ModelProto:
     if any(not demand.grid.fills_storage for demand in demands):
         return model
     own = {(demand.node, demand.index): demand.grid for demand in demands}
-    asked = _asked(graph, own)
-    shared = {value: max(grids, key=_scale) for value, grids in asked.items() if _can_share(value, own, asked)}
-    for value in asked:
+    values = [*[value for node in reversed(graph) for value in node.outputs], *graph.inputs]  # readers first
+    shared = _shared(values, own)
+    for value in values:
         grid = shared.get(value)
         if grid is None:
             for number, each in enumerate(dict.fromkeys(own[use] for use in _uses(value) if use in own)):
@@ -51,38 +51,39 @@ def grids_shared(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def _asked(graph: ir.Graph, own: Mapping[Use, Grid]) -> dict[ir.Value, set[Grid]]:
-    """The grids that each value is read on, by layers and through operators that move it; without those of no layer."""
-    asked: dict[ir.Value, set[Grid]] = {}
-    computed = [value for node in reversed(graph) for value in node.outputs]
-    for value in (*computed, *graph.inputs):
-        grids = set[Grid]().union(*(_asked_by(use, own, asked) for use in _uses(value)))
-        if grids:
-            asked[value] = grids
-    return asked
+def _shared(values: Iterable[ir.Value], own: Mapping[Use, Grid]) -> dict[ir.Value, Grid]:
+    """The one grid of each value whose readers, layers or operators that move it to such values, can share one."""
+    shared: dict[ir.Value, Grid] = {}
+    for value in values:
+        asked = [_asked_by(use, own, shared) for use in _uses(value)]
+        grids = [grid for each in asked for grid in each]
+        in_float = value.is_graph_output() or not all(asked)  # somebody reads it so, as sums do
+        if grids and not in_float and max(map(_scale, grids)) <= COARSER * min(map(_scale, grids)):
+            shared[value] = max(grids, key=_scale)
+    return shared
 
 
-def _asked_by(use: Use, own: Mapping[Use, Grid], asked: Mapping[ir.Value, set[Grid]]) -> Iterable[Grid]:
+def _asked_by(use: Use, own: Mapping[Use, Grid], shared: Mapping[ir.Value, Grid]) -> list[Grid]:
+    """The grids that a reader wants a value on; none where it takes floats."""
     node, index = use
     if use in own:
         return [own[use]]
-    moves = node.op_type == "Concat" or (node.op_type in MOVES and index == 0)
-    if not moves or any(output not in asked for output in node.outputs if output.uses()):
-        return []
-    return [grid for output in node.outputs for grid in asked.get(output, ())]
+    outputs = [output for output in node.outputs if output.uses()]
+    keeps = _keeps_values(node) and (node.op_type == "Concat" or index == 0)
+    return [shared[output] for output in outputs] if keeps and all(output in shared for output in outputs) else []
 
 
-def _can_share(value: ir.Value, own: Mapping[Use, Grid], asked: Mapping[ir.Value, set[Grid]]) -> bool:
-    """Whether all who read a value can read it on one grid."""
-    scales = [grid.scale for grid in asked[value]]
-    everyone = all(_asked_by(use, own, asked) for use in _uses(value))  # and nobody reads it in float, as sums do
-    return everyone and not value.is_graph_output() and max(scales) <= COARSER * min(scales)
+def _keeps_values(node: ir.Node) -> bool:
+    """Whether a node only moves values, so that what lies on a grid stays there."""
+    if node.op_type == "Resize":
+        return node.attributes.get_string("mode", "nearest") == "nearest"
+    return node.op_type in MOVES | {"Concat"}
 
 
 def _arrives_on(grid: Grid, value: ir.Value, shared: Mapping[ir.Value, Grid]) -> bool:
     """Whether a value was moved from others that lie on this very grid, so that to round it changes nothing."""
     producer = value.producer()
-    if producer is None or producer.op_type not in MOVES | {"Concat"}:
+    if producer is None or not _keeps_values(producer):
         return False
     sources = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
     return all(source is not None and shared.get(source) == grid for source in sources)

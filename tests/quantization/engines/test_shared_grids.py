@@ -80,6 +80,13 @@ def test_what_is_read_in_float_stays_in_float() -> None:
     assert decoded.input[0] == "conv"
 
 
+def test_what_a_concatenation_gives_in_float_is_not_rounded_before_it() -> None:
+    before, images = network(0.015, read="joined"), noise(1, 4, 8, 8)
+    after = grids_shared(before)
+    assert quantized(after) == quantized(before)
+    assert np.array_equal(outputs(after, images), outputs(before, images))
+
+
 @pytest.mark.parametrize("value", ["half", "joined"])
 def test_activations_of_fewer_bits_stay_as_they_are(value: str) -> None:
     made = network(0.015)
