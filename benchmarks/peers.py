@@ -135,10 +135,10 @@ TOOLS: dict[str, tuple[EngineName, str, Callable[[Path, Path, Images], None]]] =
 }
 
 
-def made(fp32: Path, output: Path, sources: dict[str, Images]) -> Iterator[tuple[str, EngineName, Path]]:
+def made(fp32: Path, output: Path, tools: str, sources: dict[str, Images]) -> Iterator[tuple[str, EngineName, Path]]:
     """A file of each tool for each source of images; those that are there are kept."""
     for tool, (engine, stem, make) in TOOLS.items():
-        if stem == "nncf" and importlib.util.find_spec("nncf") is None:
+        if stem not in tools.split(",") or (stem == "nncf" and importlib.util.find_spec("nncf") is None):
             continue
         for source, images in sources.items():
             path = output / f"{stem}-{source}{'.xml' if engine == 'openvino' else '.onnx'}"
@@ -155,6 +155,8 @@ def main(
     data: Annotated[str, typer.Option(help="validation data")],
     teacher: Annotated[str, typer.Option(help="checkpoint")],
     output: Annotated[Path, typer.Option(help="where the tools' files go")],
+    tools: Annotated[str, typer.Option(help="comma-separated")] = ",".join(stem for _, stem, _ in TOOLS.values()),
+    images: Annotated[str, typer.Option(help="that tools calibrate on, comma-separated")] = "real,synthetic,noise",
     size: Annotated[int, typer.Option(help="pixels")] = 640,
     repetitions: Annotated[int, typer.Option(help="timed runs of each")] = 25,
 ) -> None:
@@ -162,7 +164,7 @@ def main(
     family = load_teacher(TeacherSource(path=teacher), torch.device("cpu"))
     synthetic = synthetic_images(calibration_set)
     sources = {"real": real_images(real, family, size), "synthetic": synthetic, "noise": noise(synthetic)}
-    files = list(made(fp32, output, sources))
+    files = list(made(fp32, output, tools, {name: sources[name] for name in images.split(",")}))
     for target, engine in ((Target.ONNXRUNTIME, "onnxruntime"), (Target.OPENVINO, "openvino")):
         rows: list[tuple[str, Path]] = [("full precision", fp32), ("ours", exported_path(student, target))]
         rows += [(name, path) for name, runs_in, path in files if runs_in == engine]

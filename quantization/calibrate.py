@@ -20,7 +20,6 @@ SHRINKS = torch.linspace(0.02, 1.0, 99)
 """Candidate ranges, as shares of the observed one."""
 LOWER_SHRINKS = torch.linspace(0.0, 1.0, 9)
 """The same for the lower end of affine quantizers."""
-
 AT_ONCE = 64
 """Candidates that are tried at once, at most, so that their errors at all bins stay in a processor's cache (1 MB)."""
 

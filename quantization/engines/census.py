@@ -24,16 +24,20 @@ def census_of(by: str, integer: Iterable[str], floating: Iterable[str], layers: 
     )
 
 
-def is_dequantized(value: ir.Value | None) -> bool:
-    """Whether a value comes from a DequantizeLinear."""
+def dequantizer_of(value: ir.Value | None) -> ir.Node | None:
+    """The DequantizeLinear that gives a value; None where anything else does."""
     producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type == "DequantizeLinear"
+    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
 
 
 def _is_integer(value: ir.Value | None) -> bool:
     """Whether a layer can take a value as integers; a linear layer's weight is transposed on its way."""
     producer = value.producer() if value is not None else None
-    return _is_integer(producer.inputs[0]) if producer and producer.op_type == "Transpose" else is_dequantized(value)
+    return (
+        _is_integer(producer.inputs[0])
+        if producer and producer.op_type == "Transpose"
+        else dequantizer_of(value) is not None
+    )
 
 
 def between_integers(model: onnx.ModelProto, by: str) -> Census:

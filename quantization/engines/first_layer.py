@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from quantization.engines.census import is_dequantized
+from quantization.engines.census import dequantizer_of
 from quantization.onnx.initializers import add_initializer
 
 BLOCK = 2
@@ -41,7 +41,7 @@ def first_layer_over_blocks(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _fits(node: ir.Node) -> bool:
     """Whether a node is a convolution of stride 2 and few channels whose kernel covers `side / 2` positions."""
-    if node.op_type != "Conv" or not is_dequantized(node.inputs[1]):
+    if node.op_type != "Conv" or dequantizer_of(node.inputs[1]) is None:
         return False
     weight, pads = _integers(node), node.attributes.get_ints("pads", [0] * 4)
     padding, side = pads[0], weight.shape[2]
@@ -54,12 +54,12 @@ def _fits(node: ir.Node) -> bool:
 
 def _over_blocks(graph: ir.Graph, node: ir.Node) -> None:
     weight, padding = _integers(node), node.attributes.get_ints("pads", [0] * 4)[0]
-    dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
+    dequantize = dequantizer_of(node.inputs[1])
     assert dequantize is not None
     values, before, after = kernel_over_blocks(weight, padding)
     old = dequantize.inputs[0]
     dequantize.replace_input_with(0, add_initializer(graph, f"{node.name}_block_integers", values))
-    dequantize.outputs[0].shape = None  # no longer what it was
+    dequantize.outputs[0].shape = None  # the kernel has another one now
     if old is not None and not old.uses():
         del graph.initializers[str(old.name)]
     for name, numbers in {
@@ -92,7 +92,7 @@ def kernel_over_blocks(weight: NDArray[np.int8], padding: int) -> tuple[NDArray[
 
 
 def _integers(node: ir.Node) -> NDArray[np.int8]:
-    dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
+    dequantize = dequantizer_of(node.inputs[1])
     assert dequantize is not None and dequantize.inputs[0] is not None
     assert dequantize.inputs[0].const_value is not None
     return dequantize.inputs[0].const_value.numpy()

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from quantization.engines.census import is_dequantized
+from quantization.engines.census import dequantizer_of
 from quantization.onnx.initializers import add_initializer
 
 
@@ -15,9 +15,10 @@ def weights_with_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model whose quantized Gemm weights have zero points of 0; it computes the same."""
     changed = ir.from_proto(model)
     graph = changed.graph
-    for node in [node for node in graph if node.op_type == "Gemm" and is_dequantized(node.inputs[1])]:
-        dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
-        assert dequantize is not None
+    for node in [node for node in graph if node.op_type == "Gemm"]:
+        dequantize = dequantizer_of(node.inputs[1])
+        if dequantize is None:
+            continue
         integers, scale = dequantize.inputs[:2]
         if len(dequantize.inputs) > 2 or integers is None or integers.dtype is None or scale is None:
             continue

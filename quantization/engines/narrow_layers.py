@@ -1,7 +1,7 @@
 """Convolutions of few outputs, with further outputs that are zero and that nobody reads.
 
-ONNX Runtime's fast convolutions of integers fill a register with 16 outputs, and take no layer of fewer: one of 8, as
-a small YOLO has on its largest map, costs twice what one of 16 does. The layers behind it take the further channels
+ONNX Runtime's fast convolutions of integers fill a register with 16 outputs, and take no layer of fewer. A layer of 8,
+as a small YOLO has on one of its largest maps, is slower than one of 16. The layers behind it read the further channels
 with weights of zero, so that all sums are the same integers.
 """
 
@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from quantization.engines.census import is_dequantized
+from quantization.engines.census import dequantizer_of
 from quantization.onnx.initializers import add_initializer, remove_unused_initializers
 
 REGISTER = 16
@@ -80,12 +80,9 @@ def _readers(values: list[ir.Value]) -> dict[ir.Node, Weight]:
 
 def _weight(node: ir.Node) -> Weight | None:
     """None where a node is no quantized convolution of one group."""
-    if node.op_type != "Conv" or not is_dequantized(node.inputs[1]):
+    dequantize = dequantizer_of(node.inputs[1]) if node.op_type == "Conv" else None
+    if dequantize is None or node.attributes.get_int("group", 1) != 1:
         return None
-    if node.attributes.get_int("group", 1) != 1:
-        return None
-    dequantize = node.inputs[1].producer() if node.inputs[1] is not None else None
-    assert dequantize is not None
     integers, scale = (None if value is None else value.const_value for value in dequantize.inputs[:2])
     if integers is None or scale is None or len(dequantize.inputs) > 2 or len(dequantize.outputs[0].consumers()) > 1:
         return None

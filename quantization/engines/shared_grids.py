@@ -2,9 +2,9 @@
 
 A student has a quantizer before each layer. Where a layer reads a value, and another reads it through a concatenation,
 the value has two grids; OpenVINO then keeps it in float, and moves four times the bytes through Split and Concat. So
-the coarsest of the grids serves all readers if it is at most twice as coarse as the finest: who reads on a finer grid
-of 8 bits loses at most one of them. Values that sums read in float stay in float, and activations of fewer bits stay as
-they are.
+the coarsest of the grids serves all readers if it is at most twice as coarse as the finest. A reader whose own grid is
+finer then loses at most one of its 8 bits. Values that sums read in float stay in float, and activations of fewer bits
+stay as they are.
 """
 
 from collections.abc import Iterable, Mapping

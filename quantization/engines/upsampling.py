@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from quantization.engines.census import is_dequantized
+from quantization.engines.census import dequantizer_of
 from quantization.onnx.initializers import add_initializer, remove_unused_initializers
 
 TWICE = [1.0, 1.0, 2.0, 2.0]
@@ -21,7 +21,7 @@ def upsampling_by_copies(model: onnx.ModelProto) -> onnx.ModelProto:
     changed = ir.from_proto(model)
     graph = changed.graph
     for node in [node for node in graph if _fits(node)]:
-        dequantize, quantize = node.inputs[0].producer() if node.inputs[0] else None, node.outputs[0].consumers()[0]
+        dequantize, quantize = dequantizer_of(node.inputs[0]), node.outputs[0].consumers()[0]
         assert dequantize is not None and dequantize.inputs[0] is not None
         copies = _copies(graph, dequantize.inputs[0], node.name or str(node.outputs[0].name))
         graph.insert_after(node, copies)
@@ -34,12 +34,10 @@ def upsampling_by_copies(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _fits(node: ir.Node) -> bool:
     """Whether a node repeats each pixel of an integer map once in each direction, and its grid stays."""
-    users = node.outputs[0].consumers()
-    if node.op_type != "Resize" or not is_dequantized(node.inputs[0]) or len(node.inputs) < 3 or len(users) != 1:
+    users, dequantize = node.outputs[0].consumers(), dequantizer_of(node.inputs[0]) if node.inputs else None
+    if node.op_type != "Resize" or dequantize is None or len(node.inputs) < 3 or len(users) != 1:
         return False
     scales = node.inputs[2].const_value if node.inputs[2] is not None else None
-    dequantize = node.inputs[0].producer() if node.inputs[0] is not None else None
-    assert dequantize is not None
     return (
         node.attributes.get_string("mode") == "nearest"
         and node.attributes.get_string("nearest_mode") == "floor"

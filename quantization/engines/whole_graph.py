@@ -103,7 +103,7 @@ class Placement:
             seen: what it holds over the calibration images.
         """
         best = _least_squares(seen, value)
-        again = self._rounded_again(value)
+        again = [grid if rounds else None for grid, rounds in self._takers(value)]
         values = seen.centres()
 
         def error(grid: Grid) -> float:
@@ -185,41 +185,28 @@ class Placement:
             if producer is not None and producer.op_type == "Sigmoid":
                 self._decided[source] = SIGMOID
             else:
-                asked = self._asked(source)
+                asked = {grid for grid, _ in self._takers(source)}
                 grid = next((grid for grid in asked if grid is not None), None)
                 # Whoever asks for none can live with 8 bits, but not with fewer.
                 single = grid is not None and asked <= ({grid, None} if grid.fills_storage else {grid})
                 self._decided[source] = grid if single else None
         return self._decided[source]
 
-    def _asked(self, value: ir.Value) -> set[Grid | None]:
-        """The grids that a value is taken on, through moves; None for those who take it on any."""
-        asked: set[Grid | None] = set()
-        for use in value.uses():
-            outputs = [output for output in use.node.outputs if output in self._on_grid]
-            if (use.node, use.idx) in self._demands:
-                asked.add(self._demands[use.node, use.idx])
-            elif outputs and use.node.op_type in MOVES:
-                asked |= set().union(*(self._asked(output) for output in outputs))
-            elif outputs and use.node.op_type == "Concat":
-                asked.add(self._grid_of_student(outputs[0]))
-            else:
-                asked.add(None)
-        return asked
-
-    def _rounded_again(self, value: ir.Value) -> list[Grid | None]:
-        """For each who takes a value, through moves, the grid that it is rounded on again; None where it is not."""
-        again: list[Grid | None] = []
+    def _takers(self, value: ir.Value) -> list[tuple[Grid | None, bool]]:
+        """For each who takes a value, through moves: the grid it asks for, or None, and whether it rounds the value."""
+        takers: list[tuple[Grid | None, bool]] = []
         for use in value.uses():
             outputs = [output for output in use.node.outputs if output in self._on_grid]
             demand = self._demands.get((use.node, use.idx))
-            if outputs and use.node.op_type in MOVES and demand is None:
-                again += [grid for output in outputs for grid in self._rounded_again(output)]
+            if demand is not None:
+                takers.append((demand, not demand.fills_storage))
+            elif outputs and use.node.op_type in MOVES:
+                takers += [taker for output in outputs for taker in self._takers(output)]
             elif outputs and use.node.op_type == "Concat":
-                again.append(self._grid_of_student(outputs[0]))
+                takers.append((self._grid_of_student(outputs[0]), True))
             else:
-                again.append(demand if demand is not None and not demand.fills_storage else None)
-        return again
+                takers.append((None, False))
+        return takers
 
 
 def lowest_value(value: ir.Value) -> float:
